@@ -1,0 +1,3 @@
+//! berth
+
+fn main() {}

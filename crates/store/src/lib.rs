@@ -1,0 +1,1 @@
+//! A revisioned, watchable map from key to bytes. Knows no kinds.
