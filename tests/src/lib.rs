@@ -1,1 +1,13 @@
-//! tests
+//! What whole-system tests and benchmarks share: a cluster of their own, load, patience.
+//!
+//! Everything here drives the built binary (`target/release/berth`) and real clients, as people do.
+
+mod cluster;
+mod load;
+mod machine;
+mod wait;
+
+pub use cluster::{Cluster, Ran};
+pub use load::{Load, Report, get};
+pub use machine::{can_run_clusters, leftovers, root};
+pub use wait::{until, within};
