@@ -1,2 +1,55 @@
-//! benches
-fn main() {}
+//! `./dev bench [NAME] [--json FILE]`: the stated budgets, each beside its peer from the same run.
+//!
+//! Exits 0 whether budgets are met or missed, and 1 when something could not be measured.
+
+mod budget;
+mod conditions;
+mod group_main;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use budget::Budget;
+
+/// A group's name, and what measures its budgets.
+type Group = (&'static str, fn() -> Result<Vec<Budget>>);
+
+const GROUPS: [Group; 1] = [("main", group_main::measure)];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let (mut wanted, mut file) = (None, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => file = Some(words.next().context("--json wants a file")?),
+            name if GROUPS.iter().any(|(known, _)| *known == name) => wanted = Some(word),
+            _ => bail!("no group `{word}`; there are {:?}", GROUPS.map(|(name, _)| name)),
+        }
+    }
+    let conditions = conditions::now()?;
+    println!("{conditions}");
+    let mut budgets = Vec::new();
+    for (name, measure) in GROUPS {
+        if wanted.as_deref().is_none_or(|wanted| wanted == name) {
+            let measured = measure().with_context(|| format!("measuring the group {name}"))?;
+            measured.iter().for_each(|budget| println!("{budget}"));
+            budgets.extend(measured);
+        }
+    }
+    if let Some(file) = file {
+        let all = serde_json::json!({ "conditions": conditions, "budgets": budgets });
+        std::fs::write(&file, serde_json::to_string_pretty(&all)?)
+            .with_context(|| format!("writing {file}"))?;
+    }
+    Ok(())
+}
