@@ -1,1 +1,9 @@
-//! balancer
+//! The doors of the cluster: Service addresses in the kernel, Ingress rules on Pingora.
+//!
+//! [`l4`] runs inside `berth up` and programs nftables; what it programmed stays when it stops.
+//! [`l7`] runs as a pod (`berth balancer`) and carries HTTP for Ingress rules, straight to pods.
+//! Both follow the API through the same reflectors and agree on which endpoints get traffic.
+
+mod endpoints;
+mod follow;
+pub mod l4;
