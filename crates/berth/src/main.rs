@@ -1,3 +1,31 @@
-//! berth
+//! `berth`: the one binary. Its subcommands start the parts or talk to them.
 
-fn main() {}
+mod cli;
+mod completion;
+mod connect;
+mod deploy;
+mod down;
+mod exec;
+mod failure;
+mod images;
+mod instance;
+mod logs;
+mod output;
+mod pods;
+mod ports;
+mod progress;
+mod status;
+mod up;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("nothing has chosen a TLS provider before main");
+    let cli = cli::Cli::parse();
+    match cli.run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

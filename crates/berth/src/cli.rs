@@ -1,0 +1,99 @@
+//! The command line: words and flags, and which module each leads to.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Format;
+use crate::{completion, deploy, down, exec, images, instance, logs, status, up};
+
+/// A container cloud in one binary.
+#[derive(Parser, Debug)]
+#[command(name = "berth", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the machine lacks something, \
+    4 a port or directory is in use, 5 berth is not running, 6 a deployment did not come up.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Where everything is kept
+    #[arg(long, global = true, env = "BERTH_DATA_DIR", default_value = "/var/lib/berth")]
+    pub data_dir: PathBuf,
+    /// Talk to this cluster instead of the data directory's own
+    #[arg(long, global = true, env = "BERTH_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start a cluster on this machine
+    Up(Box<instance::Options>),
+    /// Stop everything and remove what it programmed into the kernel
+    Down(down::Options),
+    /// Build an image from a directory, release it and wait until it answers
+    Deploy(deploy::Options),
+    /// Show the cluster, or one app
+    Status(status::Options),
+    /// Print what an app's containers print
+    Logs(logs::Options),
+    /// Run a command in one of an app's containers
+    Exec(exec::Options),
+    /// Print the path of the kubeconfig
+    Kubeconfig,
+    /// List the registry's images
+    Images(images::Options),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion(completion::Options),
+    /// Answer cluster names (runs in a pod)
+    #[command(hide = true)]
+    Dns(up::parts::DnsOptions),
+    /// Balance HTTP requests by Ingress rules (runs in a pod)
+    #[command(hide = true)]
+    Balancer(up::parts::BalancerOptions),
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// Whatever the subcommand could not do.
+    pub fn run(self) -> Result<()> {
+        let Self { global, command } = self;
+        match command {
+            Command::Up(options) => up::run(&global, *options),
+            Command::Down(options) => on_one_thread(down::run(&global, &options)),
+            Command::Deploy(options) => on_one_thread(deploy::run(&global, options)),
+            Command::Status(options) => on_one_thread(status::run(&global, options)),
+            Command::Logs(options) => on_one_thread(logs::run(&global, options)),
+            Command::Exec(options) => exec::run(&global, options),
+            Command::Kubeconfig => instance::print_kubeconfig(&global),
+            Command::Images(options) => images::run(&global, &options),
+            Command::Version => version(&global),
+            Command::Completion(options) => completion::run(&options),
+            Command::Dns(options) => up::parts::dns(options),
+            Command::Balancer(options) => up::parts::balancer(options),
+        }
+    }
+}
+
+/// A client has little to do at once.
+pub fn on_one_thread<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
+}
+
+fn version(global: &Global) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    global.output.print(&serde_json::json!({ "version": version }), || format!("berth {version}\n"))
+}

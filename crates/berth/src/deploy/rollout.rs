@@ -1,0 +1,162 @@
+//! Waiting for a rollout, and giving up early when it will not come by itself.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use berth_api::app::App;
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Client, ResourceExt};
+
+use crate::failure::{Exit, Failure};
+use crate::pods;
+use crate::progress::Steps;
+
+/// How long trouble may last before it is taken for final: a first pull may fail by chance.
+const TROUBLE_FOR: Duration = Duration::from_secs(12);
+/// Time goes on even when nothing changes.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Waits until every replica of `app` runs what it says.
+///
+/// # Errors
+/// [`Exit::Rollout`] when pods have trouble that lasts, or after `patience`.
+pub async fn wait(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    app: &App,
+    patience: Duration,
+    steps: &mut Steps,
+) -> Result<()> {
+    let generation = app.metadata.generation;
+    let (pods_seen, pods_written) = reflector::store::<Pod>();
+    let (seen, written) = reflector::store::<Deployment>();
+    let (apps_seen, apps_written) = reflector::store::<App>();
+    let of_app = watcher::Config::default().labels(&pods::selector(name));
+    let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut changes = futures::stream::select_all([
+        follow::<Pod>(client, namespace, of_app, pods_written),
+        follow::<Deployment>(client, namespace, named.clone(), written),
+        follow::<App>(client, namespace, named, apps_written),
+    ]);
+    let begun = Instant::now();
+    let (mut trouble_since, mut said) = (None, String::new());
+    loop {
+        drop(tokio::time::timeout(LOOK, changes.next()).await);
+        let taken = apps_seen.state().iter().any(|app| {
+            let observed = app.status.as_ref().and_then(|status| status.observed_generation);
+            observed >= generation
+        });
+        let progress = match seen.state().first() {
+            Some(deployment) if taken => progress(deployment),
+            _ => Progress { note: "waits for its controller".into(), done: false },
+        };
+        if progress.done {
+            return Ok(());
+        }
+        if progress.note != said {
+            steps.note(&progress.note);
+            said = progress.note;
+        }
+        let pods = pods_seen.state();
+        let trouble = newest(&pods).find_map(|pod| Some((pod.name_any(), pods::trouble(pod)?)));
+        let Some((pod, trouble)) = trouble else {
+            trouble_since = None;
+            if begun.elapsed() > patience {
+                let message = format!("{name} did not come up within {patience:?}: {said}");
+                return Err(Failure::new(Exit::Rollout, message, hint(name, namespace)).into());
+            }
+            continue;
+        };
+        if trouble_since.get_or_insert_with(Instant::now).elapsed() > TROUBLE_FOR {
+            let message = format!("{name} does not come up: pod {pod}: {trouble}");
+            return Err(Failure::new(Exit::Rollout, message, hint(name, namespace)).into());
+        }
+    }
+}
+
+fn hint(name: &str, namespace: &str) -> String {
+    format!(
+        "what ran before goes on; see `berth status {name} -n {namespace}` and \
+         `berth logs {name} -n {namespace}`, then deploy again"
+    )
+}
+
+struct Progress {
+    note: String,
+    done: bool,
+}
+
+fn progress(deployment: &Deployment) -> Progress {
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    let current = status.observed_generation >= deployment.metadata.generation;
+    let updated = status.updated_replicas.unwrap_or(0);
+    let available = status.available_replicas.unwrap_or(0);
+    let all = status.replicas.unwrap_or(0);
+    Progress {
+        note: format!("{updated} of {wanted} updated, {available} available"),
+        done: current && updated == wanted && available >= wanted && all == wanted,
+    }
+}
+
+/// Pods that are not on their way out, newest template first.
+fn newest(pods: &[std::sync::Arc<Pod>]) -> impl Iterator<Item = &Pod> {
+    let staying = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let newest = staying.clone().max_by_key(|pod| pod.metadata.creation_timestamp.clone());
+    let template = newest.and_then(|pod| pod.labels().get("pod-template-hash").cloned());
+    staying
+        .filter(move |pod| pod.labels().get("pod-template-hash").cloned() == template)
+        .map(AsRef::as_ref)
+}
+
+/// Keeps a store up to date; an item says that something changed.
+fn follow<K>(
+    client: &Client,
+    namespace: &str,
+    config: watcher::Config,
+    written: reflector::store::Writer<K>,
+) -> futures::stream::BoxStream<'static, ()>
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+    K::DynamicType: Default + Clone + Eq + std::hash::Hash + Send + Sync,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let backoff = watcher::DefaultBackoff::default();
+    let changes = watcher(api, config).backoff(backoff).reflect(written);
+    changes.map(drop).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_rollout_is_done_when_only_updated_replicas_are_left_and_all_are_available() {
+        let check = |observed: i64, all: i32, updated: i32, available: i32| {
+            let deployment: Deployment = serde_json::from_value(json!({
+                "metadata": {"generation": 2},
+                "spec": {"replicas": 3, "selector": {}, "template": {}},
+                "status": {"observedGeneration": observed, "replicas": all,
+                    "updatedReplicas": updated, "availableReplicas": available},
+            }))
+            .unwrap();
+            progress(&deployment).done
+        };
+        assert!(check(2, 3, 3, 3));
+        assert!(!check(1, 3, 3, 3), "an older generation was observed");
+        assert!(!check(2, 4, 3, 3), "an old replica is left");
+        assert!(!check(2, 3, 2, 3), "one is not updated");
+        assert!(!check(2, 3, 3, 2), "one is not available");
+    }
+}

@@ -1,0 +1,408 @@
+//! One Berth on this machine: its options, checked, and the directory that holds all of it.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, anyhow};
+use ipnet::Ipv4Net;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::cli::Global;
+use crate::failure::{Exit, Failure};
+use crate::ports::Wanted;
+
+/// The format of the data directory that this binary writes.
+const FORMAT: u32 = 1;
+/// Where the default instance lives; only it is called `berth0`.
+const DEFAULT_DATA_DIR: &str = "/var/lib/berth";
+
+/// What `berth up` can be told. All have defaults; `DIR/config.json` holds what was chosen last.
+#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Return when everything is ready, and go on in the background
+    #[arg(long)]
+    #[serde(skip)]
+    pub detach: bool,
+    /// Port of the Kubernetes API (TLS)
+    #[arg(long, default_value_t = 6443)]
+    pub api_port: u16,
+    /// Port of the node agent's API, on the bridge's address (TLS)
+    #[arg(long, default_value_t = 10250)]
+    pub kubelet_port: u16,
+    /// Port of the image registry, on 127.0.0.1
+    #[arg(long, default_value_t = 5050)]
+    pub registry_port: u16,
+    /// Port of the balancer for HTTP
+    #[arg(long, default_value_t = 8080)]
+    pub http_port: u16,
+    /// Port of the balancer for TLS
+    #[arg(long, default_value_t = 8443)]
+    pub https_port: u16,
+    /// Port that the cluster's DNS listens on (pods ask at port 53 of its service address)
+    #[arg(long, default_value_t = 10053)]
+    pub dns_port: u16,
+    /// First of the 8 ports, on 127.0.0.1, where DNS and balancer answer health checks
+    #[arg(long, default_value_t = 10260)]
+    pub health_port: u16,
+    /// Addresses of pods; the first is the bridge's and the node's
+    #[arg(long, default_value = "10.42.0.0/24")]
+    pub pod_range: Ipv4Net,
+    /// Addresses of services; the first is the API's, the tenth the DNS's
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_range: Ipv4Net,
+    /// Ports for services of type NodePort
+    #[arg(long, default_value = "30000-32767")]
+    pub node_ports: PortRange,
+    /// The node's name [default: the machine's host name]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// What the apps' names end in
+    #[arg(long, default_value = "apps.berth.local")]
+    pub apps_domain: String,
+}
+
+/// `30000-32767`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange(pub RangeInclusive<u16>);
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no port range: write FIRST-LAST, as in 30000-32767");
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        let (first, last) =
+            (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+        if first == 0 || first > last { Err(wrong()) } else { Ok(Self(first..=last)) }
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> Self {
+        format!("{}-{}", range.0.start(), range.0.end())
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
+}
+
+/// An instance whose options have been checked.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its directory, absolute.
+    pub dir: PathBuf,
+    /// Names its bridge, nftables table and cgroups: `berth0`, or `b` and 8 hex digits.
+    pub name: String,
+    /// The Node object's name.
+    pub node_name: String,
+    /// What was chosen.
+    pub options: Options,
+}
+
+impl Instance {
+    /// Checks `options` for the instance in `dir`.
+    ///
+    /// # Errors
+    /// A value that cannot work, naming its option and what would be right.
+    pub fn new(dir: &Path, options: Options) -> Result<Self> {
+        let dir = std::path::absolute(dir)?;
+        // AF_UNIX paths end at 107 bytes; the longest of ours is containerd's.
+        let socket = dir.join("containerd/containerd.sock.ttrpc");
+        if socket.as_os_str().len() > 107 {
+            return Err(wrong("--data-dir", &dir.display(), "a path of at most 75 characters"));
+        }
+        let Options { pod_range, service_range, .. } = &options;
+        if !(16..=28).contains(&pod_range.prefix_len()) || pod_range.trunc() != *pod_range {
+            let right = "a network such as 10.42.0.0/24, of 16 to 28 bits";
+            return Err(wrong("--pod-range", pod_range, right));
+        }
+        if !(8..=28).contains(&service_range.prefix_len()) || service_range.trunc() != *service_range
+        {
+            let right = "a network such as 10.43.0.0/16, of 8 to 28 bits";
+            return Err(wrong("--service-range", service_range, right));
+        }
+        if pod_range.contains(service_range) || service_range.contains(pod_range) {
+            return Err(wrong("--service-range", service_range, "one apart from --pod-range"));
+        }
+        let node_name = match &options.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+        };
+        let name = instance_name(&dir);
+        Ok(Self { dir, name, node_name, options })
+    }
+
+    /// The instance that ran last in the directory that `global` names.
+    ///
+    /// # Errors
+    /// [`Exit::NotRunning`] where none ever ran.
+    pub fn of(global: &Global) -> Result<Self> {
+        let dir = std::path::absolute(&global.data_dir)?;
+        let path = dir.join("config.json");
+        let text = fs::read_to_string(&path).map_err(|_| {
+            let message = format!("no berth has run in {}", dir.display());
+            anyhow!(Failure::new(Exit::NotRunning, message, "start one: berth up, or ./dev up"))
+        })?;
+        let options = serde_json::from_str(&text)
+            .with_context(|| format!("reading {}", path.display()))?;
+        Self::new(&dir, options)
+    }
+
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// [`Exit::InUse`] when another process has it; a newer format.
+    pub fn take(&self) -> Result<Taken> {
+        create_private(&self.dir)?;
+        let pid_path = self.dir.join("berth.pid");
+        let file = fs::File::options()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&pid_path)
+            .map_err(|error| self.cannot_write(&error))?;
+        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            let pid = fs::read_to_string(&pid_path).unwrap_or_default();
+            let message =
+                format!("berth is already up in {} (process {})", self.dir.display(), pid.trim());
+            Failure::new(Exit::InUse, message, "stop it, or choose another --data-dir")
+        })?;
+        self.check_format()?;
+        lock.set_len(0)?;
+        writeln!(lock, "{}", std::process::id()).map_err(|error| self.cannot_write(&error))?;
+        fs::create_dir_all(self.dir.join("logs"))?;
+        Ok(Taken { _lock: lock })
+    }
+
+    /// Writes the options down for the other subcommands.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn remember_options(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.options)? + "\n";
+        write_whole(&self.dir.join("config.json"), &text)
+    }
+
+    /// The control plane's process, if one runs.
+    pub fn running(&self) -> Option<nix::unistd::Pid> {
+        let file = fs::File::open(self.dir.join("berth.pid")).ok()?;
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_nobody) => None,
+            Err(_) => {
+                let pid = fs::read_to_string(self.dir.join("berth.pid")).ok()?;
+                pid.trim().parse().ok().map(nix::unistd::Pid::from_raw)
+            }
+        }
+    }
+
+    /// `DIR/kubeconfig`.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// The bridge's address: the node's, and where pods reach the machine.
+    pub fn node_address(&self) -> Ipv4Addr {
+        nth(self.options.pod_range, 1)
+    }
+
+    /// The cluster's DNS, as pods see it.
+    pub fn dns_address(&self) -> Ipv4Addr {
+        nth(self.options.service_range, 10)
+    }
+
+    /// Where images are pushed to and pulled from.
+    pub fn registry(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.options.registry_port))
+    }
+
+    /// Every port that must be free, but for those that our own pods hold already.
+    pub fn ports(&self) -> Vec<Wanted> {
+        let (all, local) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST);
+        let of = |option, ip: Ipv4Addr, port, pods| Wanted {
+            option,
+            address: SocketAddr::from((ip, port)),
+            udp: option == "--dns-port",
+            pods,
+        };
+        let o = &self.options;
+        let mut wanted = vec![
+            of("--api-port", all, o.api_port, false),
+            of("--kubelet-port", self.node_address(), o.kubelet_port, false),
+            of("--registry-port", local, o.registry_port, false),
+            of("--http-port", all, o.http_port, true),
+            of("--https-port", all, o.https_port, true),
+            of("--dns-port", all, o.dns_port, true),
+        ];
+        let health = o.health_port..o.health_port.saturating_add(8);
+        wanted.extend(health.map(|port| of("--health-port", local, port, true)));
+        wanted
+    }
+
+    fn check_format(&self) -> Result<()> {
+        let path = self.dir.join("version");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let found: u32 = text
+                    .trim()
+                    .parse()
+                    .with_context(|| format!("{} holds no number", path.display()))?;
+                if found > FORMAT {
+                    let message = format!(
+                        "{} was written by a newer berth (format {found}, this one knows {FORMAT})",
+                        self.dir.display()
+                    );
+                    let hint = "use the newer berth, or another --data-dir";
+                    return Err(Failure::new(Exit::Failed, message, hint).into());
+                }
+                Ok(())
+            }
+            Err(_) => write_whole(&path, &format!("{FORMAT}\n")),
+        }
+    }
+
+    fn cannot_write(&self, error: &std::io::Error) -> anyhow::Error {
+        let message = format!("cannot write to {}: {error}", self.dir.display());
+        let hint = match error.kind() {
+            std::io::ErrorKind::StorageFull => "make room there, or choose another --data-dir",
+            _ => "run as root, or choose another --data-dir",
+        };
+        Failure::new(Exit::Machine, message, hint).into()
+    }
+}
+
+/// The directory is ours as long as this lives.
+#[derive(Debug)]
+pub struct Taken {
+    _lock: Flock<fs::File>,
+}
+
+/// `berth kubeconfig`.
+pub fn print_kubeconfig(global: &Global) -> Result<()> {
+    let path = Instance::of(global)?.kubeconfig();
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// Writes `text` so that a reader sees the old file or the new one, never half of it.
+pub fn write_whole(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let part = path.with_extension("part");
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Private keys stand below, so others get no look.
+fn create_private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(|error| {
+        let message = format!("cannot create {}: {error}", dir.display());
+        Failure::new(Exit::Machine, message, "run as root, or choose another --data-dir").into()
+    })
+}
+
+fn instance_name(dir: &Path) -> String {
+    if dir == Path::new(DEFAULT_DATA_DIR) {
+        return "berth0".into();
+    }
+    let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
+    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("b{hex}")
+}
+
+fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(range.network()) + n)
+}
+
+fn wrong(option: &str, value: &dyn std::fmt::Display, right: &str) -> anyhow::Error {
+    anyhow!("{option} {value} cannot work: it must be {right}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(words: &[&str]) -> Options {
+        Line::try_parse_from(std::iter::once(&"up").chain(words)).unwrap().options
+    }
+
+    #[test]
+    fn a_value_that_cannot_work_is_named_with_what_would() {
+        for (words, expected) in [
+            (["--pod-range", "10.42.0.5/24"], "--pod-range 10.42.0.5/24"),
+            (["--pod-range", "10.42.0.0/30"], "--pod-range 10.42.0.0/30"),
+            (["--service-range", "10.42.0.0/16"], "apart from --pod-range"),
+        ] {
+            let error = Instance::new(Path::new("/x"), options(&words)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_second_process_cannot_take_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(dir.path(), options(&[])).unwrap();
+        let taken = instance.take().unwrap();
+        let error = instance.take().unwrap_err();
+        assert!(error.to_string().contains("already up"), "{error}");
+        assert_eq!(instance.running().map(nix::unistd::Pid::as_raw), i32::try_from(std::process::id()).ok());
+        drop(taken);
+        assert_eq!(instance.running(), None);
+    }
+
+    #[test]
+    fn a_directory_of_a_newer_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("version"), "99\n").unwrap();
+        let instance = Instance::new(dir.path(), options(&[])).unwrap();
+        let error = instance.take().unwrap_err().to_string();
+        assert!(error.contains("newer berth (format 99"), "{error}");
+    }
+
+    #[test]
+    fn options_survive_their_file() {
+        let chosen = options(&["--api-port", "7443", "--node-ports", "31000-31999"]);
+        let text = serde_json::to_string(&chosen).unwrap();
+        let read: Options = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.api_port, 7443);
+        assert_eq!(read.node_ports, PortRange(31000..=31999));
+    }
+
+    #[test]
+    fn only_the_default_directory_has_the_short_name() {
+        assert_eq!(instance_name(Path::new(DEFAULT_DATA_DIR)), "berth0");
+        let other = instance_name(Path::new("/srv/other"));
+        assert_eq!(other.len(), 9, "{other}");
+    }
+}

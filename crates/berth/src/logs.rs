@@ -1,0 +1,150 @@
+//! `berth logs`: what an app's containers print, those of new pods too while following.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use futures::io::AsyncBufRead;
+use futures::stream::{BoxStream, SelectAll};
+use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::LogParams;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+
+use crate::cli::Global;
+use crate::{connect, pods};
+
+/// `berth logs`.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// The app, or a pod
+    name: String,
+    /// Go on as more is printed, until Ctrl-C
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines of each container
+    #[arg(long)]
+    tail: Option<i64>,
+    /// Only what is younger, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    since: Option<i64>,
+    /// What the container before a restart printed
+    #[arg(long)]
+    previous: bool,
+    /// Put the time before each line
+    #[arg(long)]
+    timestamps: bool,
+    /// Only this container
+    #[arg(short, long)]
+    container: Option<String>,
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+}
+
+type Lines = BoxStream<'static, Result<String>>;
+
+/// Prints until the logs end; with `--follow`, until interrupted.
+///
+/// # Errors
+/// When there is no such app, or its logs cannot be read.
+pub async fn run(global: &Global, options: Options) -> Result<()> {
+    let client = connect::client(global).await?;
+    let first = pods::of(&client, &options.namespace, &options.name).await?;
+    let many = options.follow || first.len() > 1;
+    let api: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
+    let mut open = HashSet::new();
+    let mut lines: SelectAll<Lines> = SelectAll::new();
+    for pod in &first {
+        for container in containers(pod, &options) {
+            open.insert((pod.uid().unwrap_or_default(), container.clone()));
+            lines.push(stream(&api, pod.name_any(), container, &options, many).await?);
+        }
+    }
+    if !options.follow {
+        while let Some(line) = lines.try_next().await? {
+            print(&line)?;
+        }
+        return Ok(());
+    }
+    let mut changes = pin!(changes(&client, &options));
+    loop {
+        tokio::select! {
+            Some(line) = lines.next() => match line {
+                Ok(line) => print(&line)?,
+                Err(error) => eprintln!("berth: a log ended: {error:#}"),
+            },
+            pod = changes.next() => {
+                let pod = pod.ok_or_else(|| anyhow!("the watch of pods ended"))?;
+                for container in started(&pod, &options) {
+                    if !open.insert((pod.uid().unwrap_or_default(), container.clone())) {
+                        continue;
+                    }
+                    match stream(&api, pod.name_any(), container, &options, many).await {
+                        Ok(more) => lines.push(more),
+                        Err(error) => eprintln!("berth: {error:#}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Pods of the app as they change; survives a server that is away for a while.
+fn changes(client: &Client, options: &Options) -> impl futures::Stream<Item = Pod> + use<> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
+    let config = watcher::Config::default().labels(&pods::selector(&options.name));
+    let backoff = watcher::DefaultBackoff::default();
+    watcher(api, config).backoff(backoff).applied_objects().filter_map(async |pod| pod.ok())
+}
+
+fn containers(pod: &Pod, options: &Options) -> Vec<String> {
+    let all = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let names = all.map(|container| container.name.clone());
+    names.filter(|name| options.container.as_ref().is_none_or(|only| only == name)).collect()
+}
+
+/// The containers that have something to print.
+fn started(pod: &Pod, options: &Options) -> Vec<String> {
+    let running = |name: &String| {
+        pods::statuses(pod).any(|status| {
+            let state = status.state.as_ref();
+            status.name == *name
+                && state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+        })
+    };
+    containers(pod, options).into_iter().filter(running).collect()
+}
+
+async fn stream(
+    api: &Api<Pod>,
+    pod: String,
+    container: String,
+    options: &Options,
+    prefixed: bool,
+) -> Result<Lines> {
+    let params = LogParams {
+        container: Some(container),
+        follow: options.follow,
+        previous: options.previous,
+        since_seconds: options.since,
+        tail_lines: options.tail,
+        timestamps: options.timestamps,
+        ..LogParams::default()
+    };
+    let opening = tokio::time::timeout(Duration::from_secs(30), api.log_stream(&pod, &params));
+    let reader = opening.await.map_err(|_| anyhow!("no answer for the logs of {pod}"))??;
+    let prefix = if prefixed { format!("{pod} ") } else { String::new() };
+    Ok(lines(reader, prefix))
+}
+
+fn lines(reader: impl AsyncBufRead + Send + 'static, prefix: String) -> Lines {
+    let lines = Box::pin(reader).lines();
+    lines.map(move |line| Ok(format!("{prefix}{}\n", line?))).boxed()
+}
+
+fn print(line: &str) -> Result<()> {
+    Ok(std::io::stdout().write_all(line.as_bytes())?)
+}
