@@ -1,1 +1,6 @@
-//! api
+//! The words that all parts of Berth share: its own kinds, and how objects are named and labelled.
+//!
+//! The lowest layer: pure, and it depends on nothing else of Berth.
+
+pub mod app;
+pub mod labels;

@@ -1,0 +1,136 @@
+//! One cache per kind for the whole process, and the client to write with.
+
+use berth_api::app::App;
+use berth_daemon::Tasks;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client};
+
+use super::cache::{Cache, Kept};
+use super::feed::{Objects, follow};
+
+/// The name of the ConfigMap with the cluster's CA in every namespace.
+pub const ROOT_CA: &str = "kube-root-ca.crt";
+
+const ROOT_CA_FIELD: &str = "metadata.name=kube-root-ca.crt";
+
+/// The world as the controllers see it.
+pub struct World {
+    /// To write with; the controllers' own user.
+    pub client: Client,
+    /// All pods.
+    pub pods: Cache<Pod>,
+    /// All nodes.
+    pub nodes: Cache<Node>,
+    /// All namespaces.
+    pub namespaces: Cache<Namespace>,
+    /// All Services.
+    pub services: Cache<Service>,
+    /// All ServiceAccounts.
+    pub service_accounts: Cache<ServiceAccount>,
+    /// The ConfigMaps that hold the cluster's CA, and no others.
+    pub root_cas: Cache<ConfigMap>,
+    /// All Endpoints.
+    pub endpoints: Cache<Endpoints>,
+    /// All EndpointSlices.
+    pub endpoint_slices: Cache<EndpointSlice>,
+    /// All Deployments.
+    pub deployments: Cache<Deployment>,
+    /// All ReplicaSets.
+    pub replica_sets: Cache<ReplicaSet>,
+    /// All DaemonSets.
+    pub daemon_sets: Cache<DaemonSet>,
+    /// All Jobs.
+    pub jobs: Cache<Job>,
+    /// All Ingresses.
+    pub ingresses: Cache<Ingress>,
+    /// All Leases.
+    pub leases: Cache<Lease>,
+    /// All Apps.
+    pub apps: Cache<App>,
+}
+
+impl World {
+    /// Begins to follow every kind, in `tasks`.
+    pub fn start(client: Client, tasks: &Tasks) -> Self {
+        let everything = Start { client: &client, tasks };
+        Self {
+            pods: everything.of(),
+            nodes: everything.of(),
+            namespaces: everything.of(),
+            services: everything.of(),
+            service_accounts: everything.of(),
+            root_cas: everything.selected(Some(ROOT_CA_FIELD)),
+            endpoints: everything.of(),
+            endpoint_slices: everything.of(),
+            deployments: everything.of(),
+            replica_sets: everything.of(),
+            daemon_sets: everything.of(),
+            jobs: everything.of(),
+            ingresses: everything.of(),
+            leases: everything.of(),
+            apps: everything.of(),
+            client,
+        }
+    }
+
+    /// Resolves when every cache holds a full list.
+    pub async fn ready(&self) {
+        self.pods.ready().await;
+        self.nodes.ready().await;
+        self.namespaces.ready().await;
+        self.services.ready().await;
+        self.service_accounts.ready().await;
+        self.root_cas.ready().await;
+        self.endpoints.ready().await;
+        self.endpoint_slices.ready().await;
+        self.deployments.ready().await;
+        self.replica_sets.ready().await;
+        self.daemon_sets.ready().await;
+        self.jobs.ready().await;
+        self.ingresses.ready().await;
+        self.leases.ready().await;
+        self.apps.ready().await;
+    }
+
+    /// All objects of a namespaced kind in `namespace`, to write to.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// What writes Events under the name of `controller`.
+    pub fn recorder(&self, controller: &str) -> Recorder {
+        Recorder::new(
+            self.client.clone(),
+            Reporter { controller: controller.to_owned(), instance: None },
+        )
+    }
+}
+
+struct Start<'a> {
+    client: &'a Client,
+    tasks: &'a Tasks,
+}
+
+impl Start<'_> {
+    fn of<K: Kept>(&self) -> Cache<K> {
+        self.selected(None)
+    }
+
+    fn selected<K: Kept>(&self, fields: Option<&'static str>) -> Cache<K> {
+        let cache = Cache::default();
+        let feed = Objects { api: Api::all(self.client.clone()), fields };
+        self.tasks.spawn_until_stop("follow", follow(feed, cache.clone()));
+        cache
+    }
+}
