@@ -1,0 +1,26 @@
+//! A configuration for tests.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use crate::Config;
+
+/// Everything under `dir`; addresses that no machine uses.
+pub(crate) fn config(dir: &Path) -> Config {
+    Config {
+        name: "node".to_owned(),
+        address: Ipv4Addr::new(198, 18, 77, 1),
+        data_dir: dir.to_owned(),
+        instance: format!("bt{:x}", std::process::id()),
+        pod_range: "198.18.77.0/24".parse().expect("a range"),
+        cluster_dns: Ipv4Addr::new(198, 19, 77, 10),
+        cluster_domain: "cluster.local".to_owned(),
+        sandbox_image: "berth.local/pause:1".to_owned(),
+        kubelet_port: 0,
+        serving: (String::new(), String::new()),
+        client_ca_pem: String::new(),
+        registry: SocketAddr::from(([127, 0, 0, 1], 5050)),
+        max_pods: 110,
+        parallel_pulls: 2,
+    }
+}
