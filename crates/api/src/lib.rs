@@ -4,3 +4,9 @@
 
 pub mod app;
 pub mod labels;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+
+pub use quantity::{Quantity, QuantityError};
+pub use selector::{FieldSelector, Selector};
