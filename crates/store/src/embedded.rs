@@ -1,0 +1,223 @@
+//! The store of one machine: fjall on disk, everything readable in memory.
+//!
+//! ```text
+//! put, delete ─▶ writer thread ─▶ disk (fjall, synced) ─▶ state ─▶ watchers
+//! get, list   ─────────────────────────────────────────▶ state
+//! ```
+//!
+//! Reads come from memory under a read lock that the writer takes only to move pointers, never
+//! while it writes to disk. History is a window in memory: after a reopen it starts at the
+//! current revision.
+//!
+//! It refuses to share its directory, to read a newer format, and to go on after a failed sync.
+
+mod disk;
+mod state;
+mod writer;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use self::disk::{Disk, Loaded};
+use self::state::{State, Window};
+use self::writer::Request;
+use crate::contract::{
+    Change, Entry, Expect, OpenError, Page, ReadError, Revision, Store, WriteError,
+};
+use crate::watch::{Watch, Watchers};
+
+/// fjall's limit, and more than any key of ours needs.
+const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// The bounds of an [`Embedded`] store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many changes of history are kept.
+    pub history_changes: usize,
+    /// How many bytes of replaced entries history may retain.
+    pub history_bytes: u64,
+    /// How many writes may wait; more wait to get into the queue.
+    pub queue: usize,
+    /// How many writes share one sync at most.
+    pub batch_changes: usize,
+    /// No further write joins a batch of this size.
+    pub batch_bytes: u64,
+    /// How many changes a watcher may lag before it is dropped.
+    pub watch_backlog: usize,
+    /// How often a quiet watcher hears of progress.
+    pub progress_every: Duration,
+    /// Writes are refused while the disk has less free space than this, so that what fjall does
+    /// in the background never meets a full disk: a failed write there would stop the store.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            history_changes: 50_000,
+            history_bytes: 32 << 20,
+            queue: 1024,
+            batch_changes: 512,
+            batch_bytes: 4 << 20,
+            watch_backlog: 8192,
+            progress_every: Duration::from_secs(5),
+            reserve_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What readers, watchers and the writer share.
+#[derive(Debug)]
+struct Shared {
+    state: RwLock<State>,
+    watchers: Arc<Watchers>,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_state(&self) -> Result<RwLockReadGuard<'_, State>, ReadError> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(ReadError::Closed),
+            false => Ok(self.read()),
+        }
+    }
+
+    /// Shows a batch that is on disk to readers, then to watchers.
+    fn publish(&self, changes: &[Arc<Change>]) {
+        let Some(last) = changes.last() else { return };
+        self.write().apply(changes);
+        self.watchers.publish(changes, last.revision());
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.watchers.close();
+    }
+}
+
+/// The store of one machine. Closed when it is dropped: what is queued is still written.
+#[derive(Debug)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Request>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Embedded {
+    /// Opens the store in `dir`, which is made when it is not there.
+    ///
+    /// # Errors
+    /// `Locked` when it is open already, `NewerFormat` when a newer version wrote it.
+    pub async fn open(dir: &Path, options: Options) -> Result<Embedded, OpenError> {
+        let owned = dir.to_owned();
+        let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+        tokio::task::spawn_blocking(move || Disk::open(&owned))
+            .await
+            .map_err(|error| io(io::Error::other(error)))?
+            .and_then(|loaded| Embedded::start(loaded, options).map_err(io))
+    }
+
+    fn start(loaded: Loaded, options: Options) -> io::Result<Embedded> {
+        let Loaded { disk, entries, revision } = loaded;
+        let window = Window { changes: options.history_changes, bytes: options.history_bytes };
+        let backlog = options.watch_backlog.max(options.batch_changes);
+        let shared = Arc::new(Shared {
+            state: RwLock::new(State::new(entries, revision, window)),
+            watchers: Watchers::new(revision, backlog, options.progress_every),
+            closed: AtomicBool::new(false),
+        });
+        let (queue, requests) = mpsc::channel(options.queue.max(1));
+        let for_writer = shared.clone();
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer::run(requests, &disk, &for_writer, &options))?;
+        Ok(Embedded { shared, queue: Some(queue), writer: Mutex::new(Some(writer)) })
+    }
+
+    async fn submit<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, WriteError>>,
+    ) -> Result<T, WriteError> {
+        let queue = self.queue.as_ref().ok_or(WriteError::Closed)?;
+        queue.send(request).await.map_err(|_| WriteError::Closed)?;
+        answer.await.map_err(|_| WriteError::Closed)?
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.queue = None;
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // Once the thread is gone the directory can be opened again.
+        if writer.is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn revision(&self) -> Result<Revision, ReadError> {
+        Ok(self.shared.open_state()?.revision())
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<(Option<Entry>, Revision), ReadError> {
+        let state = self.shared.open_state()?;
+        Ok((state.get(key).cloned(), state.revision()))
+    }
+
+    async fn list(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        at: Option<Revision>,
+    ) -> Result<Page, ReadError> {
+        self.shared.open_state()?.list(prefix, after, limit, at)
+    }
+
+    async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Entry, WriteError> {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            let what = format!("a key has 1 to {KEY_BYTES_MAX} bytes, not {}", key.len());
+            return Err(WriteError::Io(io::Error::new(io::ErrorKind::InvalidInput, what)));
+        }
+        let (answer, answered) = oneshot::channel();
+        self.submit(Request::Put { key, value, expect, answer }, answered).await
+    }
+
+    async fn delete(&self, key: &[u8], expect: Expect) -> Result<(Entry, Revision), WriteError> {
+        let key = Bytes::copy_from_slice(key);
+        let (answer, answered) = oneshot::channel();
+        self.submit(Request::Delete { key, expect, answer }, answered).await
+    }
+
+    async fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, ReadError> {
+        // The guard is held until the watcher is registered, so no batch falls between.
+        let state = self.shared.open_state()?;
+        let replay = state.replay(&prefix, after)?;
+        let revision = state.revision();
+        self.shared.watchers.add(prefix, replay, revision).ok_or(ReadError::Closed)
+    }
+
+    async fn compact(&self, floor: Revision) -> Result<(), ReadError> {
+        drop(self.shared.open_state()?);
+        self.shared.write().compact(floor)
+    }
+}
