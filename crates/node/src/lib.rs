@@ -1,1 +1,33 @@
-//! node
+//! The machine: pods of the API over CRI.
+//!
+//! The agent watches the pods that are bound to this node and keeps the runtime as they say:
+//! sandboxes, containers, probes, status. It refuses to end anything that the API server has not
+//! confirmed to be gone: containers outlive every process of ours.
+//!
+//! ```text
+//!  API ──watch──▶ agent ──▶ one worker a pod ──plan──▶ actions ──▶ cri ──▶ containerd
+//!                              ▲        ▲                           │
+//!                   probes ────┘        └──── runtime_events ◀──────┘
+//! ```
+
+mod config;
+pub mod cri;
+mod events;
+mod images;
+pub mod pod;
+mod probes;
+
+pub use config::{Cidr, Config};
+pub mod cgroups;
+pub mod containerd;
+mod descriptor;
+mod downward;
+pub mod environment;
+mod machine;
+mod mounts;
+pub mod network;
+mod quantity;
+#[cfg(test)]
+mod sample;
+mod tool;
+pub mod volumes;
