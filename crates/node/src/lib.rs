@@ -10,12 +10,14 @@
 //!                   probes ────┘        └──── runtime_events ◀──────┘
 //! ```
 
+pub mod agent;
 mod config;
 pub mod cri;
 mod events;
 mod images;
 pub mod pod;
 mod probes;
+mod runtime_events;
 
 pub use config::{Cidr, Config};
 pub mod cgroups;
@@ -23,6 +25,8 @@ pub mod containerd;
 mod descriptor;
 mod downward;
 pub mod environment;
+#[cfg(feature = "part2")]
+pub mod logs;
 mod machine;
 mod mounts;
 pub mod network;

@@ -9,18 +9,20 @@
 //! `plan` and `status` are pure; `worker` is the only one that acts.
 
 pub(crate) mod container;
-mod dns;
+pub(crate) mod dns;
 mod facts;
 pub mod labels;
 pub(crate) mod plan;
-mod resources;
+pub(crate) mod resources;
 mod restart;
 pub(crate) mod runtime;
 mod sandbox;
 mod security;
 mod status;
+pub(crate) mod steps;
 pub mod table;
 mod termination;
+pub(crate) mod worker;
 
 pub use security::ImageUser;
 pub use table::{ContainerEntry, ContainerRef, PodEntry, PodTable};

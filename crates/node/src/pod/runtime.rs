@@ -1,6 +1,7 @@
 //! What the runtime has of one pod: a snapshot, and how it is taken.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -71,6 +72,11 @@ impl RuntimeState {
     /// The sandbox in use: the newest, if it lives.
     pub fn sandbox(&self) -> Option<&Sandbox> {
         self.sandboxes.first().filter(|sandbox| sandbox.ready)
+    }
+
+    /// The pod's own address; none on the machine's network.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.sandbox()?.ips.first()?.parse().ok()
     }
 
     /// The newest attempt of a container.

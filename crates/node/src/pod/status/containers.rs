@@ -32,7 +32,7 @@ pub(super) fn status(
     let (state, last) = match waiting {
         Some(waiting) => (waiting_state(waiting), Some(state_of(record))),
         None => {
-            let before = view.runtime.previous(name).map(|record| state_of(record));
+            let before = view.runtime.previous(name).map(state_of);
             (state_of(record), before)
         }
     };
