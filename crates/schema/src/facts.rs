@@ -42,6 +42,12 @@ impl Types {
         self.place(name).map(|place| self.at(place))
     }
 
+    /// Where the type of this kind stands.
+    #[must_use]
+    pub fn of_kind(&self, kind: &Gvk) -> Option<usize> {
+        self.list.iter().position(|object| object.kinds.contains(kind))
+    }
+
     /// Every type, by name.
     pub fn iter(&self) -> impl Iterator<Item = &ObjectType> {
         self.list.iter()

@@ -25,7 +25,9 @@ pub use catalog::{Catalog, Column, Custom, Gvk, Resource, Scale, Subresource};
 pub use cause::Cause;
 pub use convert::{from_storage, to_storage};
 pub use crd::{CrdError, condition_names};
-pub use decode::{DecodeError, Decoded, FieldValidation, Format, decode, retype};
+pub use decode::{
+    DecodeError, Decoded, FieldValidation, Format, MOST_BYTES, decode, decode_kind, retype,
+};
 pub use default::default;
 pub use schema::{Field, Limits, ListType, Merge, ObjectRef, ObjectType, Schema, Shape};
 pub use validate::validate;

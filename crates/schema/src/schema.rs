@@ -29,14 +29,17 @@ pub struct Schema {
 }
 
 impl Schema {
+    /// Anything at all.
+    pub const ANY: Self = Self::plain(Shape::Any);
+
     /// A schema that says no more than the shape.
     #[must_use]
-    pub fn plain(shape: Shape) -> Self {
+    pub const fn plain(shape: Shape) -> Self {
         Self {
             shape,
             list: ListType::Atomic,
             atomic: false,
-            merge: Merge::default(),
+            merge: Merge { merge: false, replace: false, retain_keys: false, key: None },
             allowed: Vec::new(),
             nullable: false,
             default: None,
