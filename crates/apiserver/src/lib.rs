@@ -1,1 +1,48 @@
-//! apiserver
+//! The API server: Kubernetes' API over a [`berth_store::Store`], for every kind the same code.
+//!
+//! ```text
+//! tls ─▶ server: authentication ─▶ limits ─▶ rbac ─▶ verbs ─▶ rules ─▶ record ─▶ store
+//!                  in-process client ─┘          └▶ subresources, kubelet (log, exec …)
+//! ```
+//!
+//! What a kind looks like is berth-schema's to know; `rules` holds the little that Kubernetes does
+//! for single kinds; everything else is generic over JSON values. The idea of one handler driven by
+//! schemas is kube-apiserver's own for custom resources, here used for all.
+//!
+//! Refuses: protobuf bodies, aggregated API servers, admission webhooks, nodes/proxy.
+
+mod authentication;
+mod bootstrap;
+mod call;
+mod connect;
+mod discovery;
+mod events;
+mod follow;
+mod in_process;
+mod kubelet;
+mod limits;
+mod media;
+mod metrics;
+mod object;
+mod path;
+mod pki;
+mod rbac;
+mod record;
+mod respond;
+mod reviews;
+mod rules;
+mod selector;
+mod server;
+mod status;
+mod subresources;
+mod tls;
+mod tokens;
+mod user;
+mod verbs;
+mod write;
+
+pub use connect::{ApiServer, Config, OpenError};
+pub use pki::{KeyPair, Pki, PkiError, Sans};
+pub use rules::service::ServiceRange;
+pub use tls::TlsError;
+pub use user::User;

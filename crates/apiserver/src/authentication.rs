@@ -1,0 +1,212 @@
+//! Who is asking: a client certificate of our CA, a service-account token, or nobody.
+//!
+//! A token that is shown and does not hold is refused; it never falls back to anonymous. The
+//! account a token names must still be there with the same UID, and so must the pod.
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+use serde_json::Value;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::object;
+use crate::path::Target;
+use crate::rbac;
+use crate::record;
+use crate::server::Core;
+use crate::status::Failure;
+use crate::tokens::{Claims, Referent};
+use crate::user::{AUTHENTICATED, SERVICE_ACCOUNT, UNAUTHENTICATED, User};
+
+/// The user of a connection's verified client certificate, if it showed one.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer(pub(crate) Option<User>);
+
+/// The user a verified certificate stands for: common name and organisations.
+pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups: Vec<&str> =
+        subject.iter_organization().filter_map(|group| group.as_str().ok()).collect();
+    Some(User::new(name, &groups))
+}
+
+impl Core {
+    /// The user behind a request that came over the network.
+    pub(crate) async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&User>,
+    ) -> Result<User, Failure> {
+        if let Some(token) = bearer(headers) {
+            let audience = self.audience();
+            return self.token_user(token, &[audience.as_str()]).await;
+        }
+        if headers.contains_key(AUTHORIZATION) {
+            return Err(Failure::unauthorized());
+        }
+        Ok(peer.cloned().unwrap_or_else(User::anonymous))
+    }
+
+    /// The user of a token.
+    pub(crate) async fn token_user(
+        &self,
+        token: &str,
+        audiences: &[&str],
+    ) -> Result<User, Failure> {
+        let now = Timestamp::now().as_second();
+        let claims = self.signer.check(token, audiences, now).map_err(|error| {
+            tracing::debug!(%error, "token refused");
+            Failure::unauthorized()
+        })?;
+        self.still_there(&claims).await?;
+        let bound = &claims.bound;
+        let uid = bound.serviceaccount.uid.clone().unwrap_or_default();
+        let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name, &uid);
+        let mut add = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
+            }
+        };
+        add("credential-id", Some(format!("JTI={}", claims.jti)));
+        if let Some(pod) = &bound.pod {
+            add("pod-name", Some(pod.name.clone()));
+            add("pod-uid", pod.uid.clone());
+        }
+        if let Some(node) = &bound.node {
+            add("node-name", Some(node.name.clone()));
+            add("node-uid", node.uid.clone());
+        }
+        Ok(user)
+    }
+
+    async fn still_there(&self, claims: &Claims) -> Result<(), Failure> {
+        let bound = &claims.bound;
+        let account = &bound.serviceaccount;
+        self.referent("serviceaccounts", &bound.namespace, account).await?;
+        if let Some(pod) = &bound.pod {
+            let pod = self.referent("pods", &bound.namespace, pod).await?;
+            // A minute after its end a pod has no more business here.
+            let deleted = object::meta(&pod, "deletionTimestamp").parse::<Timestamp>().ok();
+            if deleted.is_some_and(|at| at.as_second() + 60 < Timestamp::now().as_second()) {
+                return Err(Failure::unauthorized());
+            }
+        }
+        if let Some(secret) = &bound.secret {
+            self.referent("secrets", &bound.namespace, secret).await?;
+        }
+        Ok(())
+    }
+
+    /// The core object of this name, provided that it still has this UID.
+    async fn referent(
+        &self,
+        plural: &str,
+        namespace: &str,
+        referent: &Referent,
+    ) -> Result<Value, Failure> {
+        let found = self.core_object(plural, namespace, &referent.name).await?;
+        let found = found.ok_or_else(Failure::unauthorized)?;
+        match &referent.uid {
+            Some(uid) if uid != object::uid(&found) => Err(Failure::unauthorized()),
+            _ => Ok(found),
+        }
+    }
+
+    /// An object of the core group straight from the store.
+    pub(crate) async fn core_object(
+        &self,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Failure> {
+        let resource = self.resource("", "v1", plural)?;
+        let (entry, _) = self.store.get(&record::key(&resource, namespace, name)).await?;
+        Ok(entry.map(|entry| record::object(&resource, &entry)))
+    }
+
+    /// The user to act as, when the request asks for one and may.
+    pub(crate) fn impersonate(&self, headers: &HeaderMap, user: User) -> Result<User, Failure> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let uid = text("impersonate-uid").unwrap_or_default();
+        let groups: Vec<&str> = headers
+            .get_all("impersonate-group")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
+        let extra: Vec<(&str, &str)> = headers
+            .iter()
+            .filter_map(|(name, value)| {
+                Some((name.as_str().strip_prefix("impersonate-extra-")?, value.to_str().ok()?))
+            })
+            .collect();
+        let Some(name) = text("impersonate-user").filter(|name| !name.is_empty()) else {
+            if uid.is_empty() && groups.is_empty() && extra.is_empty() {
+                return Ok(user);
+            }
+            return Err(Failure::bad_request(
+                "requested impersonation of groups, a UID or extras without impersonating a user",
+            ));
+        };
+        let may = |target: Target| -> Result<(), Failure> {
+            let target = Target { is_resource: true, verb: "impersonate".to_owned(), ..target };
+            if self.rbac.allows(&user, &target) {
+                return Ok(());
+            }
+            Err(Failure::forbidden(rbac::refusal(&user, &target)))
+        };
+        let of = |resource: &str, name: &str| Target {
+            resource: resource.to_owned(),
+            name: name.to_owned(),
+            ..Target::default()
+        };
+        let in_authentication = |target: Target| Target {
+            group: "authentication.k8s.io".to_owned(),
+            version: "v1".to_owned(),
+            ..target
+        };
+        let account = name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.split_once(':'));
+        let mut other = match account {
+            Some((namespace, account)) => {
+                may(Target { namespace: namespace.to_owned(), ..of("serviceaccounts", account) })?;
+                let mut other = User::service_account(namespace, account, "");
+                if !groups.is_empty() {
+                    other.groups.clear();
+                }
+                other
+            }
+            None => {
+                may(of("users", name))?;
+                User { name: name.to_owned(), ..User::default() }
+            }
+        };
+        for group in groups {
+            may(of("groups", group))?;
+            other.groups.push(group.to_owned());
+        }
+        if !uid.is_empty() {
+            may(in_authentication(of("uids", uid)))?;
+            other.uid = uid.to_owned();
+        }
+        for (key, value) in extra {
+            may(in_authentication(Target {
+                subresource: key.to_owned(),
+                ..of("userextras", value)
+            }))?;
+            other.extra.entry(key.to_owned()).or_default().push(value.to_owned());
+        }
+        let implied =
+            if other.name == "system:anonymous" { UNAUTHENTICATED } else { AUTHENTICATED };
+        if !other.is_in(AUTHENTICATED) && !other.is_in(UNAUTHENTICATED) {
+            other.groups.push(implied.to_owned());
+        }
+        Ok(other)
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+}

@@ -1,0 +1,255 @@
+//! The little that Kubernetes does for single kinds, hooked into the writes that are the same for
+//! all.
+//!
+//! ```text
+//! create:  prepare_create ─ default ─ before_create ─ validate ─ store
+//! update:  confine ─ default ─ before_update ─ bump_generation ─ validate ─ store ─ after_update
+//! delete:  may_delete ─ mark_deleting / grace ─ is_finished ─ store ─ after_delete
+//! ```
+
+pub(crate) mod crd;
+mod escalation;
+mod job;
+pub(crate) mod namespace;
+mod pod;
+pub(crate) mod service;
+
+use std::sync::Arc;
+
+use berth_schema::Resource;
+use serde_json::{Map, Value, json};
+
+use crate::call::Call;
+use crate::object;
+use crate::server::Core;
+use crate::status::Failure;
+use crate::user::User;
+pub(crate) use pod::{bind as bind_pod, find as find_pod};
+use service::Reserved;
+
+/// Group and plural as stored, to match on.
+fn kind(resource: &Resource) -> (&str, &str) {
+    (resource.storage_group.as_str(), resource.storage_plural.as_str())
+}
+
+fn has_status(resource: &Resource) -> bool {
+    resource.subresource("status").is_some()
+}
+
+/// Kinds with a spec that Kubernetes nevertheless does not count.
+const UNCOUNTED: &[(&str, &str)] = &[
+    ("", "services"),
+    ("", "nodes"),
+    ("", "namespaces"),
+    ("", "persistentvolumes"),
+    ("", "persistentvolumeclaims"),
+    ("", "resourcequotas"),
+    ("", "limitranges"),
+    ("coordination.k8s.io", "leases"),
+    ("certificates.k8s.io", "certificatesigningrequests"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csidrivers"),
+];
+
+/// Whether changes of the object are counted in `metadata.generation`.
+pub(crate) fn has_generation(resource: &Resource, object: &Value) -> bool {
+    resource.custom.is_some()
+        || (object.get("spec").is_some() && !UNCOUNTED.contains(&kind(resource)))
+        || kind(resource) == ("scheduling.k8s.io", "priorityclasses")
+}
+
+/// Takes out of a new object what it may not bring along.
+pub(crate) fn prepare_create(resource: &Resource, new: &mut Value) {
+    // A node registers with its status, the rest get theirs from whoever is responsible.
+    if has_status(resource)
+        && !matches!(kind(resource), ("", "nodes"))
+        && let Some(fields) = new.as_object_mut()
+    {
+        fields.remove("status");
+    }
+    match kind(resource) {
+        ("", "pods") => new["status"] = json!({"phase": "Pending"}),
+        ("", "namespaces") => namespace::prepare(new),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::prepare(new),
+        ("batch", "jobs") => job::prepare(new),
+        _ => {}
+    }
+}
+
+/// What needs the rest of the cluster to complete or judge a new object.
+pub(crate) async fn before_create(
+    core: &Arc<Core>,
+    call: &Call,
+    resource: &Arc<Resource>,
+    new: &mut Value,
+) -> Result<Reserved, Failure> {
+    match kind(resource) {
+        ("", "pods") => pod::admit(core, resource, new).await?,
+        ("", "services") => return service::allocate(core, resource, new, None),
+        ("rbac.authorization.k8s.io", _) => escalation::check(core, &call.user, resource, new)?,
+        _ => {}
+    }
+    Ok(Reserved::none())
+}
+
+/// What needs the rest of the cluster to complete or judge a change.
+pub(crate) async fn before_update(
+    core: &Arc<Core>,
+    user: &User,
+    resource: &Arc<Resource>,
+    subresource: Option<&str>,
+    old: &Value,
+    new: &mut Value,
+) -> Result<Reserved, Failure> {
+    match kind(resource) {
+        ("", "services") if subresource.is_none() => {
+            return service::allocate(core, resource, new, Some(old));
+        }
+        ("rbac.authorization.k8s.io", _)
+            if differs(old, new, &["rules", "subjects", "roleRef"]) =>
+        {
+            escalation::check(core, user, resource, new)?;
+        }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::complete(new),
+        _ => {}
+    }
+    Ok(Reserved::none())
+}
+
+fn differs(old: &Value, new: &Value, fields: &[&str]) -> bool {
+    fields.iter().any(|field| old[*field] != new[*field])
+}
+
+/// Keeps what this request may not touch as it was.
+///
+/// A plain write leaves the status alone; a subresource changes only the part it is named for.
+pub(crate) fn confine(
+    resource: &Resource,
+    subresource: Option<&str>,
+    old: &Value,
+    new: &mut Value,
+) {
+    let Some(subresource) = subresource else {
+        if has_status(resource) {
+            take(new, old, "status");
+        }
+        if kind(resource) == ("", "namespaces") {
+            new["spec"] = old["spec"].clone();
+        }
+        return;
+    };
+    let managed = new["metadata"]["managedFields"].clone();
+    let asked = std::mem::replace(new, old.clone());
+    object::set_meta(new, "managedFields", managed);
+    match subresource {
+        "status" => {
+            take(new, &asked, "status");
+            // Whoever reports on an object may note that on it.
+            if resource.custom.is_none() {
+                for field in ["annotations", "labels"] {
+                    object::set_meta(new, field, asked["metadata"][field].clone());
+                }
+            }
+        }
+        "finalize" => new["spec"] = asked["spec"].clone(),
+        "approval" => new["status"]["conditions"] = asked["status"]["conditions"].clone(),
+        "ephemeralcontainers" => {
+            let list = &asked["spec"]["ephemeralContainers"];
+            if !list.is_null() {
+                new["spec"]["ephemeralContainers"] = list.clone();
+            }
+        }
+        "resize" => pod::take_resources(new, &asked),
+        // `scale` has put its number where it belongs already.
+        _ => new["spec"] = asked["spec"].clone(),
+    }
+}
+
+fn take(new: &mut Value, from: &Value, field: &str) {
+    if let Some(fields) = new.as_object_mut() {
+        match from.get(field) {
+            Some(value) => drop(fields.insert(field.to_owned(), value.clone())),
+            None => drop(fields.remove(field)),
+        }
+    }
+}
+
+/// Counts a change of what is wanted.
+pub(crate) fn bump_generation(resource: &Resource, old: &Value, new: &mut Value) {
+    if !has_generation(resource, new) {
+        return;
+    }
+    let changed = if resource.custom.is_some() {
+        let without = |object: &Value| -> Map<String, Value> {
+            let mut fields = object.as_object().cloned().unwrap_or_default();
+            fields.remove("metadata");
+            if has_status(resource) {
+                fields.remove("status");
+            }
+            fields
+        };
+        without(old) != without(new)
+    } else {
+        old["spec"] != new["spec"]
+    };
+    if changed {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
+        object::set_meta(new, "generation", json!(generation + 1));
+    }
+}
+
+/// Whether an object was only waiting, and waits no more.
+pub(crate) fn is_finished(resource: &Resource, object: &Value) -> bool {
+    if !object::is_deleting(object) || !object::finalizers(object).is_empty() {
+        return false;
+    }
+    match kind(resource) {
+        ("", "namespaces") => {
+            object["spec"]["finalizers"].as_array().is_none_or(|list| list.is_empty())
+        }
+        ("", "pods") => {
+            object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default() <= 0
+        }
+        _ => true,
+    }
+}
+
+/// Seconds between the wish to delete and the end.
+pub(crate) fn grace(resource: &Resource, object: &Value, asked: Option<i64>) -> i64 {
+    match kind(resource) {
+        ("", "pods") => pod::grace(object, asked),
+        _ => 0,
+    }
+}
+
+/// What else shows that an object is going away.
+pub(crate) fn mark_deleting(resource: &Resource, new: &mut Value) {
+    match kind(resource) {
+        ("", "namespaces") => new["status"]["phase"] = json!("Terminating"),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::mark_terminating(new),
+        _ => {}
+    }
+}
+
+/// Refuses to delete what the cluster cannot be without.
+pub(crate) fn may_delete(resource: &Resource, object: &Value) -> Result<(), Failure> {
+    match kind(resource) {
+        ("", "namespaces") => namespace::may_delete(resource, object),
+        _ => Ok(()),
+    }
+}
+
+/// After a change is stored.
+pub(crate) fn after_update(core: &Core, resource: &Resource, old: &Value, new: &Value) {
+    if kind(resource) == ("", "services") {
+        service::release_difference(core, old, new);
+    }
+}
+
+/// After an object is gone.
+pub(crate) fn after_delete(core: &Core, resource: &Resource, last: &Value) {
+    if kind(resource) == ("", "services") {
+        service::release_difference(core, last, &Value::Null);
+    }
+}

@@ -1,0 +1,316 @@
+//! Label and field selectors of list, watch and deletecollection.
+
+use std::collections::BTreeMap;
+
+use berth_schema::Resource;
+use serde_json::Value;
+
+use crate::status::Failure;
+
+/// One requirement on a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Requirement {
+    In(String, Vec<String>),
+    NotIn(String, Vec<String>),
+    Exists(String),
+    Absent(String),
+    Greater(String, i64),
+    Less(String, i64),
+}
+
+/// A label selector; the empty one matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Vec<Requirement>);
+
+impl Labels {
+    /// Parses `a=b,c!=d,e in (f,g),!h`.
+    ///
+    /// # Errors
+    /// 400 when it is no selector.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let wrong = || Failure::bad_request(format!("unable to parse requirement: {text:?}"));
+        let mut requirements = Vec::new();
+        for part in split_outside_parentheses(text) {
+            let part = part.trim();
+            if !part.is_empty() {
+                requirements.push(requirement(part).ok_or_else(wrong)?);
+            } else if !text.trim().is_empty() {
+                return Err(wrong());
+            }
+        }
+        Ok(Self(requirements))
+    }
+
+    /// From an object's `matchLabels` and `matchExpressions`; none when it is malformed.
+    pub fn from_value(selector: &Value) -> Option<Self> {
+        let mut requirements = Vec::new();
+        if let Some(labels) = selector["matchLabels"].as_object() {
+            for (key, value) in labels {
+                let value = value.as_str()?.to_owned();
+                requirements.push(Requirement::In(key.clone(), vec![value]));
+            }
+        }
+        for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+            let key = expression["key"].as_str()?.to_owned();
+            let values = || -> Vec<String> {
+                let values = expression["values"].as_array().into_iter().flatten();
+                values.filter_map(|value| value.as_str().map(str::to_owned)).collect()
+            };
+            requirements.push(match expression["operator"].as_str()? {
+                "In" => Requirement::In(key, values()),
+                "NotIn" => Requirement::NotIn(key, values()),
+                "Exists" => Requirement::Exists(key),
+                "DoesNotExist" => Requirement::Absent(key),
+                _ => return None,
+            });
+        }
+        Some(Self(requirements))
+    }
+
+    /// Whether it matches everything.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether labels fulfil it.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => {
+                labels.get(key).is_some_and(|value| values.contains(value))
+            }
+            Requirement::NotIn(key, values) => {
+                labels.get(key).is_none_or(|value| !values.contains(value))
+            }
+            Requirement::Exists(key) => labels.contains_key(key),
+            Requirement::Absent(key) => !labels.contains_key(key),
+            Requirement::Greater(key, than) => number(labels, key).is_some_and(|own| own > *than),
+            Requirement::Less(key, than) => number(labels, key).is_some_and(|own| own < *than),
+        })
+    }
+}
+
+fn number(labels: &BTreeMap<String, String>, key: &str) -> Option<i64> {
+    labels.get(key)?.parse().ok()
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut start, mut depth) = (0, 0usize);
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn requirement(part: &str) -> Option<Requirement> {
+    if let Some(key) = part.strip_prefix('!') {
+        return Some(Requirement::Absent(label_key(key)?));
+    }
+    if let Some(open) = part.find('(') {
+        let values = part[open + 1..].strip_suffix(')')?;
+        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let mut head = part[..open].split_whitespace();
+        let key = label_key(head.next()?)?;
+        return match (head.next()?, head.next()) {
+            ("in", None) => Some(Requirement::In(key, values)),
+            ("notin", None) => Some(Requirement::NotIn(key, values)),
+            _ => None,
+        };
+    }
+    for sign in ["!=", "==", "=", ">", "<"] {
+        let Some((key, value)) = part.split_once(sign) else { continue };
+        let (key, value) = (label_key(key)?, value.trim());
+        if !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+            return None;
+        }
+        return Some(match sign {
+            "!=" => Requirement::NotIn(key, vec![value.to_owned()]),
+            ">" => Requirement::Greater(key, value.parse().ok()?),
+            "<" => Requirement::Less(key, value.parse().ok()?),
+            _ => Requirement::In(key, vec![value.to_owned()]),
+        });
+    }
+    Some(Requirement::Exists(label_key(part)?))
+}
+
+fn label_key(text: &str) -> Option<String> {
+    let text = text.trim();
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    (!text.is_empty() && text.bytes().all(fine)).then(|| text.to_owned())
+}
+
+/// A field selector; the empty one matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields(Vec<(String, bool, String)>);
+
+/// What may be selected by, beside `metadata.name` and `metadata.namespace`.
+const SELECTABLE: &[(&str, &str, &[&str])] = &[
+    (
+        "",
+        "pods",
+        &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ],
+    ),
+    (
+        "",
+        "events",
+        &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
+    ),
+    ("", "secrets", &["type"]),
+    ("", "namespaces", &["status.phase"]),
+    ("", "nodes", &["spec.unschedulable"]),
+    ("", "services", &["spec.clusterIP", "spec.type"]),
+    ("", "replicationcontrollers", &["status.replicas"]),
+    ("apps", "replicasets", &["status.replicas"]),
+    ("batch", "jobs", &["status.successful"]),
+    ("certificates.k8s.io", "certificatesigningrequests", &["spec.signerName"]),
+];
+
+impl Fields {
+    /// Parses `metadata.name=a,status.phase!=b` for a resource.
+    ///
+    /// # Errors
+    /// 400 when it is no selector or names a field the resource cannot be selected by.
+    pub fn parse(text: &str, resource: &Resource) -> Result<Self, Failure> {
+        let mut terms = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (key, equal, value) = ["!=", "==", "="]
+                .iter()
+                .find_map(|sign| {
+                    let (key, value) = part.split_once(sign)?;
+                    Some((key.trim(), *sign != "!=", value.trim()))
+                })
+                .ok_or_else(|| {
+                    Failure::bad_request(format!("invalid selector: {part:?}; can't understand it"))
+                })?;
+            if !selectable(resource, key) {
+                return Err(Failure::bad_request(format!(
+                    "Unable to find {:?} that match label selector \"\", field selector \
+                     {text:?}: field label not supported: {key}",
+                    resource.plural
+                )));
+            }
+            terms.push((key.to_owned(), equal, value.to_owned()));
+        }
+        Ok(Self(terms))
+    }
+
+    /// Whether it matches everything.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether name and namespace are all it asks for.
+    pub fn only_identity(&self) -> bool {
+        self.0.iter().all(|(key, ..)| key.starts_with("metadata."))
+    }
+
+    /// Whether an object fulfils it.
+    pub fn matches(&self, object: &Value) -> bool {
+        self.0.iter().all(|(key, equal, value)| (field(object, key) == *value) == *equal)
+    }
+
+    /// Whether a name and a namespace fulfil it, when those are all it asks for.
+    pub fn matches_identity(&self, namespace: &str, name: &str) -> bool {
+        self.0.iter().all(|(key, equal, value)| {
+            let own = if key == "metadata.name" { name } else { namespace };
+            (own == value) == *equal
+        })
+    }
+}
+
+fn selectable(resource: &Resource, key: &str) -> bool {
+    if key == "metadata.name" || (key == "metadata.namespace" && resource.namespaced) {
+        return true;
+    }
+    SELECTABLE.iter().any(|(group, plural, fields)| {
+        (*group == resource.storage_group && *plural == resource.storage_plural)
+            && fields.contains(&key)
+    })
+}
+
+fn field(object: &Value, key: &str) -> String {
+    if key == "source" {
+        return object["source"]["component"].as_str().unwrap_or_default().to_owned();
+    }
+    let mut value = object;
+    for part in key.split('.') {
+        value = &value[part];
+    }
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null if matches!(key, "spec.unschedulable" | "spec.hostNetwork") => {
+            "false".to_owned()
+        }
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn label_selectors_match_as_kubernetes_says() {
+        let own = labels(&[("app", "web"), ("tier", "front"), ("n", "5")]);
+        let check = |text: &str, expected: bool| {
+            assert_eq!(Labels::parse(text).unwrap().matches(&own), expected, "{text}");
+        };
+        check("", true);
+        check("app=web", true);
+        check("app==web,tier=front", true);
+        check("app!=web", false);
+        check("missing!=x", true);
+        check("app in (web, api)", true);
+        check("app notin (web,api)", false);
+        check("missing notin (a)", true);
+        check("app", true);
+        check("!app", false);
+        check("!missing", true);
+        check("n>4", true);
+        check("n<5", false);
+        check("app in (web),tier notin (back)", true);
+    }
+
+    #[test]
+    fn nonsense_is_no_selector() {
+        for text in ["=a", "a in b", "a=b,,c=d", "a=(b)", "a==b c"] {
+            assert!(Labels::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The way of every request: who, may he, where to.
+
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use berth_daemon::Tasks;
+use berth_schema::{Catalog, Resource};
+use berth_store::Store;
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::upgrade::OnUpgrade;
+
+use crate::authentication::Peer;
+use crate::call::Call;
+use crate::connect::Settings;
+use crate::kubelet::Kubelet;
+use crate::limits::Limits;
+use crate::media::{Output, Shape};
+use crate::metrics::Metrics;
+use crate::path::{Query, Target};
+use crate::rbac::{self, Index};
+use crate::respond::{self, Body, BodyError};
+use crate::rules::service::Allocations;
+use crate::status::Failure;
+use crate::tokens::Signer;
+use crate::user::User;
+use crate::{discovery, reviews, subresources, verbs};
+
+/// Kubernetes' own limit for a request's body.
+const BODY_LIMIT: usize = 3 * 1024 * 1024;
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// What all requests share.
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) catalog: RwLock<Catalog>,
+    pub(crate) rbac: Index,
+    pub(crate) signer: Signer,
+    pub(crate) settings: Settings,
+    pub(crate) allocations: Allocations,
+    pub(crate) kubelet: Kubelet,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
+    pub(crate) tasks: Tasks,
+}
+
+/// The user of a request that was made within the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Inside(pub(crate) User);
+
+impl Core {
+    /// A served resource, or 404.
+    pub(crate) fn resource(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+    ) -> Result<Arc<Resource>, Failure> {
+        let catalog = self.catalog.read().expect("nothing panics while holding it");
+        catalog.resource(group, version, plural).cloned().ok_or_else(Failure::no_such_path)
+    }
+
+    /// Who tokens for this API are made for; also who makes them.
+    pub(crate) fn audience(&self) -> String {
+        self.signer.issuer().to_owned()
+    }
+
+    /// Answers a request.
+    pub(crate) async fn handle<B>(self: &Arc<Self>, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BodyError>,
+    {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let target = Target::parse(&parts.method, parts.uri.path(), &query);
+        let counted = target.clone();
+        let response = match Output::negotiate(&parts.headers) {
+            Err(failure) => respond::failure(&failure, &Output::default()),
+            Ok(output) => {
+                // A Status is shown whole, whatever shape the object was asked for in.
+                let plain = Output { shape: Shape::Whole, ..output.clone() };
+                self.answer(parts, body, query, target, output)
+                    .await
+                    .unwrap_or_else(|failure| respond::failure(&failure, &plain))
+            }
+        };
+        self.metrics.count(&counted, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn answer<B>(
+        self: &Arc<Self>,
+        mut parts: Parts,
+        body: B,
+        query: Query,
+        target: Target,
+        output: Output,
+    ) -> Result<Response<Body>, Failure>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BodyError>,
+    {
+        let user = match parts.extensions.remove::<Inside>() {
+            Some(Inside(user)) => user,
+            None => {
+                let peer = parts.extensions.remove::<Peer>().and_then(|peer| peer.0);
+                self.authenticate(&parts.headers, peer.as_ref()).await?
+            }
+        };
+        let user = self.impersonate(&parts.headers, user)?;
+        let _place =
+            (!is_long(&target, &query)).then(|| self.limits.admit(&user.name)).transpose()?;
+        if !self.rbac.allows(&user, &target) {
+            return Err(if user.is_anonymous() && !target.is_resource {
+                Failure::forbidden(rbac::refusal(&user, &target))
+            } else if user.is_anonymous() {
+                Failure::unauthorized()
+            } else {
+                Failure::forbidden(rbac::refusal(&user, &target))
+            });
+        }
+        let body = read_body(&parts.method, &parts.headers, body).await?;
+        let call = Call {
+            user,
+            method: parts.method,
+            target,
+            query,
+            headers: parts.headers,
+            body,
+            output,
+            upgrade: parts.extensions.remove::<OnUpgrade>(),
+        };
+        self.dispatch(call).await
+    }
+
+    async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Response<Body>, Failure> {
+        if !call.target.is_resource {
+            return discovery::answer(self, &call).await;
+        }
+        let target = &call.target;
+        if let Some(review) = reviews::named(target) {
+            let code = StatusCode::CREATED;
+            let answer = reviews::answer(self, &call, review).await?;
+            return Ok(respond::value(code, &answer, &call.output));
+        }
+        let resource = self.resource(&target.group, &target.version, &target.resource)?;
+        let is_all = target.namespace.is_empty() || target.resource == "namespaces";
+        if !resource.namespaced && !is_all {
+            return Err(Failure::no_such_path());
+        }
+        if resource.namespaced
+            && target.namespace.is_empty()
+            && !matches!(target.verb.as_str(), "list" | "watch")
+        {
+            return Err(Failure::method_not_allowed());
+        }
+        if !target.subresource.is_empty() {
+            return subresources::answer(self, call, &resource).await;
+        }
+        verbs::answer(self, &call, &resource).await
+    }
+}
+
+/// Whether a request waits rather than works.
+fn is_long(target: &Target, query: &Query) -> bool {
+    target.verb == "watch"
+        || matches!(target.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+        || (target.subresource == "log" && query.is_on("follow"))
+}
+
+async fn read_body<B>(method: &Method, headers: &HeaderMap, body: B) -> Result<Bytes, Failure>
+where
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<BodyError>,
+{
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Ok(Bytes::new());
+    }
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > BODY_LIMIT as u64) {
+        return Err(Failure::too_large(BODY_LIMIT));
+    }
+    let limited = Limited::new(body, BODY_LIMIT);
+    match tokio::time::timeout(BODY_TIME, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::too_large(BODY_LIMIT)),
+        Ok(Err(error)) => Err(Failure::bad_request(format!("the body broke off: {error}"))),
+        Err(_) => Err(Failure::slow_body()),
+    }
+}

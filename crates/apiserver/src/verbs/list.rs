@@ -1,0 +1,258 @@
+//! Listing: selectors, pages, revisions.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use berth_schema::Resource;
+use berth_store::{Entry, ReadError, Revision};
+use http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::read;
+use crate::call::Call;
+use crate::media::Shape;
+use crate::record;
+use crate::respond::{self, Body};
+use crate::selector::{Fields, Labels};
+use crate::server::Core;
+use crate::status::Failure;
+
+/// How many entries are read at a time when a selector leaves out most of them.
+const CHUNK: usize = 500;
+
+/// What a list is narrowed to.
+pub(crate) struct Selection {
+    pub(crate) labels: Labels,
+    pub(crate) fields: Fields,
+}
+
+impl Selection {
+    pub(crate) fn parse(call: &Call, resource: &Resource) -> Result<Self, Failure> {
+        let text = |key: &str| call.query.get(key).unwrap_or_default();
+        Ok(Self {
+            labels: Labels::parse(text("labelSelector"))?,
+            fields: Fields::parse(text("fieldSelector"), resource)?,
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Whether a stored value is selected; parses no more of it than it must.
+    pub(crate) fn matches(&self, resource: &Resource, key: &[u8], value: &[u8]) -> bool {
+        if !self.fields.is_empty() {
+            if self.fields.only_identity() {
+                let (namespace, name) = record::identity(resource, key);
+                if !self.fields.matches_identity(namespace, name) {
+                    return false;
+                }
+            } else {
+                let object: Value = serde_json::from_slice(value).unwrap_or_default();
+                if !self.fields.matches(&object) {
+                    return false;
+                }
+            }
+        }
+        self.labels.is_empty() || self.labels.matches(&record::labels(value))
+    }
+}
+
+/// Where a list goes on; opaque to clients.
+#[derive(Serialize, Deserialize)]
+struct Continue {
+    #[serde(rename = "rv")]
+    revision: u64,
+    after: String,
+}
+
+impl Continue {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
+        bytes
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .ok_or_else(|| Failure::bad_request("continue key is not valid"))
+    }
+
+    fn to_text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(json!(self).to_string())
+    }
+}
+
+/// A page of entries as selected.
+pub(crate) struct Found {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) revision: Revision,
+    next: Option<String>,
+    remaining: Option<u64>,
+}
+
+pub(crate) async fn list(
+    core: &Arc<Core>,
+    call: &Call,
+    resource: &Arc<Resource>,
+) -> Result<Response<Body>, Failure> {
+    let selection = Selection::parse(call, resource)?;
+    let found = find(core, call, resource, &selection).await?;
+    let mut meta = json!({"resourceVersion": found.revision.to_string()});
+    if let Some(next) = &found.next {
+        meta["continue"] = json!(next);
+    }
+    if let Some(remaining) = found.remaining {
+        meta["remainingItemCount"] = json!(remaining);
+    }
+    let objects = || found.entries.iter().map(|entry| record::object(resource, entry));
+    match &call.output.shape {
+        Shape::Whole | Shape::Discovery(_) => {
+            let json = whole(resource, &found.entries, &meta);
+            Ok(respond::json(StatusCode::OK, json, &call.output))
+        }
+        Shape::Table(version) => {
+            let objects: Vec<Value> = objects().collect();
+            let table = read::to_table(call, resource, &objects, version, meta, false)?;
+            Ok(respond::value(StatusCode::OK, &table, &call.output))
+        }
+        Shape::Metadata(version) => {
+            let items: Vec<Value> =
+                objects().map(|object| read::to_metadata(&object, version)).collect();
+            let list = json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": meta,
+                "items": items,
+            });
+            Ok(respond::value(StatusCode::OK, &list, &call.output))
+        }
+    }
+}
+
+/// The list put together from stored bytes, nothing of them parsed.
+fn whole(resource: &Resource, entries: &[Entry], meta: &Value) -> Vec<u8> {
+    let size: usize = entries.iter().map(|entry| entry.value.len() + 128).sum();
+    let mut out = Vec::with_capacity(size + 256);
+    out.extend_from_slice(
+        format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
+            resource.kind,
+            record::api_version(resource)
+        )
+        .as_bytes(),
+    );
+    for (at, entry) in entries.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        record::splice(&mut out, resource, &entry.value, entry.modified.0);
+    }
+    out.extend_from_slice(b"]}");
+    out
+}
+
+/// Reads what the request selects.
+pub(crate) async fn find(
+    core: &Core,
+    call: &Call,
+    resource: &Resource,
+    selection: &Selection,
+) -> Result<Found, Failure> {
+    let limit = match call.query.get("limit") {
+        None => 0,
+        Some(text) => text
+            .parse::<i64>()
+            .map_err(|_| Failure::bad_request(format!("invalid limit {text:?}")))?
+            .max(0) as usize,
+    };
+    let (mut after, at) = start(core, call).await?;
+    let prefix = record::prefix(resource, &call.target.namespace);
+    let mut entries = Vec::new();
+    let mut at = at;
+    let step = if limit == 0 { 0 } else { limit.max(CHUNK) };
+    let step = if selection.is_empty() { limit } else { step };
+    let (revision, remaining) = loop {
+        let page = core
+            .store
+            .list(prefix.as_bytes(), after.as_deref(), step, at)
+            .await
+            .map_err(|error| list_failure(error, call))?;
+        at = Some(page.revision);
+        after = page.entries.last().map(|entry| entry.key.to_vec());
+        let read = page.entries.len();
+        let mut taken = 0;
+        for entry in page.entries {
+            if limit > 0 && entries.len() == limit {
+                break;
+            }
+            taken += 1;
+            if selection.is_empty() || selection.matches(resource, &entry.key, &entry.value) {
+                after = Some(entry.key.to_vec());
+                entries.push(entry);
+            }
+        }
+        let left = page.remaining + (read - taken) as u64;
+        if left == 0 || limit == 0 || entries.len() >= limit {
+            break (page.revision, left);
+        }
+    };
+    let next = (remaining > 0 && limit > 0)
+        .then(|| after.and_then(|key| String::from_utf8(key).ok()))
+        .flatten()
+        .map(|after| Continue { revision: revision.0, after }.to_text());
+    // With a selector nobody knows how many of the rest would be selected.
+    let remaining = (next.is_some() && selection.is_empty()).then_some(remaining);
+    Ok(Found { entries, revision, next, remaining })
+}
+
+/// Behind which key, and at which revision.
+async fn start(core: &Core, call: &Call) -> Result<(Option<Vec<u8>>, Option<Revision>), Failure> {
+    let asked = call.query.get("resourceVersion");
+    let matching = call.query.get("resourceVersionMatch");
+    if let Some(text) = call.query.get("continue") {
+        if asked.is_some_and(|asked| asked != "0") {
+            return Err(Failure::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let from = Continue::parse(text)?;
+        return Ok((Some(from.after.into_bytes()), Some(Revision(from.revision))));
+    }
+    let Some(asked) = asked else {
+        if matching.is_some() {
+            return Err(Failure::bad_request(
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ));
+        }
+        return Ok((None, None));
+    };
+    let wanted: u64 = asked
+        .parse()
+        .map_err(|_| Failure::bad_request(format!("invalid resource version {asked:?}")))?;
+    let current = core.store.revision().await?;
+    if wanted > current.0 {
+        return Err(Failure::revision_too_large(wanted, current.0));
+    }
+    match matching {
+        Some("Exact") if wanted == 0 => Err(Failure::bad_request(
+            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+        )),
+        Some("Exact") => Ok((None, Some(Revision(wanted)))),
+        None | Some("NotOlderThan") => Ok((None, None)),
+        Some(other) => Err(Failure::bad_request(format!(
+            "resourceVersionMatch: {other:?} is none of Exact, NotOlderThan"
+        ))),
+    }
+}
+
+fn list_failure(error: ReadError, call: &Call) -> Failure {
+    match error {
+        ReadError::Compacted { .. } if call.query.get("continue").is_some() => Failure::expired(
+            "The provided continue parameter is too old to display a consistent list result. You \
+             must start a new list without the continue parameter.",
+        ),
+        ReadError::Compacted { .. } => {
+            Failure::expired("The resourceVersion for the provided list is too old.")
+        }
+        other => other.into(),
+    }
+}

@@ -1,0 +1,195 @@
+//! Patching: JSON patch, JSON merge patch, strategic merge patch, server-side apply.
+
+use std::sync::Arc;
+
+use berth_schema::apply::{self, ApplyError};
+use berth_schema::patch::{self, PatchError};
+use berth_schema::{Cause, Format, Resource};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::{create, read};
+use crate::call::Call;
+use crate::respond::{self, Body};
+use crate::server::Core;
+use crate::status::Failure;
+use crate::write::Write;
+use crate::{object, record};
+
+const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
+                        application/strategic-merge-patch+json, application/apply-patch+yaml";
+
+/// How a patch is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+impl Kind {
+    pub(crate) fn of(call: &Call) -> Result<Self, Failure> {
+        match call.content_type() {
+            "application/json-patch+json" => Ok(Self::Json),
+            "application/merge-patch+json" => Ok(Self::Merge),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic),
+            "application/apply-patch+yaml" => Ok(Self::Apply),
+            other => Err(Failure::unsupported_media_type(other, ACCEPTED)),
+        }
+    }
+}
+
+pub(crate) async fn patch(
+    core: &Arc<Core>,
+    call: &Call,
+    resource: &Arc<Resource>,
+    subresource: Option<&str>,
+) -> Result<Response<Body>, Failure> {
+    let kind = Kind::of(call)?;
+    if kind == Kind::Strategic && resource.custom.is_some() {
+        return Err(Failure::unsupported_media_type(call.content_type(), ACCEPTED));
+    }
+    if kind == Kind::Apply {
+        return apply(core, call, resource, subresource).await;
+    }
+    if call.query.get("force").is_some() {
+        return Err(Failure::bad_request("force: may be used with apply patches only"));
+    }
+    let manager = call.manager();
+    let write = Write {
+        core,
+        call,
+        resource,
+        subresource,
+        dry_run: call.dry_run()?,
+        manager: Some(&manager),
+    };
+    let target = &call.target;
+    let namespace = if resource.namespaced { target.namespace.as_str() } else { "" };
+    let mut warnings = Vec::new();
+    let updated = write
+        .update(namespace, &target.name, |live| {
+            warnings.clear();
+            let patched = patched(resource, kind, live, &call.body)?;
+            // What the patch brought in is judged as a body would be.
+            call.retype(resource, patched, &mut warnings)
+        })
+        .await?;
+    let mut response = read::respond_object(call, resource, StatusCode::OK, updated.object())?;
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+fn patched(resource: &Resource, kind: Kind, live: &Value, body: &[u8]) -> Result<Value, Failure> {
+    let name = object::name(live);
+    let done = match kind {
+        Kind::Json => patch::json(live, body),
+        Kind::Merge => patch::merge(live, body),
+        Kind::Strategic | Kind::Apply => {
+            let body: Value = serde_json::from_slice(body)
+                .map_err(|error| Failure::bad_request(format!("the patch is no JSON: {error}")))?;
+            patch::strategic(resource, live, &body)
+        }
+    };
+    done.map_err(|error| match error {
+        PatchError::Unfit(why) => Failure::unfit_patch(resource, name, why),
+        other => Failure::bad_request(other.to_string()),
+    })
+}
+
+async fn apply(
+    core: &Arc<Core>,
+    call: &Call,
+    resource: &Arc<Resource>,
+    subresource: Option<&str>,
+) -> Result<Response<Body>, Failure> {
+    let Some(manager) = call.query.get("fieldManager") else {
+        let cause = Cause::required("fieldManager", "is required for apply patch");
+        return Err(Failure::invalid_options(vec![cause]));
+    };
+    let force = call.query.is_on("force");
+    let mut warnings = Vec::new();
+    let mut applied = call.decode(resource, &call.body, Format::Yaml, &mut warnings)?;
+    let target = &call.target;
+    let own = object::name(&applied);
+    if !own.is_empty() && own != target.name {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({own}) does not match the name on the URL ({})",
+            target.name
+        )));
+    }
+    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+        return Err(Failure::bad_request("metadata.managedFields must be nil"));
+    }
+    applied["apiVersion"] = json!(record::api_version(resource));
+    applied["kind"] = json!(resource.kind);
+    let write =
+        Write { core, call, resource, subresource, dry_run: call.dry_run()?, manager: None };
+    let namespace = if resource.namespaced { target.namespace.as_str() } else { "" };
+    let merge = |live: Option<&Value>| {
+        apply::apply(resource, live, &applied, manager, force, subresource, &object::now())
+            .map_err(refused)
+    };
+    let (mut code, mut tries) = (StatusCode::OK, 3);
+    let object = loop {
+        tries -= 1;
+        match write.update(namespace, &target.name, |live| merge(Some(live))).await {
+            Ok(updated) => break updated.object().clone(),
+            Err(failure) if failure.code == 404 && subresource.is_none() => {
+                if !object::meta(&applied, "uid").is_empty() {
+                    return Err(Failure::conflict(
+                        resource,
+                        &target.name,
+                        "uid mismatch: the provided object specified a uid, and no existing \
+                         object was found",
+                    ));
+                }
+                code = StatusCode::CREATED;
+                match create::commit(&write, merge(None)?).await {
+                    // Somebody else created it meanwhile.
+                    Err(failure) if failure.reason == "AlreadyExists" && tries > 0 => {
+                        code = StatusCode::OK;
+                    }
+                    done => break done?,
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+    };
+    let mut response = read::respond_object(call, resource, code, &object)?;
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+fn refused(error: ApplyError) -> Failure {
+    let conflicts = match error {
+        ApplyError::Conflicts(conflicts) => conflicts,
+        other => return Failure::bad_request(other.to_string()),
+    };
+    let lines: Vec<String> = conflicts
+        .iter()
+        .map(|conflict| format!("conflict with {}: {}", conflict.manager, conflict.field))
+        .collect();
+    let causes = conflicts
+        .into_iter()
+        .map(|conflict| Cause {
+            reason: "FieldManagerConflict",
+            message: format!("conflict with {}", conflict.manager),
+            field: conflict.field,
+        })
+        .collect::<Vec<_>>();
+    let plural = if lines.len() == 1 { "conflict" } else { "conflicts" };
+    let message = format!("Apply failed with {} {plural}: {}", lines.len(), lines.join("\n"));
+    Failure::apply_conflict(message, causes)
+}
+
+/// A patch of a `Scale`; the few fields it has merge the same way in every kind of patch.
+pub(crate) fn scale(kind: Kind, live: &Value, call: &Call) -> Result<Value, Failure> {
+    let done = match kind {
+        Kind::Json => patch::json(live, &call.body),
+        Kind::Merge | Kind::Strategic => patch::merge(live, &call.body),
+        Kind::Apply => return Err(Failure::unsupported_media_type(call.content_type(), ACCEPTED)),
+    };
+    done.map_err(|error| Failure::bad_request(error.to_string()))
+}

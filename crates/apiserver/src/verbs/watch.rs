@@ -1,0 +1,267 @@
+//! Watching: from now, from a revision, or from the list on; in order, each change once.
+//!
+//! An object that comes to match the selector is ADDED, one that ceases to is DELETED, whatever
+//! happened in the store. A watcher that cannot keep up is cut off and comes back from its last
+//! revision. Bookmarks say how far a quiet watch has got, so that it can resume there.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_schema::Resource;
+use berth_store::{Change, Entry, ReadError, Revision, Watch, WatchEvent};
+use bytes::Bytes;
+use futures::stream;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::list::Selection;
+use super::read;
+use crate::call::Call;
+use crate::media::Shape;
+use crate::metrics::OpenWatch;
+use crate::record;
+use crate::respond::{Body, BodyError};
+use crate::server::Core;
+use crate::status::Failure;
+
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// How long a watch lasts when the client names no time; the upper half at random, so that clients
+/// do not all come back at once.
+const DEFAULT_SECONDS: u64 = 1800;
+
+/// What a running watch holds.
+struct Watching {
+    core: Arc<Core>,
+    call: Call,
+    resource: Arc<Resource>,
+    selection: Selection,
+    watch: Watch,
+    /// Everything up to here has been told.
+    seen: Revision,
+    queue: VecDeque<Vec<u8>>,
+    /// Table headings go out once.
+    headed: bool,
+    bookmarks: bool,
+    ticks: Interval,
+    deadline: Instant,
+    ended: bool,
+    _open: OpenWatch,
+}
+
+pub(crate) async fn watch(
+    core: &Arc<Core>,
+    call: &Call,
+    resource: &Arc<Resource>,
+) -> Result<Response<Body>, Failure> {
+    let selection = Selection::parse(call, resource)?;
+    let bookmarks = call.query.is_on("allowWatchBookmarks");
+    let wants_initial = call.query.is_on("sendInitialEvents");
+    if wants_initial && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
+        return Err(Failure::bad_request(
+            "resourceVersionMatch=NotOlderThan is required with sendInitialEvents",
+        ));
+    }
+    let asked = call.query.get("resourceVersion");
+    let from = match asked {
+        None | Some("0") => None,
+        Some(text) => Some(Revision(
+            text.parse()
+                .map_err(|_| Failure::bad_request(format!("invalid resource version {text:?}")))?,
+        )),
+    };
+    let prefix = record::prefix(resource, &call.target.namespace);
+    let current = core.store.revision().await?;
+    if let Some(from) = from
+        && from > current
+    {
+        return Err(Failure::revision_too_large(from.0, current.0));
+    }
+    let says_no = call.query.get("sendInitialEvents").is_some() && !wants_initial;
+    let mut initial = None;
+    let start = match from {
+        Some(from) if !wants_initial => from,
+        None if says_no => current,
+        _ => {
+            let page = core.store.list(prefix.as_bytes(), None, 0, None).await?;
+            let revision = page.revision;
+            initial = Some(page.entries);
+            revision
+        }
+    };
+    let watch = match core.store.watch(Bytes::from(prefix), start).await {
+        Ok(watch) => watch,
+        Err(ReadError::Compacted { .. }) => return Ok(too_old(start, current)),
+        Err(error) => return Err(error.into()),
+    };
+    let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse().ok()) {
+        Some(seconds) if seconds > 0 => seconds,
+        _ => rand::random_range(DEFAULT_SECONDS..DEFAULT_SECONDS * 2),
+    };
+    let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watching = Watching {
+        core: core.clone(),
+        call: call.detached(),
+        resource: resource.clone(),
+        selection,
+        watch,
+        seen: start,
+        queue: VecDeque::new(),
+        headed: false,
+        bookmarks,
+        ticks,
+        deadline: Instant::now() + Duration::from_secs(seconds),
+        ended: false,
+        _open: core.metrics.watch(),
+    };
+    for entry in initial.into_iter().flatten() {
+        if watching.selected(&entry) {
+            watching.tell("ADDED", &entry, entry.modified);
+        }
+    }
+    if wants_initial && bookmarks {
+        watching.bookmark(true);
+    }
+    Ok(streaming(watching))
+}
+
+fn streaming(watching: Watching) -> Response<Body> {
+    let frames = stream::unfold(watching, |mut watching| async move {
+        let bytes = watching.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(bytes)), watching))
+    });
+    let body = StreamBody::new(frames).map_err(BodyError::from).boxed_unsync();
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A watch from a forgotten revision: one ERROR event, then the end.
+fn too_old(from: Revision, current: Revision) -> Response<Body> {
+    let failure = Failure::expired(format!("too old resource version: {from} ({current})"));
+    let event = json!({"type": "ERROR", "object": failure.to_status()});
+    let mut response = Response::new(crate::respond::body(format!("{event}\n")));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+impl Watching {
+    /// The next bytes to send; none at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if !self.queue.is_empty() {
+                let size = self.queue.iter().map(Vec::len).sum();
+                let mut out = Vec::with_capacity(size);
+                self.queue.drain(..).for_each(|event| out.extend_from_slice(&event));
+                return Some(Bytes::from(out));
+            }
+            if self.ended {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                () = self.core.tasks.stopping() => self.ended = true,
+                event = self.watch.next() => match event {
+                    Some(WatchEvent::Changes(changes)) => {
+                        for change in &changes {
+                            self.change(change);
+                        }
+                    }
+                    Some(WatchEvent::Progress(revision)) => self.seen = self.seen.max(revision),
+                    None => self.ended = true,
+                },
+                _ = self.ticks.tick(), if self.bookmarks => self.bookmark(false),
+                () = tokio::time::sleep_until(self.deadline) => {
+                    if self.bookmarks {
+                        self.bookmark(false);
+                    }
+                    self.ended = true;
+                }
+            }
+        }
+    }
+
+    fn selected(&self, entry: &Entry) -> bool {
+        self.selection.is_empty()
+            || self.selection.matches(&self.resource, &entry.key, &entry.value)
+    }
+
+    fn change(&mut self, change: &Change) {
+        let at = change.revision();
+        self.seen = self.seen.max(at);
+        match change {
+            Change::Put { entry, previous } => {
+                let was = previous.as_ref().is_some_and(|previous| self.selected(previous));
+                match (was, self.selected(entry)) {
+                    (false, true) => self.tell("ADDED", entry, at),
+                    (true, true) => self.tell("MODIFIED", entry, at),
+                    // The object as it last matched, at the revision at which it no longer did.
+                    (true, false) => {
+                        if let Some(previous) = previous {
+                            self.tell("DELETED", previous, at);
+                        }
+                    }
+                    (false, false) => {}
+                }
+            }
+            Change::Delete { previous, .. } => {
+                if self.selected(previous) {
+                    self.tell("DELETED", previous, at);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, kind: &str, entry: &Entry, at: Revision) {
+        let mut out = Vec::with_capacity(entry.value.len() + 160);
+        out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
+        if matches!(self.call.output.shape, Shape::Whole | Shape::Discovery(_)) {
+            record::splice(&mut out, &self.resource, &entry.value, at.0);
+        } else {
+            let object = record::decode(&self.resource, &entry.value, at.0);
+            let shaped = self.shape(&object);
+            out.extend_from_slice(shaped.to_string().as_bytes());
+        }
+        out.extend_from_slice(b"}\n");
+        self.queue.push_back(out);
+    }
+
+    fn shape(&mut self, object: &Value) -> Value {
+        match &self.call.output.shape {
+            Shape::Table(version) => {
+                let meta = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let objects = std::slice::from_ref(object);
+                let omit = std::mem::replace(&mut self.headed, true);
+                read::to_table(&self.call, &self.resource, objects, version, meta, omit)
+                    .unwrap_or_else(|failure| failure.to_status())
+            }
+            Shape::Metadata(version) => read::to_metadata(object, version),
+            Shape::Whole | Shape::Discovery(_) => object.clone(),
+        }
+    }
+
+    fn bookmark(&mut self, ends_initial: bool) {
+        let mut meta = json!({"resourceVersion": self.seen.to_string()});
+        if ends_initial {
+            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (kind, api_version) = match &self.call.output.shape {
+            Shape::Table(version) => ("Table", format!("meta.k8s.io/{version}")),
+            Shape::Metadata(version) => ("PartialObjectMetadata", format!("meta.k8s.io/{version}")),
+            _ => (self.resource.kind.as_str(), record::api_version(&self.resource)),
+        };
+        let mut object = json!({"kind": kind, "apiVersion": api_version, "metadata": meta});
+        if kind == "Table" {
+            object["rows"] = json!([]);
+            object["columnDefinitions"] = json!([]);
+        }
+        let event = json!({"type": "BOOKMARK", "object": object});
+        self.queue.push_back(format!("{event}\n").into_bytes());
+    }
+}

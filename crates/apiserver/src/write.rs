@@ -1,0 +1,224 @@
+//! What every write has in common: reading back, checking what may not change, writing when nobody
+//! else did, and the end of objects that were only waiting for their finalizers.
+
+use std::sync::Arc;
+
+use berth_schema::{Cause, Resource, apply};
+use berth_store::{Entry, Expect, WriteError};
+use serde_json::{Value, json};
+
+use crate::call::Call;
+use crate::server::Core;
+use crate::status::Failure;
+use crate::{object, record, rules};
+
+/// How often a write is tried anew when somebody else was faster.
+const TRIES: usize = 12;
+
+/// One write: who, to what, how.
+pub(crate) struct Write<'a> {
+    pub(crate) core: &'a Arc<Core>,
+    pub(crate) call: &'a Call,
+    pub(crate) resource: &'a Arc<Resource>,
+    pub(crate) subresource: Option<&'a str>,
+    pub(crate) dry_run: bool,
+    /// Who owns the fields that change; none when the change has noted that itself.
+    pub(crate) manager: Option<&'a str>,
+}
+
+/// What an update did.
+pub(crate) enum Updated {
+    /// The object as it is now.
+    Kept(Value),
+    /// The object as it last was: its last finalizer went, and so did it.
+    Removed(Value),
+}
+
+impl Updated {
+    pub(crate) fn object(&self) -> &Value {
+        match self {
+            Self::Kept(object) | Self::Removed(object) => object,
+        }
+    }
+}
+
+impl Write<'_> {
+    /// Reads the object, 404 when it is not there.
+    pub(crate) async fn live(&self, namespace: &str, name: &str) -> Result<Entry, Failure> {
+        let key = record::key(self.resource, namespace, name);
+        let (entry, _) = self.core.store.get(&key).await?;
+        entry.ok_or_else(|| Failure::not_found(self.resource, name))
+    }
+
+    /// Replaces an object by what `change` makes of it; again and again when others write
+    /// meanwhile, unless the change insists on a revision.
+    pub(crate) async fn update<F>(
+        &self,
+        namespace: &str,
+        name: &str,
+        mut change: F,
+    ) -> Result<Updated, Failure>
+    where
+        F: FnMut(&Value) -> Result<Value, Failure> + Send,
+    {
+        for _ in 0..TRIES {
+            let entry = self.live(namespace, name).await?;
+            let old = record::object(self.resource, &entry);
+            let new = change(&old)?;
+            // A revision other than the live one was put there by the client.
+            let wanted = object::meta(&new, "resourceVersion");
+            if !wanted.is_empty() && wanted != object::meta(&old, "resourceVersion") {
+                return Err(Failure::modified_meanwhile(self.resource, name));
+            }
+            match self.replace(&entry, &old, new).await? {
+                Some(updated) => return Ok(updated),
+                None => continue,
+            }
+        }
+        Err(Failure::modified_meanwhile(self.resource, name))
+    }
+
+    /// Writes `new` in place of `entry`; none when somebody else wrote first.
+    pub(crate) async fn replace(
+        &self,
+        entry: &Entry,
+        old: &Value,
+        mut new: Value,
+    ) -> Result<Option<Updated>, Failure> {
+        let Self { core, resource, .. } = *self;
+        let name = object::name(old).to_owned();
+        keep_identity(resource, old, &mut new)?;
+        rules::confine(resource, self.subresource, old, &mut new);
+        berth_schema::default(resource, &mut new);
+        let reserved =
+            rules::before_update(core, &self.call.user, resource, self.subresource, old, &mut new)
+                .await?;
+        rules::bump_generation(resource, old, &mut new);
+        if let Some(manager) = self.manager {
+            apply::track(resource, Some(old), &mut new, manager, self.subresource, &object::now());
+        }
+        let causes = berth_schema::validate(resource, &new, Some(old), self.subresource);
+        if !causes.is_empty() {
+            return Err(Failure::invalid(resource, &name, causes));
+        }
+        if rules::is_finished(resource, &new) {
+            return self.finish(entry, new).await;
+        }
+        let value = record::encode(resource, &new)?;
+        if value == entry.value || same_but_for_times(old, &new) {
+            return Ok(Some(Updated::Kept(old.clone())));
+        }
+        if self.dry_run {
+            return Ok(Some(Updated::Kept(new)));
+        }
+        let expect = Expect::Modified(entry.modified);
+        match core.store.put(entry.key.clone(), value, expect).await {
+            Ok(written) => {
+                reserved.keep();
+                rules::after_update(core, resource, old, &new);
+                set_revision(&mut new, written.modified.0);
+                Ok(Some(Updated::Kept(new)))
+            }
+            Err(WriteError::Conflict { .. } | WriteError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes an object that only waited for its finalizers.
+    async fn finish(&self, entry: &Entry, mut last: Value) -> Result<Option<Updated>, Failure> {
+        if self.dry_run {
+            return Ok(Some(Updated::Removed(last)));
+        }
+        let store = &self.core.store;
+        match store.delete(&entry.key, Expect::Modified(entry.modified)).await {
+            Ok((_, revision)) => {
+                rules::after_delete(self.core, self.resource, &last);
+                set_revision(&mut last, revision.0);
+                Ok(Some(Updated::Removed(last)))
+            }
+            Err(WriteError::Conflict { .. } | WriteError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+pub(crate) fn set_revision(object: &mut Value, revision: u64) {
+    object::set_meta(object, "resourceVersion", json!(revision.to_string()));
+}
+
+/// What the server alone decides stays as it was; a name or UID that differs is refused.
+fn keep_identity(resource: &Resource, old: &Value, new: &mut Value) -> Result<(), Failure> {
+    let name = object::name(old);
+    for field in ["name", "namespace"] {
+        let (was, is) = (object::meta(old, field), object::meta(new, field));
+        if !is.is_empty() && was != is {
+            return Err(Failure::bad_request(format!(
+                "the {field} of the object ({is}) does not match the {field} on the URL ({was})"
+            )));
+        }
+    }
+    let (was, is) = (object::uid(old), object::uid(new));
+    if !is.is_empty() && was != is {
+        return Err(Failure::conflict(
+            resource,
+            name,
+            &format!("Precondition failed: UID in precondition: {is}, UID in object meta: {was}"),
+        ));
+    }
+    if object::is_deleting(old) {
+        let before = object::finalizers(old);
+        let added: Vec<String> =
+            object::finalizers(new).into_iter().filter(|one| !before.contains(one)).collect();
+        if !added.is_empty() {
+            let cause = Cause::forbidden(
+                "metadata.finalizers",
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new \
+                     finalizers {added:?}"
+                ),
+            );
+            return Err(Failure::invalid(resource, name, vec![cause]));
+        }
+    }
+    let kept = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ];
+    for field in kept {
+        object::set_meta(new, field, old["metadata"][field].clone());
+    }
+    object::set_meta(new, "selfLink", Value::Null);
+    new["apiVersion"] = json!(record::api_version(resource));
+    new["kind"] = json!(resource.kind);
+    Ok(())
+}
+
+/// A write that would change nothing but the times in managedFields is none.
+fn same_but_for_times(old: &Value, new: &Value) -> bool {
+    let fields = |object: &Value| object["metadata"]["managedFields"].clone();
+    let without_times = |mut fields: Value| {
+        for entry in fields.as_array_mut().into_iter().flatten() {
+            if let Some(entry) = entry.as_object_mut() {
+                entry.remove("time");
+            }
+        }
+        fields
+    };
+    let (old_fields, new_fields) = (fields(old), fields(new));
+    if without_times(old_fields) != without_times(new_fields) {
+        return false;
+    }
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        object::set_meta(&mut object, "managedFields", Value::Null);
+        object
+    };
+    rest(old) == rest(new)
+}
