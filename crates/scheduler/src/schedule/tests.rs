@@ -1,0 +1,299 @@
+//! Whole decisions, in the YAML shapes that people write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::snapshot;
+
+fn node(name: &str, extra: Value) -> Value {
+    let mut node = json!({
+        "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
+        "spec": {},
+        "status": { "allocatable": { "cpu": "2", "memory": "4Gi", "pods": "10" } },
+    });
+    merge(&mut node, extra);
+    node
+}
+
+fn pod(name: &str, extra: Value) -> Value {
+    let mut pod = json!({
+        "metadata": { "name": name, "namespace": "default", "uid": name },
+        "spec": { "containers": [{ "name": "c" }] },
+    });
+    merge(&mut pod, extra);
+    pod
+}
+
+fn web(name: &str, on: &str) -> Value {
+    pod(name, json!({ "metadata": { "labels": { "app": "web" } }, "spec": { "nodeName": on } }))
+}
+
+fn cpu(amount: &str) -> Value {
+    json!({ "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": amount } } }] } })
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+fn decide(nodes: &[Value], placed: &[Value], wanted: &Value) -> Result<Placement, Unschedulable> {
+    let nodes = nodes
+        .iter()
+        .map(|value| Arc::new(snapshot::node(&serde_json::from_value(value.clone()).unwrap())));
+    let read = |value: &Value| snapshot::pod(&serde_json::from_value(value.clone()).unwrap());
+    let labels = BTreeMap::from([("env".to_owned(), "test".to_owned())]);
+    let namespaces = BTreeMap::from([("default".to_owned(), labels)]);
+    let world = Snapshot::new(nodes, placed.iter().map(|value| Arc::new(read(value))), namespaces);
+    schedule(&world, &read(wanted), &Profile::standard(7))
+}
+
+fn goes(nodes: &[Value], placed: &[Value], wanted: &Value, expected: &str) {
+    assert_eq!(
+        decide(nodes, placed, wanted).map(|placement| placement.node).as_deref(),
+        Ok(expected)
+    );
+}
+
+fn stays(nodes: &[Value], placed: &[Value], wanted: &Value, expected: &str) {
+    assert_eq!(decide(nodes, placed, wanted).expect_err("no node fits").to_string(), expected);
+}
+
+#[test]
+fn without_nodes_nothing_is_placed() {
+    stays(&[], &[], &pod("p", json!({})), "no nodes available to schedule pods");
+}
+
+#[test]
+fn a_pod_needs_free_room() {
+    let one = [node("a", json!({}))];
+    goes(&one, &[], &pod("p", cpu("2")), "a");
+    stays(&one, &[], &pod("p", cpu("3")), "0/1 nodes are available: 1 Insufficient cpu.");
+    let mut other = pod("o", cpu("1500m"));
+    merge(&mut other, json!({ "spec": { "nodeName": "a" } }));
+    stays(
+        &one,
+        &[other.clone()],
+        &pod("p", cpu("1")),
+        "0/1 nodes are available: 1 Insufficient cpu.",
+    );
+    goes(&one, &[other], &pod("p", cpu("500m")), "a");
+    let greedy = json!({ "spec": { "containers": [{ "name": "c", "resources": {
+        "requests": { "cpu": "8", "memory": "8Gi", "berth.dev/gpu": "1" } } }] } });
+    stays(
+        &one,
+        &[],
+        &pod("p", greedy),
+        "0/1 nodes are available: 1 Insufficient berth.dev/gpu, 1 Insufficient cpu, 1 Insufficient memory.",
+    );
+    let full = [node("a", json!({ "status": { "allocatable": { "pods": "1" } } }))];
+    stays(
+        &full,
+        &[web("w", "a")],
+        &pod("p", json!({})),
+        "0/1 nodes are available: 1 Too many pods.",
+    );
+}
+
+#[test]
+fn a_cordoned_or_tainted_node_takes_only_who_tolerates_it() {
+    let cordoned = [node("a", json!({ "spec": { "unschedulable": true } }))];
+    stays(
+        &cordoned,
+        &[],
+        &pod("p", json!({})),
+        "0/1 nodes are available: 1 node(s) were unschedulable.",
+    );
+    let tolerant = |key: &str, effect: &str| {
+        let toleration = json!({ "key": key, "operator": "Exists", "effect": effect });
+        pod("p", json!({ "spec": { "tolerations": [toleration] } }))
+    };
+    goes(&cordoned, &[], &tolerant("node.kubernetes.io/unschedulable", "NoSchedule"), "a");
+    let taint = |effect: &str| {
+        [
+            node(
+                "a",
+                json!({ "spec": { "taints": [{ "key": "gpu", "value": "yes", "effect": effect }] } }),
+            ),
+            node("b", json!({ "spec": { "unschedulable": true } })),
+        ]
+    };
+    stays(
+        &taint("NoExecute"),
+        &[],
+        &pod("p", json!({})),
+        "0/2 nodes are available: 1 node(s) had untolerated taint {gpu: yes}, 1 node(s) were unschedulable.",
+    );
+    goes(&taint("NoExecute"), &[], &tolerant("gpu", "NoExecute"), "a");
+    goes(&taint("PreferNoSchedule"), &[], &pod("p", json!({})), "a");
+    let free = [taint("PreferNoSchedule")[0].clone(), node("b", json!({}))];
+    goes(&free, &[web("w", "b")], &pod("p", json!({})), "b");
+}
+
+#[test]
+fn selectors_and_affinity_choose_nodes_by_label_and_name() {
+    let nodes = [
+        node("a", json!({ "metadata": { "labels": { "disk": "hdd", "cores": "4" } } })),
+        node("b", json!({ "metadata": { "labels": { "disk": "ssd", "cores": "16" } } })),
+    ];
+    let refused = "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.";
+    goes(&nodes, &[], &pod("p", json!({ "spec": { "nodeSelector": { "disk": "ssd" } } })), "b");
+    stays(
+        &nodes,
+        &[],
+        &pod("p", json!({ "spec": { "nodeSelector": { "disk": "nvme" } } })),
+        refused,
+    );
+    let required = |term: Value| {
+        let terms = json!({ "nodeSelectorTerms": [term] });
+        pod(
+            "p",
+            json!({ "spec": { "affinity": { "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": terms } } } }),
+        )
+    };
+    let cores =
+        json!({ "matchExpressions": [{ "key": "cores", "operator": "Gt", "values": ["8"] }] });
+    goes(&nodes, &[], &required(cores), "b");
+    let name =
+        json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["a"] }] });
+    goes(&nodes, &[], &required(name), "a");
+    stays(&nodes, &[], &required(json!({})), refused);
+    let preferred = json!({ "spec": { "affinity": { "nodeAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [{ "weight": 1, "preference": {
+            "matchExpressions": [{ "key": "disk", "operator": "In", "values": ["ssd"] }] } }] } } } });
+    goes(&nodes, &[], &pod("p", preferred), "b");
+}
+
+#[test]
+fn a_host_port_serves_one_pod() {
+    let nodes = [node("a", json!({}))];
+    let with_port = |name: &str, port: Value| {
+        pod(name, json!({ "spec": { "containers": [{ "name": "c", "ports": [port] }] } }))
+    };
+    let mut other =
+        with_port("o", json!({ "containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.1" }));
+    merge(&mut other, json!({ "spec": { "nodeName": "a" } }));
+    let refused =
+        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.";
+    stays(
+        &nodes,
+        &[other.clone()],
+        &with_port("p", json!({ "containerPort": 8, "hostPort": 80 })),
+        refused,
+    );
+    goes(&nodes, &[other.clone()], &with_port("p", json!({ "containerPort": 80 })), "a");
+    let udp = json!({ "containerPort": 80, "hostPort": 80, "protocol": "UDP" });
+    goes(&nodes, &[other.clone()], &with_port("p", udp), "a");
+    let elsewhere = json!({ "containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.2" });
+    goes(&nodes, &[other], &with_port("p", elsewhere), "a");
+}
+
+#[test]
+fn spread_keeps_domains_within_the_skew() {
+    let zone =
+        |name: &str, zone: &str| node(name, json!({ "metadata": { "labels": { "zone": zone } } }));
+    let nodes = [zone("a", "x"), zone("b", "y"), node("c", json!({}))];
+    let wanted = |when: &str, more: Value| {
+        let mut spread = json!({ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when,
+            "labelSelector": { "matchLabels": { "app": "web" } } });
+        merge(&mut spread, more);
+        pod(
+            "p",
+            json!({ "metadata": { "labels": { "app": "web" } },
+            "spec": { "topologySpreadConstraints": [spread] } }),
+        )
+    };
+    goes(&nodes, &[web("1", "a")], &wanted("DoNotSchedule", json!({})), "b");
+    goes(&nodes, &[web("1", "a"), web("2", "c")], &wanted("ScheduleAnyway", json!({})), "b");
+    let mut pinned = wanted("DoNotSchedule", json!({ "nodeAffinityPolicy": "Ignore" }));
+    merge(&mut pinned, json!({ "spec": { "nodeSelector": { "zone": "x" } } }));
+    stays(
+        &nodes,
+        &[web("1", "a")],
+        &pinned,
+        "0/3 nodes are available: 1 node(s) didn't match pod topology spread constraints, 2 node(s) didn't match Pod's node affinity/selector.",
+    );
+    let three = wanted("DoNotSchedule", json!({ "minDomains": 3 }));
+    stays(
+        &nodes,
+        &[web("1", "a"), web("2", "b")],
+        &three,
+        "0/3 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label), 2 node(s) didn't match pod topology spread constraints.",
+    );
+}
+
+#[test]
+fn pods_go_near_whom_they_like_and_away_from_whom_they_do_not() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let term = |more: Value| {
+        let mut term = json!({ "topologyKey": "kubernetes.io/hostname",
+            "labelSelector": { "matchLabels": { "app": "web" } } });
+        merge(&mut term, more);
+        term
+    };
+    let with = |kind: &str, term: Value| {
+        pod(
+            "p",
+            json!({ "metadata": { "labels": { "app": "cache" } }, "spec": { "affinity": { kind: {
+            "requiredDuringSchedulingIgnoredDuringExecution": [term] } } } }),
+        )
+    };
+    goes(&nodes, &[web("w", "b")], &with("podAffinity", term(json!({}))), "b");
+    goes(&nodes, &[web("w", "b")], &with("podAntiAffinity", term(json!({}))), "a");
+    stays(
+        &nodes,
+        &[],
+        &with("podAffinity", term(json!({}))),
+        "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.",
+    );
+    let own = json!({ "labelSelector": { "matchLabels": { "app": "cache" } } });
+    let mut first = with("podAffinity", json!({ "topologyKey": "kubernetes.io/hostname" }));
+    merge(
+        &mut first["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            [0],
+        own,
+    );
+    assert!(decide(&nodes, &[], &first).is_ok(), "the first of a group may go anywhere");
+    let elsewhere = term(json!({ "namespaces": ["other"] }));
+    assert!(decide(&nodes, &[web("w", "a")], &with("podAffinity", elsewhere)).is_err());
+    let by_label = term(json!({ "namespaceSelector": { "matchLabels": { "env": "test" } } }));
+    goes(&nodes, &[web("w", "a")], &with("podAffinity", by_label), "a");
+
+    let mut shy = with(
+        "podAntiAffinity",
+        term(json!({ "labelSelector": { "matchLabels": { "app": "web" } } })),
+    );
+    merge(&mut shy, json!({ "spec": { "nodeName": "a" } }));
+    let newcomer = pod("n", json!({ "metadata": { "labels": { "app": "web" } } }));
+    goes(&nodes, &[shy.clone()], &newcomer, "b");
+    stays(
+        &nodes[..1],
+        &[shy],
+        &newcomer,
+        "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.",
+    );
+}
+
+#[test]
+fn the_emptier_node_wins_and_ties_are_drawn_by_seed() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    goes(&nodes, &[web("w", "a")], &pod("p", json!({})), "b");
+    let first = decide(&nodes, &[], &pod("p", json!({}))).expect("fits");
+    let again = decide(&nodes, &[], &pod("p", json!({}))).expect("fits");
+    assert_eq!(first, again);
+    assert_eq!(first.candidates, 2);
+    let names: std::collections::BTreeSet<String> = (0..32)
+        .map(|at| decide(&nodes, &[], &pod(&format!("p{at}"), json!({}))).expect("fits").node)
+        .collect();
+    assert_eq!(names.len(), 2, "draws favour no node");
+}

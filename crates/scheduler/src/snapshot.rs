@@ -1,0 +1,226 @@
+//! The cluster as the scheduler sees it: only what some filter or score reads.
+
+mod build;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use berth_api::Selector;
+
+use crate::amount::{Amounts, Bytes};
+use crate::selector::{Labels, NodeTerm};
+
+pub use build::{node, pod};
+
+/// Nodes with the pods on them, and the labels of namespaces.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// By name.
+    pub places: BTreeMap<String, Place>,
+    /// Labels of each namespace.
+    pub namespaces: BTreeMap<String, Labels>,
+}
+
+/// A node and what is on it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The node.
+    pub node: Arc<Node>,
+    /// The pods on it, those assumed to come included.
+    pub pods: Vec<Arc<Pod>>,
+    /// The sum of their requests.
+    pub used: Amounts,
+    /// The same with a small amount for each container that asks for none: for scores.
+    pub weighed: Amounts,
+}
+
+/// One node.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// What pods may use.
+    pub allocatable: Amounts,
+    /// How many pods it takes.
+    pub pods: i64,
+    /// Cordoned.
+    pub unschedulable: bool,
+    /// What pods must tolerate.
+    pub taints: Vec<Taint>,
+    /// Images on its disk, by every name, with their sizes.
+    pub images: BTreeMap<String, Bytes>,
+}
+
+/// What a taint does to pods that do not tolerate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// None are placed.
+    NoSchedule,
+    /// None are placed if there is another node.
+    PreferNoSchedule,
+    /// None are placed and those there must go.
+    NoExecute,
+}
+
+/// A taint of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value, often empty.
+    pub value: String,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// A pod's toleration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Toleration {
+    /// `None` tolerates every key.
+    pub key: Option<String>,
+    /// `None` tolerates every value.
+    pub value: Option<String>,
+    /// `None` tolerates every effect.
+    pub effect: Option<Effect>,
+}
+
+impl Toleration {
+    /// Whether it covers `taint`.
+    pub fn covers(&self, taint: &Taint) -> bool {
+        self.effect.is_none_or(|effect| effect == taint.effect)
+            && self.key.as_ref().is_none_or(|key| *key == taint.key)
+            && self.value.as_ref().is_none_or(|value| *value == taint.value)
+    }
+}
+
+/// A port of the node that a pod takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The address, `0.0.0.0` for all.
+    pub address: String,
+    /// The port.
+    pub port: i32,
+}
+
+/// One pod.
+#[derive(Clone, Debug, Default)]
+pub struct Pod {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// The node it is on, or is bound to.
+    pub node: Option<String>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// It is being deleted: it takes room, and nothing else looks at it.
+    pub terminating: bool,
+    /// What it asks for.
+    pub requests: Amounts,
+    /// The same with a small amount for each container that asks for none: for scores.
+    pub weighed: Amounts,
+    /// Ports of the node.
+    pub host_ports: Vec<HostPort>,
+    /// Its images, one a container.
+    pub images: Vec<String>,
+    /// Labels that the node must have, all of them.
+    pub node_selector: Labels,
+    /// Alternatives of which the node must meet one; `None` asks nothing.
+    pub node_affinity: Option<Vec<NodeTerm>>,
+    /// Weighted wishes.
+    pub node_preferences: Vec<(i64, NodeTerm)>,
+    /// Taints that it bears.
+    pub tolerations: Vec<Toleration>,
+    /// How evenly its like must spread.
+    pub spread: Vec<Spread>,
+    /// Pods that it must be near.
+    pub affinity: Vec<Near>,
+    /// Pods that it must be away from.
+    pub anti_affinity: Vec<Near>,
+    /// Weighted wishes, below zero for being away.
+    pub near_preferences: Vec<(i64, Near)>,
+}
+
+/// "Near these pods", in a domain that a node label tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Near {
+    /// Which pods.
+    pub selector: Selector,
+    /// In these namespaces by name,
+    pub namespaces: BTreeSet<String>,
+    /// and in those with such labels.
+    pub namespace_selector: Selector,
+    /// The node label whose values are the domains.
+    pub topology_key: String,
+}
+
+impl Near {
+    /// Whether `pod` is one of those meant.
+    pub fn means(&self, pod: &Pod, namespaces: &BTreeMap<String, Labels>) -> bool {
+        let listed = self.namespaces.contains(&pod.namespace)
+            || namespaces
+                .get(&pod.namespace)
+                .is_some_and(|labels| self.namespace_selector.matches(labels));
+        listed && self.selector.matches(&pod.labels)
+    }
+}
+
+/// How evenly pods must be spread over domains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// Which pods count.
+    pub selector: Selector,
+    /// The node label whose values are the domains.
+    pub topology_key: String,
+    /// By how many pods the fullest and the emptiest domain may differ.
+    pub max_skew: i64,
+    /// With fewer domains than this, the emptiest counts as holding none.
+    pub min_domains: i64,
+    /// Whether the constraint refuses nodes or only weighs them.
+    pub required: bool,
+    /// Whether nodes that the pod's selectors exclude are no domains.
+    pub honour_affinity: bool,
+    /// Whether nodes whose taints the pod does not bear are no domains.
+    pub honour_taints: bool,
+}
+
+impl Snapshot {
+    /// Of `nodes` and the pods that are on them; pods on no known node are left out.
+    pub fn new(
+        nodes: impl IntoIterator<Item = Arc<Node>>,
+        pods: impl IntoIterator<Item = Arc<Pod>>,
+        namespaces: BTreeMap<String, Labels>,
+    ) -> Self {
+        let places = nodes.into_iter().map(|node| (node.name.clone(), Place::new(node))).collect();
+        let mut snapshot = Self { places, namespaces };
+        for pod in pods {
+            if let Some(node) = pod.node.clone() {
+                snapshot.put(pod, &node);
+            }
+        }
+        snapshot
+    }
+
+    /// Counts `pod` on `node` from now on.
+    pub fn put(&mut self, pod: Arc<Pod>, node: &str) {
+        if let Some(place) = self.places.get_mut(node) {
+            place.used += &pod.requests;
+            place.weighed += &pod.weighed;
+            place.pods.push(pod);
+        }
+    }
+}
+
+impl Place {
+    fn new(node: Arc<Node>) -> Self {
+        Self { node, pods: Vec::new(), used: Amounts::default(), weighed: Amounts::default() }
+    }
+}

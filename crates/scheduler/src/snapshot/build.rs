@@ -1,0 +1,348 @@
+//! From Kubernetes' objects to the scheduler's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_api::Selector;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+use super::{Effect, HostPort, Near, Node, Pod, Spread, Taint, Toleration};
+use crate::amount::{Amounts, Bytes, Millicores};
+use crate::selector::{NodeTerm, Operator, Requirement};
+
+/// What a container without requests is taken to use when nodes are compared.
+const UNSTATED_CPU: Millicores = Millicores(100);
+const UNSTATED_MEMORY: Bytes = Bytes(200 * 1024 * 1024);
+
+/// What the scheduler reads of a node.
+pub fn node(object: &core::Node) -> Node {
+    let spec = object.spec.as_ref();
+    let status = object.status.as_ref();
+    let allocatable =
+        status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+    let images = status.and_then(|status| status.images.as_ref()).into_iter().flatten();
+    Node {
+        name: object.metadata.name.clone().unwrap_or_default(),
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        allocatable: allocatable.map(amounts).unwrap_or_default(),
+        pods: allocatable.and_then(|all| all.get("pods")).map_or(0, whole),
+        unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+        taints: spec
+            .and_then(|spec| spec.taints.as_ref())
+            .into_iter()
+            .flatten()
+            .filter_map(taint)
+            .collect(),
+        images: images
+            .flat_map(|image| {
+                let size = Bytes(image.size_bytes.unwrap_or(0));
+                image.names.iter().flatten().map(move |name| (name.clone(), size))
+            })
+            .collect(),
+    }
+}
+
+/// What the scheduler reads of a pod.
+pub fn pod(object: &core::Pod) -> Pod {
+    let meta = &object.metadata;
+    let namespace = meta.namespace.clone().unwrap_or_default();
+    let labels = meta.labels.clone().unwrap_or_default();
+    let mut pod = Pod {
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        terminating: meta.deletion_timestamp.is_some(),
+        ..Pod::default()
+    };
+    if let Some(spec) = &object.spec {
+        pod.node = spec.node_name.clone().filter(|name| !name.is_empty());
+        pod.priority = spec.priority.unwrap_or(0);
+        pod.requests = requests(spec, false);
+        pod.weighed = requests(spec, true);
+        pod.host_ports = host_ports(spec);
+        pod.images = spec.containers.iter().filter_map(|each| each.image.clone()).collect();
+        pod.node_selector = spec.node_selector.clone().unwrap_or_default();
+        pod.tolerations = spec.tolerations.iter().flatten().map(toleration).collect();
+        pod.spread = spec
+            .topology_spread_constraints
+            .iter()
+            .flatten()
+            .map(|each| spread(each, &labels))
+            .collect();
+        if let Some(affinity) = &spec.affinity {
+            node_affinity(affinity, &mut pod);
+            pod_affinity(affinity, &namespace, &labels, &mut pod);
+        }
+    }
+    pod.namespace = namespace;
+    pod.labels = labels;
+    pod
+}
+
+fn amounts(list: &BTreeMap<String, Quantity>) -> Amounts {
+    let mut amounts = Amounts::default();
+    for (name, quantity) in list {
+        match name.as_str() {
+            "cpu" => amounts.cpu = Millicores(milli(quantity)),
+            "memory" => amounts.memory = Bytes(whole(quantity)),
+            "ephemeral-storage" => amounts.ephemeral_storage = Bytes(whole(quantity)),
+            "pods" => {}
+            _ => {
+                amounts.extended.insert(name.clone(), whole(quantity));
+            }
+        }
+    }
+    amounts
+}
+
+fn milli(quantity: &Quantity) -> i64 {
+    quantity.0.parse::<berth_api::Quantity>().map_or(0, |amount| amount.millis())
+}
+
+fn whole(quantity: &Quantity) -> i64 {
+    quantity.0.parse::<berth_api::Quantity>().map_or(0, |amount| amount.whole())
+}
+
+/// The most that the pod asks for at any moment of its life: while init containers run one after the
+/// other, beside the sidecars started before them, or afterwards; see KEP-753.
+fn requests(spec: &core::PodSpec, weighed: bool) -> Amounts {
+    let mut running = Amounts::default();
+    let mut sidecars = Amounts::default();
+    let mut starting = Amounts::default();
+    for container in &spec.containers {
+        running += &container_requests(container, weighed);
+    }
+    for container in spec.init_containers.iter().flatten() {
+        let own = container_requests(container, weighed);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars += &own;
+            starting = starting.max(&sidecars);
+        } else {
+            starting = starting.max(&(own + &sidecars));
+        }
+    }
+    running += &sidecars;
+    let mut total = running.max(&starting);
+    // Requests of the pod as a whole, where stated, stand above those of its containers.
+    if let Some(stated) = spec.resources.as_ref().and_then(|all| all.requests.as_ref()) {
+        let amounts = amounts(stated);
+        if stated.contains_key("cpu") {
+            total.cpu = amounts.cpu;
+        }
+        if stated.contains_key("memory") {
+            total.memory = amounts.memory;
+        }
+        total.extended.extend(amounts.extended);
+    }
+    if let Some(overhead) = &spec.overhead {
+        total += &amounts(overhead);
+    }
+    total
+}
+
+fn container_requests(container: &core::Container, weighed: bool) -> Amounts {
+    let stated = container.resources.as_ref().and_then(|all| all.requests.as_ref());
+    let mut own = stated.map(amounts).unwrap_or_default();
+    if weighed {
+        if !stated.is_some_and(|all| all.contains_key("cpu")) {
+            own.cpu = UNSTATED_CPU;
+        }
+        if !stated.is_some_and(|all| all.contains_key("memory")) {
+            own.memory = UNSTATED_MEMORY;
+        }
+    }
+    own
+}
+
+fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
+    let on_host = spec.host_network.unwrap_or(false);
+    spec.containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = port.host_port.or(on_host.then_some(port.container_port))?;
+            (number > 0).then(|| HostPort {
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                address: port
+                    .host_ip
+                    .clone()
+                    .filter(|address| !address.is_empty())
+                    .unwrap_or_else(|| "0.0.0.0".to_owned()),
+                port: number,
+            })
+        })
+        .collect()
+}
+
+fn effect(name: &str) -> Option<Effect> {
+    match name {
+        "NoSchedule" => Some(Effect::NoSchedule),
+        "PreferNoSchedule" => Some(Effect::PreferNoSchedule),
+        "NoExecute" => Some(Effect::NoExecute),
+        _ => None,
+    }
+}
+
+fn taint(object: &core::Taint) -> Option<Taint> {
+    Some(Taint {
+        key: object.key.clone(),
+        value: object.value.clone().unwrap_or_default(),
+        effect: effect(&object.effect)?,
+    })
+}
+
+fn toleration(object: &core::Toleration) -> Toleration {
+    let exists = object.operator.as_deref() == Some("Exists");
+    Toleration {
+        key: object.key.clone().filter(|key| !key.is_empty()),
+        value: (!exists).then(|| object.value.clone().unwrap_or_default()),
+        effect: object.effect.as_deref().and_then(effect),
+    }
+}
+
+fn requirement(key: &str, operator: &str, values: Option<&Vec<String>>) -> Requirement {
+    Requirement {
+        key: key.to_owned(),
+        // The API server refuses other names; should one come, nothing matches.
+        operator: Operator::parse(operator).unwrap_or(Operator::In),
+        values: values.cloned().unwrap_or_default(),
+    }
+}
+
+/// A selector that cannot be read selects nothing; the API server refuses to store one.
+fn selector(object: Option<&LabelSelector>) -> Selector {
+    Selector::from_object(object).unwrap_or_else(|_| Selector::nothing())
+}
+
+/// The selector with the pod's own values of `keys` added: to be alike, or to differ.
+fn with_own(
+    object: Option<&LabelSelector>,
+    alike: Option<&Vec<String>>,
+    differ: Option<&Vec<String>>,
+    labels: &BTreeMap<String, String>,
+) -> Selector {
+    let Some(mut object) = object.cloned() else { return Selector::nothing() };
+    for (keys, operator) in [(alike, "In"), (differ, "NotIn")] {
+        for key in keys.into_iter().flatten() {
+            if let Some(value) = labels.get(key) {
+                object.match_expressions.get_or_insert_default().push(LabelSelectorRequirement {
+                    key: key.clone(),
+                    operator: operator.to_owned(),
+                    values: Some(vec![value.clone()]),
+                });
+            }
+        }
+    }
+    selector(Some(&object))
+}
+
+fn spread(object: &core::TopologySpreadConstraint, labels: &BTreeMap<String, String>) -> Spread {
+    let alike = object.match_label_keys.as_ref();
+    Spread {
+        selector: with_own(object.label_selector.as_ref(), alike, None, labels),
+        topology_key: object.topology_key.clone(),
+        max_skew: i64::from(object.max_skew),
+        min_domains: object.min_domains.map_or(1, i64::from),
+        required: object.when_unsatisfiable == "DoNotSchedule",
+        honour_affinity: object.node_affinity_policy.as_deref() != Some("Ignore"),
+        honour_taints: object.node_taints_policy.as_deref() == Some("Honor"),
+    }
+}
+
+fn node_term(object: &core::NodeSelectorTerm) -> NodeTerm {
+    let all = |list: &Option<Vec<core::NodeSelectorRequirement>>| {
+        list.iter()
+            .flatten()
+            .map(|each| requirement(&each.key, &each.operator, each.values.as_ref()))
+            .collect()
+    };
+    NodeTerm { labels: all(&object.match_expressions), fields: all(&object.match_fields) }
+}
+
+fn node_affinity(affinity: &core::Affinity, pod: &mut Pod) {
+    let Some(object) = &affinity.node_affinity else { return };
+    pod.node_affinity = object
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()
+        .map(|required| required.node_selector_terms.iter().map(node_term).collect());
+    pod.node_preferences = object
+        .preferred_during_scheduling_ignored_during_execution
+        .iter()
+        .flatten()
+        .map(|each| (i64::from(each.weight), node_term(&each.preference)))
+        .collect();
+}
+
+fn pod_affinity(
+    affinity: &core::Affinity,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    pod: &mut Pod,
+) {
+    let near = |term: &core::PodAffinityTerm| near(term, namespace, labels);
+    let weighted = |list: &Option<Vec<core::WeightedPodAffinityTerm>>, sign: i64| {
+        list.iter()
+            .flatten()
+            .map(|each| (sign * i64::from(each.weight), near(&each.pod_affinity_term)))
+            .collect::<Vec<_>>()
+    };
+    if let Some(object) = &affinity.pod_affinity {
+        let required = &object.required_during_scheduling_ignored_during_execution;
+        pod.affinity = required.iter().flatten().map(near).collect();
+        let wishes = &object.preferred_during_scheduling_ignored_during_execution;
+        pod.near_preferences.extend(weighted(wishes, 1));
+    }
+    if let Some(object) = &affinity.pod_anti_affinity {
+        let required = &object.required_during_scheduling_ignored_during_execution;
+        pod.anti_affinity = required.iter().flatten().map(near).collect();
+        let wishes = &object.preferred_during_scheduling_ignored_during_execution;
+        pod.near_preferences.extend(weighted(wishes, -1));
+    }
+}
+
+fn near(term: &core::PodAffinityTerm, namespace: &str, labels: &BTreeMap<String, String>) -> Near {
+    let alike = term.match_label_keys.as_ref();
+    let differ = term.mismatch_label_keys.as_ref();
+    let mut namespaces: BTreeSet<String> = term.namespaces.iter().flatten().cloned().collect();
+    if namespaces.is_empty() && term.namespace_selector.is_none() {
+        namespaces.insert(namespace.to_owned());
+    }
+    Near {
+        selector: with_own(term.label_selector.as_ref(), alike, differ, labels),
+        namespaces,
+        namespace_selector: selector(term.namespace_selector.as_ref()),
+        topology_key: term.topology_key.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn init_containers_and_sidecars_count_as_in_kep_753() {
+        fn container(cpu: &str, restart: Option<&str>) -> serde_json::Value {
+            json!({
+                "name": "c", "restartPolicy": restart,
+                "resources": { "requests": { "cpu": cpu } },
+            })
+        }
+        let spec = |init: Vec<serde_json::Value>, main: Vec<serde_json::Value>| -> core::PodSpec {
+            serde_json::from_value(json!({ "initContainers": init, "containers": main })).unwrap()
+        };
+        let cpu = |spec: &core::PodSpec| requests(spec, false).cpu.0;
+        assert_eq!(cpu(&spec(vec![], vec![container("1", None), container("500m", None)])), 1500);
+        assert_eq!(cpu(&spec(vec![container("2", None)], vec![container("1", None)])), 2000);
+        let always = Some("Always");
+        let sidecar_first = vec![container("1", always), container("2", None)];
+        assert_eq!(cpu(&spec(sidecar_first, vec![container("1", None)])), 3000);
+        let sidecar_last = vec![container("2", None), container("1500m", always)];
+        assert_eq!(cpu(&spec(sidecar_last, vec![container("1", None)])), 2500);
+        let unstated: core::PodSpec =
+            serde_json::from_value(json!({ "containers": [{ "name": "c" }] })).unwrap();
+        assert_eq!(requests(&unstated, false), Amounts::default());
+        assert_eq!(requests(&unstated, true).cpu, UNSTATED_CPU);
+    }
+}
