@@ -25,7 +25,6 @@ pub mod containerd;
 mod descriptor;
 mod downward;
 pub mod environment;
-#[cfg(feature = "part2")]
 pub mod logs;
 mod machine;
 mod mounts;
@@ -33,5 +32,6 @@ pub mod network;
 mod quantity;
 #[cfg(test)]
 mod sample;
+pub mod server;
 mod tool;
 pub mod volumes;

@@ -1,0 +1,153 @@
+//! `/metrics/resource` and `/stats/summary`: what containers use, as the runtime counts it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Node, Refusal};
+use crate::cri::v1::ContainerStats;
+use crate::machine;
+use crate::pod::labels;
+
+/// What one container uses.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Usage {
+    namespace: String,
+    pod: String,
+    uid: String,
+    container: String,
+    cpu_nanos: u64,
+    memory_bytes: u64,
+    written_bytes: u64,
+}
+
+impl Usage {
+    fn of(stats: &ContainerStats) -> Option<Self> {
+        let labels = &stats.attributes.as_ref()?.labels;
+        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let cpu = stats.cpu.as_ref();
+        let memory = stats.memory.as_ref();
+        let layer = stats.writable_layer.as_ref();
+        Some(Self {
+            namespace: label(labels::POD_NAMESPACE),
+            pod: label(labels::POD_NAME),
+            uid: label(labels::POD_UID),
+            container: label(labels::CONTAINER_NAME),
+            cpu_nanos: cpu.and_then(|c| c.usage_core_nano_seconds.as_ref()).map_or(0, |v| v.value),
+            memory_bytes: memory.and_then(|m| m.working_set_bytes.as_ref()).map_or(0, |v| v.value),
+            written_bytes: layer.and_then(|l| l.used_bytes.as_ref()).map_or(0, |v| v.value),
+        })
+    }
+}
+
+async fn usages(node: &Node) -> Result<Vec<Usage>, Refusal> {
+    let ours = [(labels::INSTANCE, node.config.instance.as_str())];
+    let stats = node
+        .cri
+        .list_container_stats(&ours)
+        .await
+        .map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error.reason()))?;
+    Ok(stats.iter().filter_map(Usage::of).collect())
+}
+
+pub(super) async fn metrics(State(node): State<Node>) -> Result<Response, Refusal> {
+    let text = render(&usages(&node).await?);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// Prometheus' text format, the names that metrics-server reads.
+fn render(usages: &[Usage]) -> String {
+    let mut text = String::new();
+    let mut family = |name: &str, kind: &str, value: &dyn Fn(&Usage) -> String| {
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        for usage in usages {
+            let Usage { container, namespace, pod, .. } = usage;
+            let _ = writeln!(
+                text,
+                "{name}{{container={container:?},namespace={namespace:?},pod={pod:?}}} {}",
+                value(usage)
+            );
+        }
+    };
+    family("container_cpu_usage_seconds_total", "counter", &|usage| {
+        let (seconds, nanos) = (usage.cpu_nanos / 1_000_000_000, usage.cpu_nanos % 1_000_000_000);
+        format!("{seconds}.{nanos:09}")
+    });
+    family("container_memory_working_set_bytes", "gauge", &|usage| usage.memory_bytes.to_string());
+    text
+}
+
+pub(super) async fn summary(State(node): State<Node>) -> Result<Response, Refusal> {
+    let usages = usages(&node).await?;
+    let capacity = machine::capacity(&node.config);
+    let available = machine::memory_available();
+    let now = Timestamp::now().to_string();
+    let document = json!({
+        "node": {
+            "nodeName": node.config.name,
+            "memory": {
+                "time": now,
+                "availableBytes": available,
+                "workingSetBytes": capacity.memory_bytes.saturating_sub(available),
+            },
+        },
+        "pods": pods(&usages, &now),
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response())
+}
+
+fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
+    let mut by_pod: BTreeMap<&str, Vec<&Usage>> = BTreeMap::new();
+    for usage in usages {
+        by_pod.entry(&usage.uid).or_default().push(usage);
+    }
+    let pod = |usages: Vec<&Usage>| {
+        let sum = |of: &dyn Fn(&Usage) -> u64| usages.iter().map(|usage| of(usage)).sum::<u64>();
+        let containers: Vec<Value> = usages
+            .iter()
+            .map(|usage| {
+                json!({
+                    "name": usage.container,
+                    "cpu": { "time": now, "usageCoreNanoSeconds": usage.cpu_nanos },
+                    "memory": { "time": now, "workingSetBytes": usage.memory_bytes },
+                    "rootfs": { "time": now, "usedBytes": usage.written_bytes },
+                })
+            })
+            .collect();
+        let first = usages.first().copied().cloned().unwrap_or_default();
+        json!({
+            "podRef": { "name": first.pod, "namespace": first.namespace, "uid": first.uid },
+            "containers": containers,
+            "cpu": { "time": now, "usageCoreNanoSeconds": sum(&|usage| usage.cpu_nanos) },
+            "memory": { "time": now, "workingSetBytes": sum(&|usage| usage.memory_bytes) },
+        })
+    };
+    by_pod.into_values().map(pod).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_written_as_prometheus_reads_it() {
+        let usage = Usage {
+            namespace: "shop".to_owned(),
+            pod: "web".to_owned(),
+            container: "a".to_owned(),
+            cpu_nanos: 1_500_000_000,
+            memory_bytes: 4096,
+            ..Usage::default()
+        };
+        let text = render(&[usage]);
+        let labels = "{container=\"a\",namespace=\"shop\",pod=\"web\"}";
+        let cpu = format!("container_cpu_usage_seconds_total{labels} 1.500000000\n");
+        assert!(text.contains(&cpu), "{text}");
+        assert!(text.contains(&format!("container_memory_working_set_bytes{labels} 4096\n")));
+    }
+}
