@@ -7,3 +7,4 @@
 mod endpoints;
 mod follow;
 pub mod l4;
+pub mod l7;

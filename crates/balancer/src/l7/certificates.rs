@@ -1,0 +1,206 @@
+//! Which certificate a TLS client sees: by the name it asks for (SNI).
+//!
+//! From the Secrets that `spec.tls` names, the older Ingress first where two claim a name. A
+//! Secret that cannot be read is logged and passed over, and what it was before stays no longer:
+//! clients then see the default, which we make ourselves at the start and nobody trusts.
+//! Connections that are open keep the certificate they began with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use rustls::crypto::ring::default_provider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::Snapshot;
+
+/// Why a certificate is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The Secret lacks a part.
+    #[error("the Secret has no {0}")]
+    Missing(&'static str),
+    /// A part is not PEM.
+    #[error("read {part}")]
+    Pem {
+        /// Which.
+        part: &'static str,
+        /// What is wrong with it.
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Certificate and key are of no use together.
+    #[error("use the certificate with its key")]
+    Use(#[from] rustls::Error),
+    /// None could be made.
+    #[error("make the default certificate")]
+    Make(#[from] rcgen::Error),
+}
+
+/// The certificates by name, exchanged as a whole.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    by_name: ArcSwap<ByName>,
+    default: Arc<CertifiedKey>,
+}
+
+#[derive(Debug, Default)]
+struct ByName {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows the `*.`.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    /// Secrets already read: reading a key takes milliseconds, endpoints change all the time.
+    read: Vec<(Arc<Secret>, Option<Arc<CertifiedKey>>)>,
+}
+
+impl Certificates {
+    /// Knows the default only.
+    pub(super) fn new() -> Result<Self, CertificateError> {
+        let made = rcgen::generate_simple_self_signed(["berth.invalid".to_owned()])?;
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let chain = vec![made.cert.der().clone()];
+        let default = CertifiedKey::from_der(chain, key.into(), &default_provider())?;
+        Ok(Self { by_name: ArcSwap::default(), default: Arc::new(default) })
+    }
+
+    /// Takes what `class` names in `snapshot` in place of what was there.
+    pub(super) fn replace(&self, snapshot: &Snapshot, class: &str) {
+        let before = self.by_name.load();
+        let mut now = ByName::default();
+        for ingress in snapshot.served(class) {
+            let Some(spec) = &ingress.spec else { continue };
+            for tls in spec.tls.iter().flatten() {
+                let Some(name) = &tls.secret_name else { continue };
+                let named = |secret: &&Arc<Secret>| {
+                    secret.namespace() == ingress.namespace() && &secret.name_any() == name
+                };
+                let Some(secret) = snapshot.secrets.iter().find(named) else { continue };
+                let Some(key) = now.certificate(secret, &before) else { continue };
+                let rules = spec.rules.iter().flatten().filter_map(|rule| rule.host.as_ref());
+                let hosts = tls.hosts.iter().flatten();
+                // Without hosts of its own it is for all hosts of the rules.
+                let hosts: Vec<_> = if tls.hosts.iter().flatten().next().is_some() {
+                    hosts.collect()
+                } else {
+                    rules.collect()
+                };
+                for host in hosts {
+                    let host = host.to_ascii_lowercase();
+                    let (place, name) = match host.strip_prefix("*.") {
+                        Some(domain) => (&mut now.wildcard, domain.to_owned()),
+                        None => (&mut now.exact, host),
+                    };
+                    place.entry(name).or_insert_with(|| key.clone());
+                }
+            }
+        }
+        self.by_name.store(Arc::new(now));
+    }
+
+    fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let by_name = self.by_name.load();
+        let wildcard = |name: &str| by_name.wildcard.get(name.split_once('.')?.1);
+        let found = name.and_then(|name| by_name.exact.get(name).or_else(|| wildcard(name)));
+        found.unwrap_or(&self.default).clone()
+    }
+}
+
+impl ByName {
+    fn certificate(&mut self, secret: &Arc<Secret>, before: &Self) -> Option<Arc<CertifiedKey>> {
+        let known = self.read.iter().chain(&before.read);
+        let known = known.clone().find(|(read, _)| read.data == secret.data);
+        if let Some((_, key)) = known.cloned() {
+            self.read.push((secret.clone(), key.clone()));
+            return key;
+        }
+        let key = match read(secret) {
+            Ok(key) => Some(Arc::new(key)),
+            Err(error) => {
+                let namespace = secret.namespace().unwrap_or_default();
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(secret = %format!("{namespace}/{}", secret.name_any()), error,
+                    "the Secret is of no use for TLS");
+                None
+            }
+        };
+        self.read.push((secret.clone(), key.clone()));
+        key
+    }
+}
+
+fn read(secret: &Secret) -> Result<CertifiedKey, CertificateError> {
+    let part = |name: &'static str| {
+        let data = secret.data.as_ref().and_then(|data| data.get(name));
+        data.map(|bytes| bytes.0.as_slice()).ok_or(CertificateError::Missing(name))
+    };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(part("tls.crt")?)
+        .collect::<Result<_, _>>()
+        .map_err(|source| CertificateError::Pem { part: "tls.crt", source })?;
+    if chain.is_empty() {
+        return Err(CertificateError::Missing("certificate in tls.crt"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(part("tls.key")?)
+        .map_err(|source| CertificateError::Pem { part: "tls.key", source })?;
+    Ok(CertifiedKey::from_der(chain, key, &default_provider())?)
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.find(hello.server_name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+    use serde_json::json;
+
+    fn snapshot(hosts: &[&str], secret: Secret) -> Snapshot {
+        let ingress = json!({
+            "metadata": {"namespace": "n", "name": "web"},
+            "spec": {"ingressClassName": "berth", "tls": [{"secretName": "web", "hosts": hosts}],
+                "rules": [{"host": "rule.example"}]}
+        });
+        Snapshot {
+            ingresses: vec![Arc::new(serde_json::from_value(ingress).unwrap())],
+            secrets: vec![Arc::new(secret)],
+            ..Snapshot::default()
+        }
+    }
+
+    fn secret(certificate: &str, key: &str) -> Secret {
+        let mut secret = Secret::default();
+        secret.metadata.namespace = Some("n".into());
+        secret.metadata.name = Some("web".into());
+        let parts = [("tls.crt", certificate), ("tls.key", key)];
+        let data = parts.map(|(name, text)| (name.to_owned(), ByteString(text.into())));
+        secret.data = Some(data.into());
+        secret
+    }
+
+    #[test]
+    fn the_name_asked_for_decides_and_a_useless_secret_means_the_default() {
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let good = secret(&made.cert.pem(), &made.signing_key.serialize_pem());
+        let certificates = Certificates::new().unwrap();
+        let ours = |name: Option<&str>| certificates.find(name).cert[0] == *made.cert.der();
+        certificates.replace(&snapshot(&["A.example", "*.b.example"], good.clone()), "berth");
+        assert!(ours(Some("a.example")) && ours(Some("x.b.example")));
+        for other in [None, Some("b.example"), Some("x.y.b.example"), Some("rule.example")] {
+            assert!(!ours(other), "{other:?}");
+        }
+        certificates.replace(&snapshot(&[], good), "berth");
+        assert!(ours(Some("rule.example")) && !ours(Some("a.example")));
+        let other = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let unlike = secret(&made.cert.pem(), &other.signing_key.serialize_pem());
+        for useless in [unlike, secret("", ""), Secret::default()] {
+            certificates.replace(&snapshot(&[], useless), "berth");
+            assert!(!ours(Some("rule.example")));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Whether this process serves: 200 when routes are loaded and the listeners open, else 503.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use berth_daemon::Ready;
+
+/// A prober is near and quick.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// More than any prober sends.
+const LONGEST_REQUEST: usize = 4096;
+
+/// Answers probes, for ever.
+///
+/// One at a time: probes are rare, and a stuck one is cut after two seconds.
+pub(super) async fn serve(listener: TcpListener, ready: Ready) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let answered = timeout(PATIENCE, answer(stream, ready.is_ready())).await;
+                if !matches!(answered, Ok(Ok(()))) {
+                    tracing::debug!(%peer, "probe broke off");
+                }
+            }
+            // Out of descriptors: the next attempt would fail at once as well.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, ready: bool) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") && request.len() < LONGEST_REQUEST {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let (status, body) =
+        if ready { ("200 OK", "ok\n") } else { ("503 Service Unavailable", "no\n") };
+    let response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(response.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// Opens the health port.
+pub(super) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}

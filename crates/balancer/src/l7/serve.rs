@@ -1,0 +1,260 @@
+//! A balancer process from its first routes to the end of its drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora::apps::{HttpServerOptions, ServerApp};
+use pingora::listeners::tls::Acceptor;
+use pingora::protocols::http::v2::server::default_h2_options;
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use pingora::server::configuration::ServerConf;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use berth_daemon::{Ready, Tasks};
+
+use super::access_log::Log;
+use super::certificates::{CertificateError, Certificates};
+use super::connections::{self, Service};
+use super::proxy::{Proxy, TRIES};
+use super::routes::{Table, routes};
+use super::{Config, Snapshot, health, saved};
+
+/// How long idle connections get to take another request's `Connection: close` with them.
+const LEAVE_BY_THEMSELVES: Duration = Duration::from_secs(2);
+/// Idle connections to pods, all together.
+const UPSTREAM_POOL: usize = 256;
+/// What is still to be written when everything is drained.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The saved routes are written at most this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a balancer cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A port cannot be had.
+    #[error("listen on {address} for {purpose}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What for.
+        purpose: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no default certificate.
+    #[error("prepare TLS")]
+    Tls(#[from] CertificateError),
+    /// rustls does not take our settings.
+    #[error("configure TLS")]
+    TlsSettings(#[from] rustls::Error),
+    /// Nobody sends routes any more.
+    #[error("the source of routes ended before the first ones")]
+    NoSource,
+}
+
+/// Serves what `snapshots` say until `tasks` are told to stop, then drains and returns.
+///
+/// The listeners open with the first routes: from `snapshots`, or saved ones while these have none.
+///
+/// # Errors
+/// When a port cannot be had, or the default certificate not be made.
+pub async fn serve(
+    config: Config,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    tasks: &Tasks,
+) -> Result<(), ServeError> {
+    let lasting = outlasting(tasks);
+    let served = serve_and_drain(config, snapshots, tasks, &lasting).await;
+    lasting.stop(LAST_WORDS).await;
+    served
+}
+
+/// A group for what has to work through the drain as well; a panic in it stops `tasks` too.
+pub(super) fn outlasting(tasks: &Tasks) -> Tasks {
+    let lasting = Tasks::new();
+    let (group, tasks_to_stop) = (lasting.clone(), tasks.clone());
+    tasks.spawn_until_stop("outlasting", async move {
+        group.stopping().await;
+        tasks_to_stop.cancel();
+    });
+    lasting
+}
+
+async fn serve_and_drain(
+    config: Config,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    tasks: &Tasks,
+    lasting: &Tasks,
+) -> Result<(), ServeError> {
+    let failed = |address, purpose| move |source| ServeError::Listen { address, purpose, source };
+    let http = connections::bind(config.http).map_err(failed(config.http, "HTTP"))?;
+    let https = connections::bind(config.https).map_err(failed(config.https, "HTTPS"))?;
+    let probes = health::listen(config.health).await;
+    let probes = probes.map_err(failed(config.health, "health"))?;
+    let ready = Ready::default();
+    lasting.spawn_until_stop("health", health::serve(probes, ready.clone()));
+
+    let state = State {
+        class: config.ingress_class.clone(),
+        table: Arc::default(),
+        certificates: Arc::new(Certificates::new()?),
+    };
+    tokio::select! {
+        first = state.first_routes(&config, &mut snapshots) => first?,
+        () = tasks.stopping() => return Ok(()),
+    }
+
+    let (drain, shutdown) = watch::channel(false);
+    let room = Arc::new(Semaphore::new(config.max_connections));
+    let service = Service {
+        proxy: Arc::new(proxy(&config, &state, shutdown.clone(), lasting)),
+        shutdown,
+        room: room.clone(),
+        header_timeout: config.header_timeout,
+        tasks: tasks.clone(),
+    };
+    let tls = Arc::new(acceptor(state.certificates.clone())?);
+    let http = connections::listen(http).map_err(failed(config.http, "HTTP"))?;
+    let https = connections::listen(https).map_err(failed(config.https, "HTTPS"))?;
+    lasting.spawn_until_stop("routes", state.follow(config.clone(), snapshots));
+    ready.set(true);
+    tracing::info!(http = %config.http, https = %config.https, "serving");
+
+    // Both return when the group is told to stop and their queues are empty.
+    tokio::join!(
+        connections::accept(http, None, service.clone()),
+        connections::accept(https, Some(tls), service.clone()),
+    );
+    ready.set(false);
+    drain.send_replace(true);
+    let deadline = Instant::now() + config.drain;
+    let all = u32::try_from(config.max_connections).unwrap_or(u32::MAX);
+    if timeout(LEAVE_BY_THEMSELVES.min(config.drain), room.acquire_many(all)).await.is_err() {
+        service.proxy.cleanup().await;
+        if timeout_at(deadline, room.acquire_many(all)).await.is_err() {
+            let open = config.max_connections - room.available_permits();
+            tracing::warn!(open, "connections cut at the end of the drain");
+        }
+    }
+    Ok(())
+}
+
+fn proxy(
+    config: &Config,
+    state: &State,
+    shutdown: ShutdownWatch,
+    lasting: &Tasks,
+) -> HttpProxy<Proxy> {
+    let pingora = ServerConf {
+        max_retries: TRIES,
+        upstream_keepalive_pool_size: UPSTREAM_POOL,
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        // Pods are spoken to in plain HTTP: no roots to trust, none to load and hold in memory.
+        ca_file: Some("/dev/null".to_owned()),
+        ..ServerConf::default()
+    };
+    let inner = Proxy {
+        config: config.clone(),
+        table: state.table.clone(),
+        log: Log::start(config.access_log, lasting),
+        shutdown,
+    };
+    let mut proxy = HttpProxy::new(inner, Arc::new(pingora));
+    proxy.handle_init_modules();
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(Duration::from_secs(60));
+    proxy.server_options = Some(options);
+    proxy.h2_options = Some(default_h2_options());
+    proxy
+}
+
+fn acceptor(certificates: Arc<Certificates>) -> Result<Acceptor, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut settings = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Acceptor::from_server_config(Arc::new(settings)))
+}
+
+/// What requests are served from, exchanged while they run.
+#[derive(Clone)]
+struct State {
+    class: String,
+    table: Arc<ArcSwap<Table>>,
+    certificates: Arc<Certificates>,
+}
+
+impl State {
+    fn apply(&self, snapshot: &Snapshot) {
+        self.certificates.replace(snapshot, &self.class);
+        let table = routes(snapshot, &self.class, &self.table.load());
+        tracing::debug!(rules = table.rules(), "routes loaded");
+        self.table.store(Arc::new(table));
+    }
+
+    async fn first_routes(
+        &self,
+        config: &Config,
+        snapshots: &mut watch::Receiver<Option<Arc<Snapshot>>>,
+    ) -> Result<(), ServeError> {
+        if let Some(path) = &config.snapshot {
+            match saved::load(path) {
+                Ok(Some(snapshot)) => {
+                    self.apply(&snapshot);
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "starting without the saved routes");
+                }
+            }
+        }
+        let known = snapshots.wait_for(Option::is_some).await;
+        let known = known.map_err(|_| ServeError::NoSource)?.clone();
+        if let Some(snapshot) = known {
+            self.apply(&snapshot);
+        }
+        snapshots.mark_changed(); // to be saved
+        Ok(())
+    }
+
+    /// Follows the snapshots, for ever.
+    async fn follow(self, config: Config, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
+        let mut unsaved: Option<(Arc<Snapshot>, Instant)> = None;
+        loop {
+            let due = unsaved.as_ref().map(|(_, at)| *at);
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = until(due) => {
+                    if let (Some(path), Some((snapshot, _))) = (&config.snapshot, unsaved.take())
+                        && let Err(error) = saved::save(path, &snapshot)
+                    {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::warn!(error, "routes not saved");
+                    }
+                    continue;
+                }
+            }
+            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+            self.apply(&snapshot);
+            if config.snapshot.is_some() {
+                let at = due.unwrap_or_else(|| Instant::now() + SAVE_EVERY);
+                unsaved = Some((snapshot, at));
+            }
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

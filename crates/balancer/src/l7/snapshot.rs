@@ -1,0 +1,149 @@
+//! What routes are made from, followed in the cluster.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt};
+use tokio::sync::{Notify, watch};
+
+use berth_daemon::Tasks;
+
+use super::Config;
+use crate::endpoints::SERVICE_NAME;
+use crate::follow::follow;
+
+/// The annotation of a class that is meant when an Ingress names none.
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+/// How an Ingress named its class before there was a field.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// What routes are made from, in any order.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Every Ingress.
+    pub ingresses: Vec<Arc<Ingress>>,
+    /// Every IngressClass.
+    pub classes: Vec<Arc<IngressClass>>,
+    /// Every Service.
+    pub services: Vec<Arc<Service>>,
+    /// Every EndpointSlice of a Service.
+    pub slices: Vec<Arc<EndpointSlice>>,
+    /// Secrets of type `kubernetes.io/tls`.
+    pub secrets: Vec<Arc<Secret>>,
+}
+
+impl Snapshot {
+    /// The Ingresses that `class` serves, oldest first: where two claim the same, it has it.
+    pub(super) fn served(&self, class: &str) -> Vec<&Arc<Ingress>> {
+        let ours = self.classes.iter().find(|candidate| candidate.name_any() == class);
+        let is_default = ours.is_some_and(|class| {
+            class.annotations().get(DEFAULT_CLASS).is_some_and(|value| value == "true")
+        });
+        let mut served: Vec<_> = self
+            .ingresses
+            .iter()
+            .filter(|ingress| {
+                let field = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
+                match field.or_else(|| ingress.annotations().get(CLASS_ANNOTATION)) {
+                    Some(name) => name == class,
+                    None => is_default,
+                }
+            })
+            .collect();
+        served.sort_by_cached_key(|ingress| {
+            let created = ingress.creation_timestamp().map(|time| time.0);
+            (created, ingress.namespace(), ingress.name_any())
+        });
+        served
+    }
+
+    /// The part that `class` needs: what is worth keeping in a file.
+    pub(super) fn relevant(&self, class: &str) -> Self {
+        let mut services = HashSet::new();
+        let mut secrets = HashSet::new();
+        let served = self.served(class);
+        for ingress in &served {
+            let namespace = ingress.namespace().unwrap_or_default();
+            for backend in backends(ingress) {
+                if let Some(service) = &backend.service {
+                    services.insert((namespace.clone(), service.name.clone()));
+                }
+            }
+            let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
+            secrets
+                .extend(tls.filter_map(|tls| Some((namespace.clone(), tls.secret_name.clone()?))));
+        }
+        let key = |namespace: Option<String>, name: &str| {
+            (namespace.unwrap_or_default(), name.to_owned())
+        };
+        let of_service = |slice: &EndpointSlice| {
+            let service = slice.labels().get(SERVICE_NAME);
+            service.is_some_and(|name| services.contains(&key(slice.namespace(), name)))
+        };
+        let is_named =
+            |names: &HashSet<_>, namespace, name: String| names.contains(&key(namespace, &name));
+        let classes = self.classes.iter().filter(|candidate| candidate.name_any() == class);
+        let service = |s: &&Arc<Service>| is_named(&services, s.namespace(), s.name_any());
+        let secret = |s: &&Arc<Secret>| is_named(&secrets, s.namespace(), s.name_any());
+        Self {
+            classes: classes.cloned().collect(),
+            services: self.services.iter().filter(service).cloned().collect(),
+            slices: self.slices.iter().filter(|slice| of_service(slice)).cloned().collect(),
+            secrets: self.secrets.iter().filter(secret).cloned().collect(),
+            ingresses: served.into_iter().cloned().collect(),
+        }
+    }
+}
+
+/// Every backend that `ingress` names.
+fn backends(ingress: &Ingress) -> impl Iterator<Item = &IngressBackend> {
+    let spec = ingress.spec.iter();
+    spec.flat_map(|spec| {
+        let rules = spec.rules.iter().flatten().filter_map(|rule| rule.http.as_ref());
+        let paths = rules.flat_map(|http| &http.paths).map(|path| &path.backend);
+        spec.default_backend.iter().chain(paths)
+    })
+}
+
+/// Sends a snapshot of the cluster after each change, once all kinds are known.
+pub(super) fn follow_cluster(
+    client: &kube::Client,
+    config: &Config,
+    sender: watch::Sender<Option<Arc<Snapshot>>>,
+    tasks: &Tasks,
+) {
+    let changed = Arc::new(Notify::new());
+    let all = watcher::Config::default;
+    macro_rules! following {
+        ($name:literal, $kind:ty, $config:expr) => {
+            follow($name, Api::<$kind>::all(client.clone()), $config, changed.clone(), tasks)
+        };
+    }
+    let ingresses = following!("ingresses", Ingress, all());
+    let classes = following!("ingressclasses", IngressClass, all());
+    let services = following!("services", Service, all());
+    let slices = following!("endpointslices", EndpointSlice, all().labels(SERVICE_NAME));
+    let secrets = following!("secrets", Secret, all().fields("type=kubernetes.io/tls"));
+    let class = config.ingress_class.clone();
+    tasks.spawn_until_stop("ingress-snapshots", async move {
+        loop {
+            changed.notified().await;
+            let complete = || {
+                Some(Snapshot {
+                    ingresses: ingresses.objects()?,
+                    classes: classes.objects()?,
+                    services: services.objects()?,
+                    slices: slices.objects()?,
+                    secrets: secrets.objects()?,
+                })
+            };
+            if let Some(snapshot) = complete() {
+                sender.send_replace(Some(Arc::new(snapshot.relevant(&class))));
+            }
+        }
+    });
+}

@@ -1,0 +1,120 @@
+//! Where an Ingress is reached, written into its status.
+//!
+//! Every process writes; what is already so is not written again, so two agree after one write.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use berth_daemon::Backoff;
+
+use super::{Address, Config, Snapshot};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Keeps the status of the class's Ingresses, for ever.
+pub(super) async fn keep(
+    client: Client,
+    config: Config,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+) {
+    if config.addresses.is_empty() {
+        return;
+    }
+    let addresses: Vec<_> = config.addresses.iter().map(entry).collect();
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let mut failed = false;
+        if let Some(snapshot) = &snapshot {
+            for ingress in outdated(snapshot, &config.ingress_class, &addresses) {
+                failed |= !write(&client, ingress, &addresses).await;
+            }
+        }
+        if failed {
+            // Tried again with what is known by then.
+            tokio::time::sleep(backoff.next_delay()).await;
+            continue;
+        }
+        backoff.reset();
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn entry(address: &Address) -> IngressLoadBalancerIngress {
+    match address {
+        Address::Ip(ip) => {
+            IngressLoadBalancerIngress { ip: Some(ip.to_string()), ..Default::default() }
+        }
+        Address::Hostname(name) => {
+            IngressLoadBalancerIngress { hostname: Some(name.clone()), ..Default::default() }
+        }
+    }
+}
+
+/// The Ingresses whose status says something else.
+fn outdated<'a>(
+    snapshot: &'a Snapshot,
+    class: &str,
+    addresses: &[IngressLoadBalancerIngress],
+) -> Vec<&'a Arc<Ingress>> {
+    let says = |ingress: &Ingress| {
+        let status = ingress.status.as_ref()?.load_balancer.as_ref()?;
+        status.ingress.clone()
+    };
+    let differs = |ingress: &&Arc<Ingress>| says(ingress).as_deref() != Some(addresses);
+    snapshot.served(class).into_iter().filter(differs).collect()
+}
+
+async fn write(
+    client: &Client,
+    ingress: &Ingress,
+    addresses: &[IngressLoadBalancerIngress],
+) -> bool {
+    let (namespace, name) = (ingress.namespace().unwrap_or_default(), ingress.name_any());
+    let api: Api<Ingress> = Api::namespaced(client.clone(), &namespace);
+    let patch = json!({"status": {"loadBalancer": {"ingress": addresses}}});
+    let patching =
+        async { api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await };
+    match timeout(PATIENCE, patching).await {
+        Ok(Ok(_)) => true,
+        // It is gone, and the next snapshot will say so.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%namespace, name, %error, "Ingress status not written");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let addresses = [entry(&Address::Ip([192, 0, 2, 1].into()))];
+        let check = |class: &str, status: serde_json::Value, expected: bool| {
+            let object = json!({"metadata": {"namespace": "n", "name": "web"},
+                "spec": {"ingressClassName": class}, "status": status});
+            let ingress = Arc::new(serde_json::from_value(object).unwrap());
+            let snapshot = Snapshot { ingresses: vec![ingress], ..Snapshot::default() };
+            assert_eq!(outdated(&snapshot, "berth", &addresses).len() == 1, expected, "{status}");
+        };
+        let at = |ip: &str| json!({"loadBalancer": {"ingress": [{"ip": ip}]}});
+        check("berth", json!({}), true);
+        check("berth", json!({"loadBalancer": {}}), true);
+        check("berth", at("192.0.2.9"), true);
+        check("berth", at("192.0.2.1"), false);
+        check("nginx", json!({}), false);
+    }
+}
