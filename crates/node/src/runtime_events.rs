@@ -56,13 +56,12 @@ impl RuntimeEvents {
         let handle = Pid::from_raw(pid)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok())
             .and_then(|handle| descriptor::readable(handle).ok());
-        let Some(handle) = handle else {
-            // It has ended already, or the kernel has no handles left: the list will tell.
-            return;
-        };
         let (cri, id) = (self.cri.clone(), id.to_owned());
         self.tasks.spawn_until_stop("container exit", async move {
-            if handle.readable().await.is_err() {
+            // Without a handle it has ended already.
+            if let Some(handle) = handle
+                && handle.readable().await.is_err()
+            {
                 return;
             }
             let mut backoff = Backoff::new(SETTLE_FIRST, SETTLE_MOST / 10);

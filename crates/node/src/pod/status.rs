@@ -85,6 +85,13 @@ pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
     if fields.is_empty() {
         return None;
     }
+    // Conditions are merged field by field: what one no longer says has to be taken back.
+    let conditions = fields.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        for said in ["message", "reason"] {
+            condition.entry(said).or_insert(Value::Null);
+        }
+    }
     for merged in ["podIPs", "hostIPs"] {
         let had = before.get(merged).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         if let Some(list) = fields.get_mut(merged).and_then(Value::as_array_mut)

@@ -104,7 +104,9 @@ impl Step {
     pub(crate) async fn run(self, action: Action) -> Outcome {
         match action {
             Action::PrepareVolumes => Outcome::Volumes(self.volumes().await),
-            Action::CreateSandbox { attempt } => Outcome::Sandbox(self.create_sandbox(attempt).await),
+            Action::CreateSandbox { attempt } => {
+                Outcome::Sandbox(self.create_sandbox(attempt).await)
+            }
             Action::StopSandbox { id } => {
                 let stopped = self.shared.cri.stop_pod_sandbox(&id).await;
                 let stopped = stopped.map_err(|error| StepError::new("FailedKillPod", error));
@@ -183,8 +185,7 @@ impl Step {
                 events.normal(&self.pod, Some(name), "Pulled", message);
             }
             Ok(_) => {
-                let message =
-                    format!("Container image \"{image}\" already present on machine");
+                let message = format!("Container image \"{image}\" already present on machine");
                 events.normal(&self.pod, Some(name), "Pulled", message);
             }
             Err(error) if !error.is_away => {
@@ -227,8 +228,7 @@ impl Step {
             message: chain(error),
         };
         cgroups::create_pod(&self.shared.config, &self.pod).map_err(|error| failed(&error))?;
-        let linux =
-            resources::linux(&container, Qos::of_pod(&self.pod), self.shared.memory_total);
+        let linux = resources::linux(&container, Qos::of_pod(&self.pod), self.shared.memory_total);
         let updated = self.shared.cri.update_container_resources(id, linux).await;
         updated.map_err(|error| failed(&error))?;
         Ok(serde_json::to_string(&container.resources).unwrap_or_default())
@@ -251,8 +251,10 @@ impl Step {
         }
         self.settle().await?;
         let meta = &self.pod.metadata;
-        let (namespace, name) =
-            (meta.namespace.as_deref().unwrap_or("default"), meta.name.as_deref().unwrap_or_default());
+        let (namespace, name) = (
+            meta.namespace.as_deref().unwrap_or("default"),
+            meta.name.as_deref().unwrap_or_default(),
+        );
         if !self.gone {
             self.tell_gone(namespace, name).await?;
         }

@@ -90,11 +90,8 @@ impl Worker {
         let (told_sender, told) = mpsc::channel(QUEUE);
         let (done_sender, done) = mpsc::channel(QUEUE);
         let tasks = shared.tasks.child();
-        let asker = Asker {
-            cri: shared.cri.clone(),
-            events: shared.events.clone(),
-            tasks: tasks.clone(),
-        };
+        let asker =
+            Asker { cri: shared.cri.clone(), events: shared.events.clone(), tasks: tasks.clone() };
         let known = known::of(&pod);
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         Self {

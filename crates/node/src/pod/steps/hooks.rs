@@ -23,7 +23,12 @@ impl Step {
             return;
         };
         let events = &self.shared.events;
-        events.warning(&self.pod, Some(name), "FailedPostStartHook", format!("PostStartHook failed: {message}"));
+        events.warning(
+            &self.pod,
+            Some(name),
+            "FailedPostStartHook",
+            format!("PostStartHook failed: {message}"),
+        );
         let until = Timestamp::now().saturating_add(grace(&self.pod)).unwrap_or(Timestamp::MAX);
         let text = format!("FailedPostStartHook: container {name} will be restarted");
         if let Err(error) = self.kill(name, id, until, true, text).await {
@@ -45,13 +50,7 @@ impl Step {
         true
     }
 
-    async fn hook(
-        &self,
-        name: &str,
-        id: &str,
-        hook: &LifecycleHandler,
-        limit: Duration,
-    ) -> Answer {
+    async fn hook(&self, name: &str, id: &str, hook: &LifecycleHandler, limit: Duration) -> Answer {
         let Some(container) = self.container(name) else { return Answer::Unknown };
         let target = Target { container, id: id.to_owned(), address: self.address() };
         let answer = async {

@@ -22,7 +22,12 @@ impl Step {
         let events = &self.shared.events;
         match &started {
             Ok(_) => {
-                events.normal(&self.pod, Some(name), "Started", format!("Started container {name}"));
+                events.normal(
+                    &self.pod,
+                    Some(name),
+                    "Started",
+                    format!("Started container {name}"),
+                );
             }
             Err(error) => {
                 let message = format!("Error: {}", error.message);
@@ -45,8 +50,10 @@ impl Step {
             message: format!("container {name}: no {what} any more"),
         };
         let all = container::all(&self.pod);
-        let (role, container) =
-            all.into_iter().find(|(_, own)| own.name == name).ok_or_else(|| missing("place in the pod"))?;
+        let (role, container) = all
+            .into_iter()
+            .find(|(_, own)| own.name == name)
+            .ok_or_else(|| missing("place in the pod"))?;
         let sandbox = self.runtime.sandbox().ok_or_else(|| missing("sandbox"))?;
         let mounts = self.mounts.as_ref().ok_or_else(|| missing("volumes"))?;
         let (image, user) = self.image.as_ref().ok_or_else(|| missing("image"))?;
@@ -80,7 +87,12 @@ impl Step {
             .create_container(&sandbox.id, config, sandbox_config)
             .await
             .map_err(|error| StepError::new("CreateContainerError", error))?;
-        shared.events.normal(&self.pod, Some(name), "Created", format!("Created container: {name}"));
+        shared.events.normal(
+            &self.pod,
+            Some(name),
+            "Created",
+            format!("Created container: {name}"),
+        );
         shared
             .cri
             .start_container(&id)
@@ -142,8 +154,7 @@ impl Step {
             self.uid(),
         );
         tokio::fs::create_dir_all(logs.join(&container.name)).await?;
-        let message =
-            container::termination_file(settings, self.uid(), &container.name, attempt);
+        let message = container::termination_file(settings, self.uid(), &container.name, attempt);
         if let Some(dir) = message.parent() {
             tokio::fs::create_dir_all(dir).await?;
         }

@@ -10,7 +10,8 @@ use crate::pod::facts::{ImageFact, Step};
 use crate::pod::steps::{Outcome, StepError};
 use crate::pod::table::{ContainerEntry, ContainerRef, PodEntry};
 
-const VOLUMES_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(120));
+const VOLUMES_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_secs(120));
 const SANDBOX_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A missing ConfigMap may come any moment.
 const START_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
