@@ -61,13 +61,8 @@ async fn run(shared: Arc<Shared>) {
     let ours = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.config.name));
     let mut news = watcher(api, ours).default_backoff().into_stream().boxed();
     let (ended, mut gone) = mpsc::channel(QUEUE);
-    let mut agent = Agent {
-        shared,
-        workers: HashMap::new(),
-        ended,
-        listing: BTreeMap::new(),
-        swept: true,
-    };
+    let mut agent =
+        Agent { shared, workers: HashMap::new(), ended, listing: BTreeMap::new(), swept: true };
     let mut sweep = tokio::time::interval(std::time::Duration::from_secs(2));
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
