@@ -24,9 +24,7 @@ pub struct Budget {
 impl Budget {
     /// A budget of `samples` that should be at most `goal` (its median).
     pub fn at_most(name: &str, goal: f64, samples: Vec<f64>) -> Self {
-        let mut sorted = samples.clone();
-        sorted.sort_by(f64::total_cmp);
-        let ours = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
+        let ours = median(&samples);
         Self { name: name.to_owned(), ours, peer: None, goal, met: ours <= goal, samples }
     }
 
@@ -35,6 +33,13 @@ impl Budget {
         self.peer = peer;
         self
     }
+}
+
+/// The sample in the middle, not a number when there is none.
+pub fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 impl fmt::Display for Budget {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use berth_tests::{Cluster, Load, get, until};
 
-use crate::budget::Budget;
+use crate::budget::{Budget, median};
+use crate::peer::Peer;
 
 const HOST: &str = "hello.apps.berth.local";
 const LOAD_PER_SECOND: u32 = 200;
@@ -18,9 +19,16 @@ pub fn measure() -> Result<Vec<Budget>> {
     if !berth_tests::can_run_clusters("./dev bench main") {
         bail!("it cannot be measured here");
     }
-    let mut budgets = vec![start()?];
+    let peer = peer()?;
+    let mut budgets = vec![start()?.beside(peer.as_ref().map(|peer| peer.ready_s))];
     let cluster = Cluster::up()?;
-    budgets.extend(rest(&cluster)?);
+    let own = at_rest(&[cluster.pid()?])?;
+    let [resident, cpu] =
+        [|rest: &Rest| median(&rest.resident_mib), |rest: &Rest| rest.cpu_percent]
+            .map(|figure: fn(&Rest) -> f64| peer.as_ref().map(|peer| figure(&peer.rest)));
+    budgets
+        .push(Budget::at_most("main-rest-resident_mib", 120.0, own.resident_mib).beside(resident));
+    budgets.push(Budget::at_most("main-rest-cpu_percent", 1.0, vec![own.cpu_percent]).beside(cpu));
     cluster.berth(&["deploy", "examples/hello", "--name", "hello", "--replicas", "3"])?;
     budgets.push(first_answer(&cluster)?);
     budgets.push(rolling_update(&cluster)?);
@@ -34,8 +42,12 @@ fn start() -> Result<Budget> {
     for _ in 0..3 {
         let cluster = Cluster::new()?;
         let begun = Instant::now();
-        let mut process =
-            cluster.command().arg("up").args(cluster.options()).stderr(std::process::Stdio::null()).spawn()?;
+        let mut process = cluster
+            .command()
+            .arg("up")
+            .args(cluster.options())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
         let path = "{.items[0].status.conditions[?(@.type==\"Ready\")].status}";
         let ready = until("the node is Ready", Duration::from_secs(60), || {
             cluster.field("nodes", path).is_ok_and(|status| status == "True")
@@ -48,21 +60,41 @@ fn start() -> Result<Budget> {
     Ok(Budget::at_most("main-up-to-ready-node_s", 3.0, samples))
 }
 
-/// What the control plane and node agent need when nothing happens.
-fn rest(cluster: &Cluster) -> Result<Vec<Budget>> {
-    let pid = cluster.pid()?;
+/// What a real Kubernetes' control plane gives here; none where it is not installed.
+struct PeerFigures {
+    ready_s: f64,
+    rest: Rest,
+}
+
+fn peer() -> Result<Option<PeerFigures>> {
+    let Some(peer) = Peer::start()? else {
+        println!("no peer: KUBEBUILDER_ASSETS has no kube-apiserver");
+        return Ok(None);
+    };
+    println!("peer: etcd, kube-apiserver, kube-controller-manager, kube-scheduler; no node");
+    let rest = at_rest(&peer.pids().collect::<Vec<_>>())?;
+    Ok(Some(PeerFigures { ready_s: peer.ready_after.as_secs_f64(), rest }))
+}
+
+/// What processes need when nothing happens.
+struct Rest {
+    resident_mib: Vec<f64>,
+    cpu_percent: f64,
+}
+
+fn at_rest(pids: &[i32]) -> Result<Rest> {
+    let sum = |figure: fn(i32) -> Result<f64>| -> Result<f64> {
+        pids.iter().map(|pid| figure(*pid)).sum()
+    };
     std::thread::sleep(REST); // the measured state is rest itself
-    let (begun, before) = (Instant::now(), cpu_seconds(pid)?);
+    let (begun, before) = (Instant::now(), sum(cpu_seconds)?);
     let mut resident = Vec::new();
     while begun.elapsed() < REST {
-        resident.push(resident_mib(pid)?);
+        resident.push(sum(resident_mib)?);
         std::thread::sleep(Duration::from_secs(1));
     }
-    let busy = (cpu_seconds(pid)? - before) / begun.elapsed().as_secs_f64() * 100.0;
-    Ok(vec![
-        Budget::at_most("main-rest-resident_mib", 120.0, resident),
-        Budget::at_most("main-rest-cpu_percent", 1.0, vec![busy]),
-    ])
+    let cpu_percent = (sum(cpu_seconds)? - before) / begun.elapsed().as_secs_f64() * 100.0;
+    Ok(Rest { resident_mib: resident, cpu_percent })
 }
 
 /// From `kubectl apply` of a one-replica Deployment to the first 200 through its Ingress.

@@ -5,6 +5,7 @@
 mod budget;
 mod conditions;
 mod group_main;
+mod peer;
 
 use std::process::ExitCode;
 

@@ -239,10 +239,13 @@ fn checked(ran: Ran, program: &str, words: &[&str]) -> Result<Ran> {
     Ok(ran)
 }
 
-/// Six ports that were free together.
-fn free_ports() -> Result<[u16; 6]> {
+/// Ports that were free together.
+///
+/// # Errors
+/// When there are not enough.
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut held = Vec::new();
-    let mut ports = [0; 6];
+    let mut ports = [0; N];
     for port in &mut ports {
         let listener = TcpListener::bind("0.0.0.0:0")?;
         *port = listener.local_addr()?.port();

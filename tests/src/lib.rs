@@ -7,7 +7,7 @@ mod load;
 mod machine;
 mod wait;
 
-pub use cluster::{Cluster, Ran};
+pub use cluster::{Cluster, Ran, free_ports};
 pub use load::{Load, Report, get};
 pub use machine::{can_run_clusters, leftovers, root};
 pub use wait::{until, within};

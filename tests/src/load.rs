@@ -163,7 +163,8 @@ fn answer(connection: &mut BufReader<TcpStream>) -> io::Result<(u16, String, boo
     let mut body = Vec::new();
     if chunked {
         loop {
-            let size = u64::from_str_radix(&self::line(connection)?, 16).map_err(io::Error::other)?;
+            let size =
+                u64::from_str_radix(&self::line(connection)?, 16).map_err(io::Error::other)?;
             connection.by_ref().take(size).read_to_end(&mut body)?;
             self::line(connection)?;
             if size == 0 {

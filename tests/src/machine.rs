@@ -21,7 +21,8 @@ pub fn can_run_clusters(test: &str) -> bool {
     if is_root && has_containerd {
         return true;
     }
-    let why = format!("{test} needs root and containerd (root: {is_root}, containerd: {has_containerd})");
+    let why =
+        format!("{test} needs root and containerd (root: {is_root}, containerd: {has_containerd})");
     if std::env::var_os("CI").is_some() {
         panic!("{why}");
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+mod codegen;
 mod tidy;
 
 fn main() -> Result<()> {
@@ -11,6 +12,7 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["tidy"] => report(&tidy::check(&root())?),
+        ["codegen", data] => codegen::run(Path::new(data), &root().join("crates/schema/facts")),
         _ => bail!("usage: cargo xtask tidy | cargo xtask codegen DATA"),
     }
 }
