@@ -9,7 +9,7 @@
 //! for single kinds; everything else is generic over JSON values. The idea of one handler driven by
 //! schemas is kube-apiserver's own for custom resources, here used for all.
 //!
-//! Refuses: protobuf bodies, aggregated API servers, admission webhooks, nodes/proxy.
+//! Refuses: protobuf in answers, aggregated API servers, admission webhooks, nodes/proxy.
 
 mod authentication;
 mod bootstrap;
@@ -26,6 +26,7 @@ mod metrics;
 mod object;
 mod path;
 mod pki;
+mod protobuf;
 mod rbac;
 mod record;
 mod respond;

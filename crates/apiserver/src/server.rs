@@ -7,9 +7,9 @@ use berth_daemon::Tasks;
 use berth_schema::{Catalog, Resource};
 use berth_store::Store;
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 
@@ -27,7 +27,7 @@ use crate::rules::service::Allocations;
 use crate::status::Failure;
 use crate::tokens::Signer;
 use crate::user::User;
-use crate::{discovery, reviews, subresources, verbs};
+use crate::{discovery, protobuf, reviews, subresources, verbs};
 
 /// Kubernetes' own limit for a request's body.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -125,6 +125,7 @@ impl Core {
             });
         }
         let body = read_body(&parts.method, &parts.headers, body).await?;
+        let body = to_json(&mut parts.headers, body)?;
         let call = Call {
             user,
             method: parts.method,
@@ -171,6 +172,22 @@ fn is_long(target: &Target, query: &Query) -> bool {
     target.verb == "watch"
         || matches!(target.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
         || (target.subresource == "log" && query.is_on("follow"))
+}
+
+/// Turns a protobuf body into the JSON that says the same.
+fn to_json(headers: &mut HeaderMap, body: Bytes) -> Result<Bytes, Failure> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !kind.is_some_and(|kind| kind.starts_with(protobuf::MEDIA_TYPE)) {
+        return Ok(body);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if body.is_empty() {
+        return Ok(body);
+    }
+    match protobuf::decode(&body) {
+        Ok(object) => Ok(Bytes::from(object.to_string())),
+        Err(error) => Err(Failure::bad_request(error.to_string())),
+    }
 }
 
 async fn read_body<B>(method: &Method, headers: &HeaderMap, body: B) -> Result<Bytes, Failure>

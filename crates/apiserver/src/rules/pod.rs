@@ -83,7 +83,8 @@ fn mount_token(spec: &mut Value) {
     let volume = existing.unwrap_or_else(|| format!("kube-api-access-{}", object::suffix()));
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             if !container.is_object() {
                 continue;
             }
@@ -212,7 +213,8 @@ pub(super) fn grace(pod: &Value, asked: Option<i64>) -> i64 {
 pub(super) fn take_resources(pod: &mut Value, asked: &Value) {
     for list in ["containers", "initContainers"] {
         let wanted = asked["spec"][list].as_array().cloned().unwrap_or_default();
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        let containers = pod["spec"].get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             let same = wanted.iter().find(|one| one["name"] == container["name"]);
             if let Some(resources) = same.and_then(|one| one.get("resources")) {
                 container["resources"] = resources.clone();

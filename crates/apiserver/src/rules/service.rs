@@ -169,6 +169,11 @@ fn ports(service: &Value) -> Vec<u16> {
     found
 }
 
+fn ports_mut(service: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let ports = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
+    ports.into_iter().flatten()
+}
+
 /// Gives a service the addresses and ports it lacks.
 pub(super) fn allocate(
     core: &Core,
@@ -190,7 +195,7 @@ pub(super) fn allocate(
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
         node_ports(core, resource, &name, new, old, &mut reserved)?;
     } else if old.is_some_and(|old| old["spec"]["type"] != new["spec"]["type"]) {
-        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in ports_mut(new) {
             if let Some(port) = port.as_object_mut() {
                 port.remove("nodePort");
             }
@@ -280,7 +285,7 @@ fn node_ports(
         old.and_then(|old| old["spec"]["ports"].as_array().cloned()).unwrap_or_default();
     let mut own: Vec<(u16, String)> = Vec::new();
     let range = &core.settings.node_ports;
-    for (at, port) in new["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
+    for (at, port) in ports_mut(new).enumerate() {
         let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
         let asked = port["nodePort"].as_u64().filter(|port| *port > 0);
         // A port that stays the same keeps its node port even when the client does not name it.
