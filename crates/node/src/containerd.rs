@@ -27,7 +27,7 @@ const SILENT_DEADLINE: Duration = Duration::from_secs(10);
 const LOG_LIMIT_BYTES: u64 = 10 << 20;
 const LOG_LOOK: Duration = Duration::from_secs(60);
 /// Longest path that fits a unix socket's address, less the `.ttrpc` of containerd's second socket.
-const LONGEST_SOCKET: usize = 107 - ".ttrpc".len();
+pub(crate) const LONGEST_SOCKET: usize = 107 - ".ttrpc".len();
 
 /// Why containerd could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -369,7 +369,7 @@ disabled_plugins = [
   "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
   "io.containerd.snapshotter.v1.native", "io.containerd.internal.v1.restart",
-  "io.containerd.runtime.v1.linux", "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.tracing.processor.v1.otlp",
   "io.containerd.internal.v1.tracing", "io.containerd.nri.v1.nri",
 ]
 
@@ -401,6 +401,8 @@ disabled_plugins = [
 
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+        # Not among those of the machine's own containerd, so that it can be told apart.
+        Root = {runc}
 
   [plugins."io.containerd.grpc.v1.cri".registry]
     # Ours first, then what the machine's owner set up for other registries.
@@ -410,6 +412,7 @@ disabled_plugins = [
         state = path(dir.join("state")),
         socket = path(files.socket.clone()),
         opt = path(dir.join("opt")),
+        runc = path(dir.join("runc")),
         sandbox_image = json!(config.sandbox_image),
         plugins = path(plugins.to_owned()),
         cni = path(config.cni_dir()),

@@ -20,6 +20,8 @@ mod probes;
 mod runtime_events;
 
 pub use config::{Cidr, Config};
+pub use start::{StartError, start};
+pub use teardown::{TeardownError, teardown};
 pub mod cgroups;
 pub mod containerd;
 mod descriptor;
@@ -29,9 +31,13 @@ pub mod logs;
 mod machine;
 mod mounts;
 pub mod network;
+mod node_status;
+pub mod preflight;
 mod quantity;
 #[cfg(test)]
 mod sample;
 pub mod server;
+mod start;
+mod teardown;
 mod tool;
 pub mod volumes;

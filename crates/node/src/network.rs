@@ -76,7 +76,7 @@ pub fn plugin_dir() -> Option<PathBuf> {
 /// # Errors
 /// When the pod range is taken by another network, or a part cannot be made.
 pub async fn start(config: &Config) -> Result<(), NetworkError> {
-    check_range(config).await?;
+    check_range(config)?;
     let plugins = plugin_dir().ok_or(NetworkError::NoPlugins)?;
     let portmap = plugins.join("portmap").is_file() && tool::find("iptables").is_some();
     write(config.cni_dir().join("10-berth.conflist"), &plugin_list(config, portmap).to_string())
@@ -91,10 +91,10 @@ pub async fn start(config: &Config) -> Result<(), NetworkError> {
 ///
 /// # Errors
 /// `Overlap` names the first interface in the way.
-pub async fn check_range(config: &Config) -> Result<(), NetworkError> {
+pub fn check_range(config: &Config) -> Result<(), NetworkError> {
     let routes: Vec<Route> =
-        parse(&tool::run("ip", &["-4", "-j", "route", "show", "table", "all"]).await?)?;
-    let interfaces: Vec<Interface> = parse(&tool::run("ip", &["-4", "-j", "addr"]).await?)?;
+        parse(&tool::run_here("ip", &["-4", "-j", "route", "show", "table", "all"])?)?;
+    let interfaces: Vec<Interface> = parse(&tool::run_here("ip", &["-4", "-j", "addr"])?)?;
     match overlap(config.pod_range, &config.instance, &routes, &interfaces) {
         None => Ok(()),
         Some((other, device)) => {

@@ -85,6 +85,28 @@ pub async fn run_with_input(
     let late = || ToolError::Late { tool: tool.to_owned(), arguments: arguments.join(" ") };
     let output =
         tokio::time::timeout(DEADLINE, work).await.map_err(|_| late())?.map_err(start_error)?;
+    judge(tool, arguments, &output)
+}
+
+/// Runs `tool` and waits for it on this thread: for checks before there is a runtime.
+///
+/// # Errors
+/// When it cannot start or fails.
+pub fn run_here(tool: &str, arguments: &[&str]) -> Result<String, ToolError> {
+    let program = find(tool).unwrap_or_else(|| PathBuf::from(tool));
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| ToolError::Start { tool: tool.to_owned(), source })?;
+    judge(tool, arguments, &output)
+}
+
+fn judge(
+    tool: &str,
+    arguments: &[&str],
+    output: &std::process::Output,
+) -> Result<String, ToolError> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
