@@ -1,54 +1,242 @@
 //! Server-side apply: who owns which field.
+//!
+//! Every write leaves in `metadata.managedFields` which manager set which fields. An apply names
+//! all the fields its manager wants: what others own and it would change is a conflict, what it
+//! named before and does not name now goes, unless another owns it too.
+//!
+//! ```text
+//! live ──merge by schema──▶ merged ──prune what only this manager had──▶ new
+//!                              │
+//!          compare with live ──┴──▶ others' fields among the changed = conflicts
+//! ```
+//!
+//! # Guarantees
+//! Applying the same configuration again changes nothing, not even a time.
+//!
+//! # Source
+//! KEP-555 and Kubernetes' structured merge diff.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Resource;
+
+mod compare;
+mod fields;
+mod managers;
+mod merge;
+mod set;
+
+use managers::{Managers, Operation};
+use set::Set;
+
+/// A write by anyone else than an apply of one manager, from before this was noted.
+const BEFORE: &str = "before-first-apply";
 
 /// Someone else's field that an apply would change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// Who owns it, as Kubernetes words it: `"kubectl"`, `"kubectl" using apps/v1 at …`.
+    /// Who owns it, as Kubernetes words it: `"kubectl"` or `"kubectl" using apps/v1 at TIME`.
     pub manager: String,
     /// Its path, `.spec.replicas`.
     pub field: String,
 }
 
+impl std::fmt::Display for Conflict {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "conflict with {}: {}", self.manager, self.field)
+    }
+}
+
 /// Why an apply is refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
     /// Others own what it would change (409); force takes it over.
-    #[error("{} conflicts", .0.len())]
+    #[error("{}", conflict_message(.0))]
     Conflicts(Vec<Conflict>),
     /// The configuration is malformed (400).
     #[error("{0}")]
     Malformed(String),
 }
 
-/// Applies a configuration.
+fn conflict_message(conflicts: &[Conflict]) -> String {
+    let word = if conflicts.len() == 1 { "conflict" } else { "conflicts" };
+    let each: Vec<String> = conflicts.iter().map(ToString::to_string).collect();
+    let [only] = each.as_slice() else {
+        let mut managers: Vec<&str> = conflicts.iter().map(|one| one.manager.as_str()).collect();
+        managers.dedup();
+        let of = |manager: &str| {
+            let fields = conflicts.iter().filter(|one| one.manager == manager);
+            let lines: Vec<String> = fields.map(|one| format!("\n- {}", one.field)).collect();
+            format!("conflicts with {manager}:{}", lines.concat())
+        };
+        let all: Vec<String> = managers.into_iter().map(of).collect();
+        return format!("Apply failed with {} {word}: {}", each.len(), all.join("\n"));
+    };
+    format!("Apply failed with 1 {word}: {only}")
+}
+
+/// Applies a configuration onto `live`; with none, the object is new.
+///
+/// `applied` and `live` are of the resource's version; `now` is RFC 3339 in seconds. What comes out
+/// is to be read again, defaulted and validated; [`same_but_times`] then tells a write that changed
+/// nothing.
 ///
 /// # Errors
-/// When others own what it would change and `force` is not set, or it is malformed.
+/// When others own what it would change and `force` is not set, or it is malformed: it carries
+/// `managedFields`, or a list has an item without its keys or two of the same.
 pub fn apply(
-    _resource: &Resource,
+    resource: &Resource,
     live: Option<&Value>,
     applied: &Value,
-    _manager: &str,
-    _force: bool,
-    _subresource: Option<&str>,
-    _now: &str,
+    manager: &str,
+    force: bool,
+    subresource: Option<&str>,
+    now: &str,
 ) -> Result<Value, ApplyError> {
-    let mut new = live.cloned().unwrap_or_default();
-    json_patch::merge(&mut new, applied);
+    let managed = &applied["metadata"]["managedFields"];
+    if managed.as_array().is_some_and(|list| !list.is_empty()) {
+        return Err(ApplyError::Malformed("metadata.managedFields must be nil".to_owned()));
+    }
+    if manager.is_empty() {
+        return Err(ApplyError::Malformed("fieldManager is required for apply patch".to_owned()));
+    }
+    let schema = Some(&resource.schema);
+    let mut applied = applied.clone();
+    managers::strip(&mut applied);
+    fields::check(&applied, schema).map_err(ApplyError::Malformed)?;
+    let empty = json!({});
+    let mut current = live.unwrap_or(&empty).clone();
+    let mut managers = Managers::read(&current);
+    managers::strip(&mut current);
+    let mut wanted = fields::of(&applied, schema);
+    owned(&mut wanted, resource, subresource);
+    let version = resource.api_version();
+    if managers.is_empty() && live.is_some() {
+        let mut all = fields::of(&current, schema);
+        owned(&mut all, resource, None);
+        managers.set(BEFORE, Operation::Update, &version, None, all, now);
+    }
+    let merged = merge::values(&current, &applied, schema);
+    let changes = compare::values(&current, &merged, schema);
+    let changed = changes.modified.union(&changes.added);
+    let own = managers.take(manager, Operation::Apply, subresource);
+    let conflicts = managers.conflicts(&changed, &wanted);
+    if !conflicts.is_empty() && !force {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    // What is taken over belongs to the others no more.
+    managers.lose(&changed.intersection(&wanted));
+    let mut kept = managers.all();
+    kept = kept.union(&wanted);
+    let mut new = merged;
+    if let Some(own) = &own {
+        merge::prune(&mut new, &own.set, &kept, schema);
+    }
+    let gone = compare::values(&current, &new, schema).removed;
+    managers.lose(&gone);
+    let time = match &own {
+        Some(own) if own.set == wanted && own.version == version && new == current => {
+            own.time.clone()
+        }
+        _ => now.to_owned(),
+    };
+    managers.set(manager, Operation::Apply, &version, subresource, wanted, &time);
+    if let Some(live) = live {
+        managers::restore(&mut new, live);
+    }
+    managers.write(&mut new);
     Ok(new)
 }
 
-/// Notes in `new.metadata.managedFields` who changed what, for everything but an apply.
+/// Notes in `new.metadata.managedFields` who changed what, for everything but an apply. Both are
+/// as they are stored: read, defaulted.
+///
+/// `new` may bring entries of its own (a client may drop some; an empty first one clears them
+/// all); without any, those of `old` go on.
 pub fn track(
-    _resource: &Resource,
-    _old: Option<&Value>,
-    _new: &mut Value,
-    _manager: &str,
-    _subresource: Option<&str>,
-    _now: &str,
+    resource: &Resource,
+    old: Option<&Value>,
+    new: &mut Value,
+    manager: &str,
+    subresource: Option<&str>,
+    now: &str,
 ) {
+    let schema = Some(&resource.schema);
+    let brought = &new["metadata"]["managedFields"];
+    let cleared = brought.as_array().is_some_and(|list| {
+        list.first().is_some_and(|first| first.as_object().is_some_and(serde_json::Map::is_empty))
+    });
+    if cleared {
+        managers::drop_all(new);
+        return;
+    }
+    let mut managers = Managers::read(new);
+    if let (true, Some(old)) = (managers.is_empty(), old) {
+        managers = Managers::read(old);
+    }
+    let empty = json!({});
+    let mut before = old.unwrap_or(&empty).clone();
+    managers::strip(&mut before);
+    let mut after = new.clone();
+    managers::strip(&mut after);
+    let changes = compare::values(&before, &after, schema);
+    let mut changed = changes.modified.union(&changes.added);
+    owned(&mut changed, resource, subresource);
+    let version = resource.api_version();
+    let own = managers.take(manager, Operation::Update, subresource);
+    managers.lose(&changed);
+    managers.lose(&changes.removed);
+    let had = own.as_ref().map(|own| own.set.clone()).unwrap_or_default();
+    let has = had.difference_deep(&changes.removed).union(&changed);
+    let time = match &own {
+        Some(own) if changed.is_empty() => own.time.clone(),
+        _ => now.to_owned(),
+    };
+    managers.set(manager, Operation::Update, &version, subresource, has, &time);
+    managers.write(new);
 }
+
+/// Whether `new` is `old` but for its managers' times: then nothing is to be written.
+///
+/// Both as they would be stored, defaulted and with the same resource version.
+#[must_use]
+pub fn same_but_times(old: &Value, new: &Value) -> bool {
+    let plain = |object: &Value| {
+        let mut object = object.clone();
+        managers::drop_times(&mut object);
+        object
+    };
+    plain(old) == plain(new)
+}
+
+/// Leaves out what no one owns: what the server writes, and status where it has its own door.
+fn owned(set: &mut Set, resource: &Resource, subresource: Option<&str>) {
+    set.remove_field("apiVersion");
+    set.remove_field("kind");
+    let own = [
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "generation",
+        "managedFields",
+        "name",
+        "namespace",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+        "generateName",
+    ];
+    if let Some(metadata) = set.child_field("metadata") {
+        own.into_iter().for_each(|name| metadata.remove_field(name));
+    }
+    set.drop_empty_field("metadata");
+    if subresource.is_none() && resource.subresource("status").is_some() {
+        set.remove_field("status");
+    }
+    if subresource == Some("status") {
+        set.remove_field("spec");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! The managers of an object, as `metadata.managedFields` lists them.
+
+use serde_json::{Map, Value, json};
+
+use super::Conflict;
+use super::set::Set;
+
+/// More entries of updates than this are joined, the oldest first.
+const MOST_UPDATERS: usize = 10;
+const JOINED: &str = "ancient-changes";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    Apply,
+    Update,
+}
+
+/// One manager's fields.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub manager: String,
+    pub operation: Operation,
+    pub version: String,
+    pub subresource: Option<String>,
+    pub time: String,
+    pub set: Set,
+}
+
+/// All of an object's managers.
+#[derive(Debug, Default)]
+pub struct Managers {
+    entries: Vec<Entry>,
+}
+
+impl Managers {
+    pub fn read(object: &Value) -> Self {
+        let list = object["metadata"]["managedFields"].as_array();
+        Self { entries: list.into_iter().flatten().filter_map(read_entry).collect() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes out a manager's entry, whatever version it was written in.
+    pub fn take(
+        &mut self,
+        manager: &str,
+        operation: Operation,
+        subresource: Option<&str>,
+    ) -> Option<Entry> {
+        let place = self.entries.iter().position(|one| {
+            one.manager == manager
+                && one.operation == operation
+                && one.subresource.as_deref() == subresource
+        })?;
+        Some(self.entries.remove(place))
+    }
+
+    /// Puts a manager's entry in; an empty one is none.
+    pub fn set(
+        &mut self,
+        manager: &str,
+        operation: Operation,
+        version: &str,
+        subresource: Option<&str>,
+        set: Set,
+        time: &str,
+    ) {
+        if !set.is_empty() {
+            self.entries.push(Entry {
+                manager: manager.to_owned(),
+                operation,
+                version: version.to_owned(),
+                subresource: subresource.map(str::to_owned),
+                time: time.to_owned(),
+                set,
+            });
+        }
+    }
+
+    /// Whose fields are among both the changed and the wanted ones.
+    pub fn conflicts(&self, changed: &Set, wanted: &Set) -> Vec<Conflict> {
+        let touched = changed.intersection(wanted);
+        let mut all = Vec::new();
+        for entry in &self.entries {
+            for field in entry.set.intersection(&touched).paths() {
+                all.push(Conflict { manager: entry.shown(), field });
+            }
+        }
+        all
+    }
+
+    /// Takes these fields from everyone.
+    pub fn lose(&mut self, set: &Set) {
+        for entry in &mut self.entries {
+            entry.set = entry.set.difference(set);
+        }
+        self.entries.retain(|entry| !entry.set.is_empty());
+    }
+
+    /// Every owned field.
+    pub fn all(&self) -> Set {
+        self.entries.iter().fold(Set::default(), |all, entry| all.union(&entry.set))
+    }
+
+    /// Writes the entries into an object, applies first, the oldest first.
+    pub fn write(mut self, object: &mut Value) {
+        self.join_old();
+        self.entries.sort_by(|one, other| {
+            let key = |entry: &Entry| {
+                (
+                    entry.operation,
+                    entry.time.clone(),
+                    entry.manager.clone(),
+                    entry.subresource.clone(),
+                )
+            };
+            key(one).cmp(&key(other))
+        });
+        if self.entries.is_empty() {
+            drop_all(object);
+            return;
+        }
+        let list: Vec<Value> = self.entries.iter().map(Entry::write).collect();
+        let Some(fields) = object.as_object_mut() else { return };
+        if let Value::Object(metadata) = fields.entry("metadata").or_insert_with(|| json!({})) {
+            metadata.insert("managedFields".to_owned(), Value::Array(list));
+        }
+    }
+
+    /// Joins the oldest updates of one version when there are too many.
+    fn join_old(&mut self) {
+        let mut updates: Vec<Entry> = Vec::new();
+        let is_update =
+            |entry: &Entry| entry.operation == Operation::Update && entry.subresource.is_none();
+        if self.entries.iter().filter(|entry| is_update(entry)).count() <= MOST_UPDATERS {
+            return;
+        }
+        self.entries.retain(|entry| {
+            let update = is_update(entry);
+            if update {
+                updates.push(entry.clone());
+            }
+            !update
+        });
+        updates.sort_by(|one, other| one.time.cmp(&other.time));
+        let extra = updates.len() - MOST_UPDATERS + 1;
+        let recent = updates.split_off(extra);
+        let mut joined: Vec<Entry> = Vec::new();
+        for entry in updates {
+            match joined.iter_mut().find(|one| one.version == entry.version) {
+                Some(one) => {
+                    one.set = one.set.union(&entry.set);
+                    one.time = entry.time;
+                }
+                None => joined.push(Entry { manager: JOINED.to_owned(), ..entry }),
+            }
+        }
+        self.entries.extend(joined);
+        self.entries.extend(recent);
+    }
+}
+
+impl Entry {
+    fn shown(&self) -> String {
+        let below = self.subresource.as_ref().map(|name| format!(" with subresource {name:?}"));
+        let below = below.unwrap_or_default();
+        match self.operation {
+            Operation::Apply => format!("{:?}{below}", self.manager),
+            Operation::Update if self.time.is_empty() => {
+                format!("{:?}{below} using {}", self.manager, self.version)
+            }
+            Operation::Update => {
+                format!("{:?}{below} using {} at {}", self.manager, self.version, self.time)
+            }
+        }
+    }
+
+    fn write(&self) -> Value {
+        let mut entry = json!({
+            "manager": self.manager,
+            "operation": match self.operation {
+                Operation::Apply => "Apply",
+                Operation::Update => "Update",
+            },
+            "apiVersion": self.version,
+            "time": self.time,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": self.set.to_fields(),
+        });
+        if let Some(name) = &self.subresource {
+            entry["subresource"] = json!(name);
+        }
+        entry
+    }
+}
+
+fn read_entry(entry: &Value) -> Option<Entry> {
+    let operation = match entry["operation"].as_str()? {
+        "Apply" => Operation::Apply,
+        "Update" => Operation::Update,
+        _ => return None,
+    };
+    let word = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+    let subresource = Some(word("subresource")).filter(|name| !name.is_empty());
+    let set = Set::from_fields(&entry["fieldsV1"]);
+    Some(Entry {
+        manager: word("manager"),
+        operation,
+        version: word("apiVersion"),
+        subresource,
+        time: word("time"),
+        set,
+    })
+}
+
+/// Leaves out an object's entries, which no one owns.
+pub fn strip(object: &mut Value) {
+    drop_all(object);
+}
+
+/// Removes every entry.
+pub fn drop_all(object: &mut Value) {
+    if let Some(metadata) = metadata(object) {
+        metadata.remove("managedFields");
+    }
+}
+
+/// Removes every entry's time.
+pub fn drop_times(object: &mut Value) {
+    let list = metadata(object).and_then(|metadata| metadata.get_mut("managedFields"));
+    for entry in list.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(entry) = entry.as_object_mut() {
+            entry.remove("time");
+        }
+    }
+}
+
+/// Brings back what only the server writes.
+pub fn restore(object: &mut Value, live: &Value) {
+    let Some(metadata) = metadata(object) else { return };
+    let own = ["uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp"];
+    for name in own {
+        // A resource version that the configuration brings is its precondition.
+        if name == "resourceVersion" && metadata.contains_key(name) {
+            continue;
+        }
+        if let Some(value) = live["metadata"].get(name) {
+            metadata.insert(name.to_owned(), value.clone());
+        }
+    }
+}
+
+fn metadata(object: &mut Value) -> Option<&mut Map<String, Value>> {
+    object.get_mut("metadata")?.as_object_mut()
+}

@@ -1,0 +1,213 @@
+//! Strategic merge: objects field by field, lists by the merge keys of the schema.
+//!
+//! ```text
+//! $patch: replace | delete | merge      about the object (or list) it stands in
+//! $retainKeys: [a, b]                   of the object, only these keys stay
+//! $setElementOrder/F: [..]              the order of list F
+//! $deleteFromPrimitiveList/F: [..]      values to take out of list F
+//! ```
+
+use serde_json::{Map, Value};
+
+use super::PatchError;
+use crate::schema::{Merge, Schema};
+
+const DIRECTIVE: &str = "$patch";
+const RETAIN: &str = "$retainKeys";
+const ORDER: &str = "$setElementOrder/";
+const DELETE: &str = "$deleteFromPrimitiveList/";
+
+type Fields = Map<String, Value>;
+
+/// Merges an object.
+pub fn object(
+    current: &Value,
+    patch: &Value,
+    schema: Option<&Schema>,
+) -> Result<Value, PatchError> {
+    let patch = patch.as_object().ok_or_else(|| wrong("a patch must be a JSON object"))?;
+    let empty = Map::new();
+    let current = current.as_object().unwrap_or(&empty);
+    Ok(Value::Object(fields(current, patch, schema)?))
+}
+
+fn fields(current: &Fields, patch: &Fields, schema: Option<&Schema>) -> Result<Fields, PatchError> {
+    let mut base = current.clone();
+    match patch.get(DIRECTIVE).map(|word| word.as_str().unwrap_or_default()) {
+        None | Some("merge") => {}
+        Some("replace") => base = Map::new(),
+        Some("delete") => return Ok(Map::new()),
+        Some(other) => return Err(wrong(&format!("unknown patch type found: {other}"))),
+    }
+    if let Some(retained) = patch.get(RETAIN) {
+        retain(&mut base, patch, retained)?;
+    }
+    for (key, value) in patch {
+        if let Some(name) = key.strip_prefix(DELETE) {
+            let gone = list_of(value, key)?;
+            if let Some(Value::Array(list)) = base.get_mut(name) {
+                list.retain(|item| !gone.contains(item));
+            }
+        } else if !key.starts_with('$') {
+            field(&mut base, key, value, schema.and_then(|schema| schema.child(key)))?;
+        }
+    }
+    for (key, value) in patch {
+        if let Some(name) = key.strip_prefix(ORDER) {
+            let order = list_of(value, key)?;
+            let merge_key = schema.and_then(|schema| schema.child(name)?.merge.key.as_deref());
+            let before = current.get(name).and_then(Value::as_array);
+            if let Some(Value::Array(list)) = base.get_mut(name) {
+                let found = std::mem::take(list);
+                *list = ordered(found, order, before.map_or(&[], Vec::as_slice), merge_key);
+            }
+        }
+    }
+    Ok(base)
+}
+
+/// Keeps only the named keys of the object; the patch may not set others.
+fn retain(base: &mut Fields, patch: &Fields, retained: &Value) -> Result<(), PatchError> {
+    let keys = list_of(retained, RETAIN)?;
+    let kept = |key: &str| keys.iter().any(|one| one.as_str() == Some(key));
+    let set = |(key, value): &(&String, &Value)| !key.starts_with('$') && !value.is_null();
+    if let Some((key, _)) = patch.iter().filter(set).find(|(key, _)| !kept(key)) {
+        return Err(wrong(&format!("{RETAIN} list doesn't contain {key}, which the patch sets")));
+    }
+    base.retain(|key, _| kept(key));
+    Ok(())
+}
+
+fn field(
+    base: &mut Fields,
+    key: &str,
+    patch: &Value,
+    schema: Option<&Schema>,
+) -> Result<(), PatchError> {
+    let merge = schema.map(|schema| &schema.merge);
+    let new = match patch {
+        Value::Null => {
+            base.remove(key);
+            return Ok(());
+        }
+        Value::Object(patch) => {
+            let replaced = merge.is_some_and(|merge| merge.replace);
+            let empty = Map::new();
+            let current = base.get(key).and_then(Value::as_object).filter(|_| !replaced);
+            if current.is_some() && patch.get(DIRECTIVE).is_some_and(|word| word == "delete") {
+                base.remove(key);
+                return Ok(());
+            }
+            Value::Object(fields(current.unwrap_or(&empty), patch, schema)?)
+        }
+        Value::Array(patch) => {
+            let current = base.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let merged = merge.filter(|merge| merge.merge && !merge.replace);
+            Value::Array(match merged {
+                Some(merge) => list(current, patch, merge, schema.and_then(Schema::item))?,
+                None => plain(patch),
+            })
+        }
+        other => other.clone(),
+    };
+    base.insert(key.to_owned(), new);
+    Ok(())
+}
+
+/// A list that is replaced, without an item that only says so.
+fn plain(patch: &[Value]) -> Vec<Value> {
+    let only_directive = |item: &Value| {
+        item.as_object().is_some_and(|one| one.len() == 1 && one.contains_key(DIRECTIVE))
+    };
+    patch.iter().filter(|item| !only_directive(item)).cloned().collect()
+}
+
+fn list(
+    current: &[Value],
+    patch: &[Value],
+    merge: &Merge,
+    item: Option<&Schema>,
+) -> Result<Vec<Value>, PatchError> {
+    let Some(key) = &merge.key else {
+        let mut all = current.to_vec();
+        for value in patch {
+            if !all.contains(value) {
+                all.push(value.clone());
+            }
+        }
+        return Ok(ordered(all, patch, current, None));
+    };
+    let mut all = current.to_vec();
+    let mut set = Vec::new();
+    for one in patch {
+        let fields = one.as_object().ok_or_else(|| wrong("a list of objects holds no object"))?;
+        match fields.get(DIRECTIVE).map(|word| word.as_str().unwrap_or_default()) {
+            None | Some("merge") => set.push(one),
+            Some("replace") => {
+                let rest = patch.iter().filter(|one| one.get(DIRECTIVE).is_none());
+                return rest.map(|one| object(&Value::Null, one, item)).collect();
+            }
+            Some("delete") => {
+                let value = keyed(fields, key)?;
+                all.retain(|one| one.get(key) != Some(value));
+            }
+            Some(other) => return Err(wrong(&format!("unknown patch type found: {other}"))),
+        }
+    }
+    for one in &set {
+        let value = one.as_object().map_or(Err(wrong("no object")), |fields| keyed(fields, key))?;
+        match all.iter_mut().find(|found| found.get(key) == Some(value)) {
+            Some(found) => *found = object(found, one, item)?,
+            None => all.push(object(&Value::Null, one, item)?),
+        }
+    }
+    let order: Vec<Value> = set.into_iter().cloned().collect();
+    Ok(ordered(all, &order, current, Some(key)))
+}
+
+fn keyed<'a>(fields: &'a Fields, key: &str) -> Result<&'a Value, PatchError> {
+    fields.get(key).ok_or_else(|| {
+        let shown = Value::Object(fields.clone());
+        wrong(&format!("map: {shown} does not contain declared merge key: {key}"))
+    })
+}
+
+/// Brings a merged list into order: what the patch names in the patch's order, the rest in the
+/// order it had, each of the rest before those of the patch that it preceded.
+fn ordered(found: Vec<Value>, order: &[Value], before: &[Value], key: Option<&str>) -> Vec<Value> {
+    let place = |list: &[Value], one: &Value| list.iter().position(|other| same(one, other, key));
+    let (mut named, rest): (Vec<Value>, Vec<Value>) =
+        found.into_iter().partition(|one| place(order, one).is_some());
+    named.sort_by_key(|one| place(order, one));
+    let mut rest = rest.into_iter().peekable();
+    let mut all = Vec::with_capacity(named.len());
+    for one in named {
+        let here = place(before, &one);
+        let precedes = |other: &Value| match (place(before, other), here) {
+            (Some(other), Some(here)) => other < here,
+            _ => false,
+        };
+        while let Some(other) = rest.next_if(precedes) {
+            all.push(other);
+        }
+        all.push(one);
+    }
+    all.extend(rest);
+    all
+}
+
+fn same(one: &Value, other: &Value, key: Option<&str>) -> bool {
+    match key {
+        Some(key) => one.get(key).is_some() && one.get(key) == other.get(key),
+        None => one == other,
+    }
+}
+
+fn list_of<'a>(value: &'a Value, key: &str) -> Result<&'a [Value], PatchError> {
+    let list = value.as_array().map(Vec::as_slice);
+    list.ok_or_else(|| wrong(&format!("invalid patch format of {key}: it is no list")))
+}
+
+fn wrong(what: &str) -> PatchError {
+    PatchError::Malformed(what.to_owned())
+}
