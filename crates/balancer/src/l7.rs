@@ -48,6 +48,7 @@ mod saved;
 mod serve;
 mod snapshot;
 mod status;
+mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -31,8 +31,17 @@ struct Balancer {
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
 
+/// A port below those that the kernel gives to clients, each once in this process.
 fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = 10_000 + std::process::id() as usize * 131 % 19_000;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port).unwrap()));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 fn config() -> Config {
@@ -148,7 +157,10 @@ async fn requests_reach_their_pods_and_refusals_say_why() {
     balancer.stop().await;
 }
 
-/// Clients that send GET and POST without a pause, each on a connection it keeps.
+/// One that may be repeated and one that may not.
+const BOTH: [&str; 2] = ["GET", "POST"];
+
+/// Clients that send two methods without a pause, each on a connection it keeps.
 struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -157,14 +169,14 @@ struct Load {
 
 impl Load {
     #[allow(clippy::disallowed_methods)] // the test joins them
-    fn start(address: SocketAddr, keep: bool) -> Self {
+    fn start(address: SocketAddr, methods: [&'static str; 2], keep: bool) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let client = |number: usize| {
             let (stop, done) = (stop.clone(), done.clone());
             async move {
                 let (mut client, mut failures) = (Client::new(address), Vec::new());
                 while !stop.load(Ordering::Relaxed) {
-                    let method = if number.is_multiple_of(2) { "GET" } else { "POST" };
+                    let method = methods[number % 2];
                     match client.request(method, "web.example", "/", &[], "body").await {
                         Ok(answer) if answer.status == 200 => {}
                         Ok(answer) => {
@@ -205,24 +217,27 @@ async fn a_rolling_update_loses_no_request() {
     let mut pods = vec![Pod::start("a").await, Pod::start("b").await, Pod::start("c").await];
     let all = |pods: &Vec<Pod>| snapshot(&pods.iter().collect::<Vec<_>>(), json!({}));
     let balancer = start(config(), Some(all(&pods))).await;
-    let load = Load::start(balancer.config.http, true);
-    for round in 0..9 {
-        load.more(50).await;
-        pods.push(Pod::start(&format!("r{round}")).await);
-        balancer.publish(all(&pods));
-        let old = pods.remove(0);
-        if round % 3 == 0 {
-            // The orderly way: out of the table first.
-            balancer.publish(all(&pods));
-            old.stop().await;
-        } else {
-            // The pod is quicker than the news of it.
-            old.stop().await;
+    for (orderly, methods) in [(true, ["GET", "POST"]), (false, ["GET", "PUT"])] {
+        let load = Load::start(balancer.config.http, methods, true);
+        for round in 0..6 {
             load.more(50).await;
+            pods.push(Pod::start(&format!("r{round}")).await);
             balancer.publish(all(&pods));
+            let old = pods.remove(0);
+            if orderly {
+                // Out of the table before it is stopped, as the node agent does it.
+                balancer.publish(all(&pods));
+                load.more(50).await;
+                old.stop().await;
+            } else {
+                // The pod is quicker than the news of it: only what may be repeated is saved.
+                old.stop().await;
+                load.more(50).await;
+                balancer.publish(all(&pods));
+            }
         }
+        assert_eq!(load.failures().await, [""; 0], "orderly: {orderly}");
     }
-    assert_eq!(load.failures().await, [""; 0]);
     balancer.stop().await;
 }
 
@@ -230,7 +245,7 @@ async fn a_rolling_update_loses_no_request() {
 async fn a_connection_that_a_pod_closes_without_a_word_costs_no_request() {
     let pods = [Pod::rude("a").await, Pod::rude("b").await];
     let balancer = start(config(), Some(snapshot(&[&pods[0], &pods[1]], json!({})))).await;
-    let load = Load::start(balancer.config.http, true);
+    let load = Load::start(balancer.config.http, BOTH, true);
     load.more(500).await;
     assert_eq!(load.failures().await, [""; 0]);
     balancer.stop().await;
@@ -245,7 +260,7 @@ async fn one_of_two_balancers_leaves_without_a_lost_request() {
     for keep in [true, false] {
         let staying = start(config.clone(), Some(snapshot(&[&pod], json!({})))).await;
         let leaving = start(second.clone(), Some(snapshot(&[&pod], json!({})))).await;
-        let load = Load::start(config.http, keep);
+        let load = Load::start(config.http, BOTH, keep);
         load.more(100).await;
         let mut slow = Client::new(config.http);
         leaving.tasks.cancel();
@@ -286,28 +301,28 @@ async fn open_requests_finish_in_a_drain_and_idle_connections_end() {
 async fn websockets_pass_both_ways_and_outlast_pauses_of_bodies() {
     let pod = Pod::start("one").await;
     let mut config = config();
-    config.access_log = l7::AccessLog::OneIn(1);
     config.body_timeout = Duration::from_millis(100);
     let balancer = start(config, Some(snapshot(&[&pod], json!({})))).await;
-    let mut stream = TcpStream::connect(balancer.config.http).await.unwrap();
-    stream
+    for pause in std::iter::repeat_n(1, 50).chain([300]) {
+        let mut stream = TcpStream::connect(balancer.config.http).await.unwrap();
+        stream
         .write_all(
             b"GET /ws HTTP/1.1\r\nHost: web.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         )
         .await
         .unwrap();
-    let mut buffer = vec![0; 4096];
-    let read = stream.read(&mut buffer).await.unwrap();
-    let head = String::from_utf8_lossy(&buffer[..read]).into_owned();
-    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    for message in ["hello", "again"] {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        stream.write_all(message.as_bytes()).await.unwrap();
+        let mut buffer = vec![0; 4096];
         let read = stream.read(&mut buffer).await.unwrap();
-        assert_eq!(&buffer[..read], message.as_bytes());
+        let head = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        for message in ["hello", "again"] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            stream.write_all(message.as_bytes()).await.unwrap();
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..read], message.as_bytes());
+        }
     }
-    drop(stream);
     balancer.stop().await;
 }
 

@@ -7,7 +7,11 @@
 //! - A route to the service range over the bridge: a machine without a default route reaches
 //!   Services too, and from the address that pods know.
 //!
-//! All of it hangs on the bridge and goes with it, so there is nothing to undo.
+//! - `tcp_migrate_req`: when one of two balancers closes its listener, handshakes under way and
+//!   connections not yet accepted go to the other one instead of being reset (Linux 5.14).
+//!
+//! The first three hang on the bridge and the machine's pods and go with them. The last stays set: it
+//! changes nothing for sockets that do not share a port, and whose wish it was before is not known.
 
 use std::path::Path;
 
@@ -15,6 +19,7 @@ use super::Config;
 use super::nft::{NftError, output};
 
 const BRIDGE_CALLS_RULES: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+const MIGRATE_REQUESTS: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
 /// Why the machine was not prepared.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +50,9 @@ pub(super) async fn prepare(config: &Config) -> Result<(), HostError> {
         return Err(HostError::NoBridge { bridge: bridge.clone() });
     }
     set(&format!("{settings}/route_localnet"))?;
+    if let Err(error) = set(MIGRATE_REQUESTS) {
+        tracing::debug!(%error, "a balancer that leaves may reset connections not yet accepted");
+    }
     let (range, source) = (service_range.to_string(), node_address.to_string());
     let route = ["route", "replace", &range, "dev", bridge, "src", &source];
     output("ip", "iproute2", &route, "").await.map(drop).map_err(HostError::Route)

@@ -20,6 +20,7 @@ use super::answers::{answer, explain};
 use super::connections::HeaderSeen;
 use super::pick::{OpenRequest, now_ms, pick, random};
 use super::routes::{Backend, Table};
+use super::upgrade::RequestFirst;
 
 /// The first try and three more.
 pub(super) const TRIES: usize = 4;
@@ -38,6 +39,7 @@ pub(super) struct Proxy {
     pub(super) config: Config,
     pub(super) table: Arc<ArcSwap<Table>>,
     pub(super) log: Log,
+    pub(super) upgrades: Arc<RequestFirst>,
     /// Turns true when the process begins to drain.
     pub(super) shutdown: ShutdownWatch,
 }
@@ -155,10 +157,15 @@ impl ProxyHttp for Proxy {
         options.read_timeout = Some(pause);
         options.write_timeout = Some(pause);
         options.idle_timeout = Some(KEEP_UPSTREAM);
-        if !session.req_header().method.is_idempotent() {
-            // Not repeatable, so not on a connection that the pod may be closing: a pool of its
-            // own, in which nothing stays.
-            peer.group_key = 1;
+        if session.is_upgrade_req() {
+            // Never shared with another request, whatever the pod answers.
+            peer.group_key = random();
+            peer.options.idle_timeout = Some(Duration::ZERO);
+            peer.options.custom_l4 = Some(self.upgrades.clone());
+        } else if !session.req_header().method.is_idempotent() {
+            // Not repeatable, so not on a connection that the pod may be closing, and not one for
+            // another such request after it either.
+            peer.group_key = random();
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
         request.open = Some(OpenRequest::at(endpoint));

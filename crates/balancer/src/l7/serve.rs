@@ -21,6 +21,7 @@ use super::certificates::{CertificateError, Certificates};
 use super::connections::{self, Service};
 use super::proxy::{Proxy, TRIES};
 use super::routes::{Table, routes};
+use super::upgrade::RequestFirst;
 use super::{Config, Snapshot, health, saved};
 
 /// How long idle connections get to take another request's `Connection: close` with them.
@@ -161,6 +162,7 @@ fn proxy(
         config: config.clone(),
         table: state.table.clone(),
         log: Log::start(config.access_log, lasting),
+        upgrades: Arc::new(RequestFirst { timeout: config.connect_timeout }),
         shutdown,
     };
     let mut proxy = HttpProxy::new(inner, Arc::new(pingora));
