@@ -27,9 +27,7 @@ const PLUGIN_DIRS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cn
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// Another network of the machine has addresses of the pod range.
-    #[error(
-        "the pod range {range} overlaps {other} on {device}; choose another range with --pod-range"
-    )]
+    #[error("the pod range {range} overlaps {other} on {device}")]
     Overlap {
         /// The pod range asked for.
         range: Cidr,

@@ -26,7 +26,7 @@ pub enum PreflightError {
     #[error("berth up needs root: it makes network interfaces, mounts and cgroups")]
     NotRoot,
     /// A program is missing.
-    #[error("{tool} is missing; on Debian: apt-get install {package}")]
+    #[error("{tool} is missing")]
     Missing {
         /// The program.
         tool: &'static str,
@@ -60,7 +60,7 @@ pub enum PreflightError {
     },
     /// The data directory's path is too long.
     #[error(
-        "the data directory's path is too long for containerd's socket; use less than {most} characters"
+        "the data directory's path is too long for containerd's socket: at most {most} characters fit"
     )]
     LongPath {
         /// Characters that fit.
@@ -69,6 +69,31 @@ pub enum PreflightError {
     /// The pod range is another network's.
     #[error(transparent)]
     Network(#[from] NetworkError),
+}
+
+impl PreflightError {
+    /// Whether something else holds what was asked for; other settings would do.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Network(NetworkError::Overlap { .. }))
+    }
+
+    /// What to do about it; empty when the message says it already.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NotRoot => "run it with sudo, or as root".to_owned(),
+            Self::Missing { package, .. } => format!("on Debian: apt-get install {package}"),
+            Self::NoCgroups => "mount cgroup2 on /sys/fs/cgroup".to_owned(),
+            Self::NoNftables { .. } => {
+                "use a kernel with nf_tables, and not a container without CAP_NET_ADMIN".to_owned()
+            }
+            Self::DiskFull { .. } => "make room, or choose another --data-dir".to_owned(),
+            Self::DataDir { .. } | Self::LongPath { .. } => "choose another --data-dir".to_owned(),
+            Self::Network(NetworkError::Overlap { .. }) => {
+                "choose another range with --pod-range".to_owned()
+            }
+            Self::Network(_) => String::new(),
+        }
+    }
 }
 
 /// Checks everything that the node needs from the machine. Changes nothing but making the data
