@@ -1,0 +1,125 @@
+//! The images that Berth itself needs: pause, and the running binary.
+//!
+//! Both go to the registry when `berth up` starts. A second start finds them there: pause is a few
+//! hundred bytes, and the binary's image is looked up by a fingerprint of its files (size, inode,
+//! times), so nothing is read or sent again.
+
+mod own;
+mod pause;
+
+use std::io;
+use std::net::SocketAddr;
+
+use self::own::{Own, PROGRAM};
+use crate::layer::{Layer, LayerError};
+use crate::manifest::{CONFIG, ImageConfig, Manifest, RootFs, Run, architecture};
+use crate::push::{Blob, PushError, Registry};
+use crate::reference::{Digest, Name, ReferenceError};
+
+const PAUSE: &str = "berth/pause";
+const PAUSE_TAG: &str = "1";
+const OWN: &str = "berth/system";
+
+/// Why a system image is not in the registry.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// There is no pause program for this processor.
+    #[error("there is no pause program for the processor {0}")]
+    Architecture(&'static str),
+    /// The running program cannot be read.
+    #[error("cannot read the running program")]
+    Own(#[source] io::Error),
+    /// The files cannot be put together.
+    #[error("cannot put the image together")]
+    Layer(#[from] LayerError),
+    /// A name of ours is wrong.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The registry could not be used.
+    #[error(transparent)]
+    Push(#[from] PushError),
+}
+
+/// What the pause image is called in the registry at `registry`.
+pub fn pause_reference(registry: SocketAddr) -> String {
+    format!("{registry}/{PAUSE}:{PAUSE_TAG}")
+}
+
+/// Pushes the pause image; its reference.
+///
+/// # Errors
+/// When the registry refuses it, or the processor is unknown.
+pub async fn push_pause(registry: SocketAddr) -> Result<String, SystemError> {
+    let program =
+        pause::program(architecture()).ok_or(SystemError::Architecture(std::env::consts::ARCH))?;
+    let mut layer = Layer::default();
+    layer.add_bytes(program, "/pause", 0o755)?;
+    let run = Run { entrypoint: Some(vec!["/pause".to_owned()]), ..Run::default() };
+    let tags = |_: &Digest| vec![PAUSE_TAG.to_owned()];
+    push(registry, &Name::parse(PAUSE)?, layer, run, tags).await?;
+    Ok(pause_reference(registry))
+}
+
+/// Pushes an image of the running binary; its reference, by digest.
+///
+/// # Errors
+/// When the registry refuses it, or a file of the binary cannot be read.
+pub async fn push_own(registry: SocketAddr) -> Result<String, SystemError> {
+    let name = Name::parse(OWN)?;
+    let (own, fingerprint) = blocking(|| {
+        let own = Own::find()?;
+        let fingerprint = own.fingerprint()?;
+        Ok((own, fingerprint))
+    })
+    .await?;
+    let cached = format!("stat-{fingerprint}");
+    let digest = match Registry::new(registry).resolve(&name, &cached).await? {
+        Some(digest) => digest,
+        None => {
+            let env = own.library_path().map(|path| vec![format!("LD_LIBRARY_PATH={path}")]);
+            let entrypoint = Some(vec![PROGRAM.to_owned()]);
+            let run = Run { entrypoint, env, ..Run::default() };
+            let layer = own.layer()?;
+            let tags = |digest: &Digest| vec![digest.short().to_owned(), cached];
+            push(registry, &name, layer, run, tags).await?
+        }
+    };
+    Ok(format!("{registry}/{name}@{digest}"))
+}
+
+async fn push(
+    address: SocketAddr,
+    name: &Name,
+    layer: Layer,
+    run: Run,
+    tags: impl FnOnce(&Digest) -> Vec<String>,
+) -> Result<Digest, SystemError> {
+    let layer = blocking(move || layer.into_blob()).await?;
+    let config = ImageConfig {
+        architecture: architecture().to_owned(),
+        os: "linux".to_owned(),
+        config: run,
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids: vec![layer.descriptor.digest.clone()],
+        },
+        ..ImageConfig::default()
+    };
+    let json = |error| SystemError::Own(io::Error::other::<serde_json::Error>(error));
+    let config = Blob::bytes(CONFIG, serde_json::to_vec(&config).map_err(json)?);
+    let manifest = Manifest::image(config.descriptor.clone(), vec![layer.descriptor.clone()]);
+    let digest = Digest::of(&serde_json::to_vec(&manifest).map_err(json)?);
+    let registry = Registry::new(address);
+    let tags = tags(&digest);
+    Ok(registry.push(name, &[layer, config], &manifest, &tags, &mut |_, _| ()).await?)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, SystemError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+        .and_then(|done| done)
+        .map_err(SystemError::Own)
+}
