@@ -99,9 +99,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether this only says that our view was older than the world: tried again without noise.
+    /// Whether this only says that our view was older than the world, or that others are not done
+    /// yet: tried again without noise.
     pub fn is_stale_view(&self) -> bool {
-        let Error::Api(kube::Error::Api(status)) = self else { return false };
+        let status = match self {
+            Error::Api(kube::Error::Api(status)) => status,
+            other => return matches!(other, Error::Unfinished(_)),
+        };
         matches!(status.code, 404 | 409)
             || (status.code == 403 && status.message.contains("being terminated"))
     }

@@ -4,12 +4,30 @@
 //! is a pure plan with a thin [`driver::Controller`] around it. The scheduler's driver lives here
 //! too; what it decides lives in `berth_scheduler`.
 
+pub mod apps;
 pub mod driver;
+pub mod endpoints;
+pub mod gc;
+pub mod kinds;
+pub mod namespace;
+pub mod node_lifecycle;
+pub mod scheduler;
+pub mod service_accounts;
+pub mod workloads;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_daemon::Tasks;
+
+use apps::Apps;
+use apps::template::Domain;
+use gc::Garbage;
+use gc::pods::LostPods;
+use namespace::Namespaces;
+use node_lifecycle::NodeLifecycle;
+use node_lifecycle::evict::Evictions;
+use service_accounts::ServiceAccounts;
 
 pub use driver::World;
 
@@ -24,6 +42,8 @@ pub struct Config {
     pub apps_domain: String,
     /// Where the balancer listens for HTTP, as clients reach it: part of an App's URL.
     pub balancer_http_port: u16,
+    /// The same for TLS.
+    pub balancer_https_port: u16,
 }
 
 impl Config {
@@ -34,6 +54,7 @@ impl Config {
             node_monitor_grace: Duration::from_secs(40),
             apps_domain: "apps.berth.local".to_owned(),
             balancer_http_port: 8080,
+            balancer_https_port: 8443,
         }
     }
 }
@@ -41,6 +62,26 @@ impl Config {
 /// Starts every controller in `tasks`; the world that they share is the scheduler's too.
 pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> {
     let world = Arc::new(World::start(client, tasks));
-    let _ = config;
+    workloads::start(&world, tasks);
+    endpoints::start(&world, tasks);
+    apps::define(world.client.clone(), tasks);
+    let domain = Domain {
+        name: config.apps_domain,
+        http_port: config.balancer_http_port,
+        https_port: config.balancer_https_port,
+    };
+    driver::run(Apps::new(domain), &world, tasks);
+    driver::run(ServiceAccounts { ca_pem: config.ca_pem }, &world, tasks);
+    driver::run(Namespaces, &world, tasks);
+    driver::run(Garbage::new(&world, tasks), &world, tasks);
+    driver::run(LostPods, &world, tasks);
+    driver::run(NodeLifecycle::new(config.node_monitor_grace), &world, tasks);
+    // A node that lives has renewed its lease, and lost its taint, within twice the grace.
+    driver::run(Evictions::new(&world, config.node_monitor_grace * 2), &world, tasks);
     world
+}
+
+/// Starts the scheduler in `tasks`: it sees `world` and writes with `client`, a user of its own.
+pub fn start_scheduler(client: kube::Client, world: &Arc<World>, tasks: &Tasks) {
+    scheduler::start(client, world, tasks);
 }

@@ -35,7 +35,7 @@ pub struct Place {
 }
 
 /// One node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// `metadata.name`.
     pub name: String,

@@ -1,0 +1,159 @@
+//! How an App is: read off its Deployment and its pods.
+
+use std::sync::Arc;
+
+use berth_api::app::{App, AppCondition, AppStatus};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+
+use super::template::selector;
+
+/// Why a container waits that will not start by waiting alone.
+const FAILURES: [&str; 7] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+];
+
+/// The status of `app`; a condition keeps its time while its status stays.
+pub fn plan(
+    app: &App,
+    deployment: Option<&Deployment>,
+    pods: &[Arc<Pod>],
+    url: Option<String>,
+    now: Timestamp,
+) -> AppStatus {
+    let name = app.metadata.name.as_deref().unwrap_or_default();
+    let counts = deployment.and_then(|deployment| deployment.status.as_ref());
+    let ready = counts.and_then(|counts| counts.ready_replicas).unwrap_or(0);
+    let selector: Vec<String> =
+        selector(name).iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let known = app.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let mut conditions = conditions(deployment, pods);
+    for condition in &mut conditions {
+        let same = known
+            .iter()
+            .find(|known| known.kind == condition.kind && known.status == condition.status);
+        condition.last_transition_time = match same {
+            Some(known) => known.last_transition_time.clone(),
+            None => Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+        };
+    }
+    AppStatus {
+        observed_generation: app.metadata.generation,
+        replicas: counts.and_then(|counts| counts.replicas).unwrap_or(0),
+        ready_replicas: ready,
+        updated_replicas: counts.and_then(|counts| counts.updated_replicas).unwrap_or(0),
+        ready: format!("{ready}/{}", app.spec.replicas),
+        url,
+        selector: Some(selector.join(",")),
+        conditions,
+    }
+}
+
+fn conditions(deployment: Option<&Deployment>, pods: &[Arc<Pod>]) -> Vec<AppCondition> {
+    let of = |kind: &str| {
+        let mut all = deployment
+            .and_then(|deployment| deployment.status.as_ref())
+            .and_then(|status| status.conditions.as_ref())
+            .into_iter()
+            .flatten();
+        let found = all.find(|condition| condition.type_ == kind);
+        AppCondition {
+            kind: kind.to_owned(),
+            status: found.map_or("Unknown", |found| found.status.as_str()).to_owned(),
+            reason: found.and_then(|found| found.reason.clone()).unwrap_or_default(),
+            message: found.and_then(|found| found.message.clone()).unwrap_or_default(),
+            last_transition_time: None,
+        }
+    };
+    let (status, reason, message) = match pods.iter().find_map(|pod| failure(pod)) {
+        Some((reason, message)) => ("True", reason, message),
+        None => ("False", String::new(), String::new()),
+    };
+    let failing = AppCondition {
+        kind: "Failing".to_owned(),
+        status: status.to_owned(),
+        reason,
+        message,
+        last_transition_time: None,
+    };
+    vec![of("Available"), of("Progressing"), failing]
+}
+
+/// Why an instance does not run, if there is such a reason.
+fn failure(pod: &Pod) -> Option<(String, String)> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let status = pod.status.as_ref()?;
+    let unplaced = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    });
+    if let Some(condition) = unplaced {
+        let message = condition.message.as_deref().unwrap_or_default();
+        return Some(("Unschedulable".to_owned(), format!("{name}: {message}")));
+    }
+    let containers =
+        status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref()).find_map(
+        |waiting| {
+            let reason = waiting.reason.as_deref().filter(|reason| FAILURES.contains(reason))?;
+            let message = waiting.message.as_deref().unwrap_or(reason);
+            Some((reason.to_owned(), format!("{name}: {message}")))
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn check(deployment: Value, pods: Value, known: Option<AppStatus>) -> AppStatus {
+        let mut app: App = serde_json::from_value(json!({
+            "apiVersion": "berth.dev/v1", "kind": "App",
+            "metadata": { "name": "hello", "generation": 4 },
+            "spec": { "image": "hello:1", "replicas": 3 },
+        }))
+        .unwrap();
+        app.status = known;
+        let deployment: Deployment = serde_json::from_value(deployment).unwrap();
+        let pods: Vec<Pod> = serde_json::from_value(pods).unwrap();
+        let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
+        plan(&app, Some(&deployment), &pods, None, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn counts_come_from_the_deployment_and_times_stay_while_nothing_changes() {
+        let deployment = json!({ "status": { "replicas": 4, "readyReplicas": 2, "updatedReplicas": 1,
+            "conditions": [{ "type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable" }] } });
+        let first = check(deployment.clone(), json!([]), None);
+        assert_eq!((first.ready.as_str(), first.replicas, first.updated_replicas), ("2/3", 4, 1));
+        assert_eq!(first.observed_generation, Some(4));
+        assert_eq!(first.conditions[0].reason, "MinimumReplicasUnavailable");
+        assert_eq!(first.conditions[2].status, "False");
+        let mut known = first;
+        known.conditions[0].last_transition_time = Some("earlier".into());
+        let again = check(deployment, json!([]), Some(known));
+        assert_eq!(again.conditions[0].last_transition_time.as_deref(), Some("earlier"));
+    }
+
+    #[test]
+    fn an_image_that_does_not_come_is_told() {
+        let pod = json!([{ "metadata": { "name": "hello-1" }, "status": { "containerStatuses": [{
+            "name": "hello", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "waiting": { "reason": "ErrImagePull", "message": "not found" } } }] } }]);
+        let status = check(json!({}), pod, None);
+        let failing = &status.conditions[2];
+        assert_eq!(failing.status, "True");
+        assert_eq!(failing.reason, "ErrImagePull");
+        assert_eq!(failing.message, "hello-1: not found");
+        assert_eq!(failing.last_transition_time.as_deref(), Some("1970-01-01T00:00:00Z"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Apps as people write them, and what comes of them.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn wanted(spec: Value) -> Value {
+    let app: App = serde_json::from_value(json!({
+        "apiVersion": "berth.dev/v1", "kind": "App",
+        "metadata": { "name": "hello", "namespace": "shop", "uid": "u" },
+        "spec": spec,
+    }))
+    .expect("an App");
+    let domain = Domain { name: "apps.test".into(), http_port: 8080, https_port: 443 };
+    serde_json::to_value(plan(&app, &domain).expect("has name and UID")).expect("serialises")
+}
+
+#[test]
+fn an_app_with_a_port_is_reached_under_its_name() {
+    let all = wanted(json!({ "image": "hello:1", "port": 3000, "replicas": 3 }));
+    assert_eq!(all["url"], "http://hello.apps.test:8080/");
+    let deployment = &all["deployment"];
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    assert_eq!(
+        deployment["spec"]["strategy"]["rollingUpdate"],
+        json!({ "maxSurge": 1, "maxUnavailable": 0 })
+    );
+    assert_eq!(
+        deployment["metadata"]["labels"],
+        json!({
+            "app.kubernetes.io/name": "hello", "app.kubernetes.io/instance": "hello",
+            "app.kubernetes.io/part-of": "hello", "app.kubernetes.io/managed-by": "berth",
+        }),
+    );
+    assert_eq!(deployment["metadata"]["ownerReferences"][0]["uid"], "u");
+    assert_eq!(deployment["metadata"]["ownerReferences"][0]["controller"], true);
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["terminationGracePeriodSeconds"], 33);
+    let container = &pod["containers"][0];
+    assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 3);
+    assert_eq!(container["readinessProbe"]["tcpSocket"]["port"], "http");
+    assert!(container["livenessProbe"].is_null());
+    assert_eq!(container["resources"]["limits"], json!({ "cpu": "1", "memory": "1Gi" }));
+    assert_eq!(all["service"]["spec"]["ports"][0]["port"], 80);
+    let rule = &all["ingress"]["spec"]["rules"][0];
+    assert_eq!(rule["host"], "hello.apps.test");
+    assert_eq!(rule["http"]["paths"][0]["backend"]["service"]["name"], "hello");
+    assert_eq!(all["ingress"]["spec"]["ingressClassName"], "berth");
+}
+
+#[test]
+fn an_app_without_a_port_has_no_address() {
+    let all = wanted(json!({ "image": "worker:1" }));
+    assert!(all["service"].is_null() && all["ingress"].is_null() && all["url"].is_null());
+    assert!(
+        all["deployment"]["spec"]["template"]["spec"]["containers"][0]["readinessProbe"].is_null()
+    );
+}
+
+#[test]
+fn an_empty_list_of_routes_keeps_the_service() {
+    let all = wanted(json!({ "image": "hello:1", "port": 3000, "routes": [] }));
+    assert!(all["ingress"].is_null() && all["url"].is_null());
+    assert!(!all["service"].is_null());
+}
+
+#[test]
+fn routes_of_one_host_share_a_rule_and_a_certificate() {
+    let all = wanted(
+        json!({ "image": "hello:1", "port": 3000, "health": { "path": "/healthz" }, "routes": [
+        { "host": "a.test", "tlsSecret": "a" },
+        { "host": "a.test", "path": "/api", "tlsSecret": "a" },
+        {},
+    ] }),
+    );
+    let spec = &all["ingress"]["spec"];
+    assert_eq!(spec["rules"].as_array().map(Vec::len), Some(2));
+    assert_eq!(spec["rules"][0]["http"]["paths"].as_array().map(Vec::len), Some(2));
+    assert_eq!(spec["tls"], json!([{ "hosts": ["a.test"], "secretName": "a" }]));
+    assert_eq!(all["url"], "https://a.test/");
+    let container = &all["deployment"]["spec"]["template"]["spec"]["containers"][0];
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        assert_eq!(container[probe]["httpGet"]["path"], "/healthz", "{probe}");
+    }
+}
+
+#[test]
+fn requests_never_exceed_limits() {
+    let all = wanted(
+        json!({ "image": "small:1", "resources": { "limits": { "cpu": "20m", "memory": "16Mi" } } }),
+    );
+    let resources = &all["deployment"]["spec"]["template"]["spec"]["containers"][0]["resources"];
+    assert_eq!(resources["requests"], json!({ "cpu": "20m", "memory": "16Mi" }));
+}
