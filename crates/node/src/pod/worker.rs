@@ -231,11 +231,15 @@ impl Worker {
             return;
         }
         self.facts.ending_since = Some(now);
-        for (key, tasks) in &self.handles {
-            if ["image/", "volumes", "hook/"].iter().any(|kind| key.starts_with(kind)) {
+        let busy = &mut self.busy;
+        self.handles.retain(|key, tasks| {
+            let pointless = ["image/", "volumes", "hook/"].iter().any(|kind| key.starts_with(kind));
+            if pointless {
                 tasks.cancel();
+                busy.remove(key);
             }
-        }
+            !pointless
+        });
     }
 
     fn watch_exits(&mut self) {
