@@ -78,8 +78,7 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
 /// Applies a configuration onto `live`; with none, the object is new.
 ///
 /// `applied` and `live` are of the resource's version; `now` is RFC 3339 in seconds. What comes out
-/// is to be read again, defaulted and validated; [`same_but_times`] then tells a write that changed
-/// nothing.
+/// is to be read again, defaulted and validated.
 ///
 /// # Errors
 /// When others own what it would change and `force` is not set, or it is malformed: it carries
@@ -194,19 +193,6 @@ pub fn track(
     };
     managers.set(manager, Operation::Update, &version, subresource, has, &time);
     managers.write(new);
-}
-
-/// Whether `new` is `old` but for its managers' times: then nothing is to be written.
-///
-/// Both as they would be stored, defaulted and with the same resource version.
-#[must_use]
-pub fn same_but_times(old: &Value, new: &Value) -> bool {
-    let plain = |object: &Value| {
-        let mut object = object.clone();
-        managers::drop_times(&mut object);
-        object
-    };
-    plain(old) == plain(new)
 }
 
 /// Leaves out what no one owns: what the server writes, and status where it has its own door.

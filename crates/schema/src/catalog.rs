@@ -1,8 +1,9 @@
 //! The catalogue of every served resource, built-in and custom.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use regex::Regex;
 use serde_json::Value;
 
 use crate::crd::{self, CrdError};
@@ -110,6 +111,18 @@ pub struct Column {
     pub path: Option<String>,
 }
 
+/// A column that every resource of its kind has.
+pub(crate) fn plain_column(name: &str, kind: &str, format: &str) -> Column {
+    Column {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        format: format.to_owned(),
+        priority: 0,
+        description: String::new(),
+        path: None,
+    }
+}
+
 /// What only a custom resource has.
 #[derive(Debug, Clone)]
 pub struct Custom {
@@ -117,6 +130,10 @@ pub struct Custom {
     pub definition: String,
     /// Where the scale subresource reads and writes.
     pub scale: Option<Scale>,
+    /// The version's schema as it was given.
+    pub openapi: Arc<Value>,
+    /// The schema's regular expressions, made ready.
+    pub patterns: BTreeMap<String, Regex>,
 }
 
 /// Where a custom resource keeps what its scale tells.

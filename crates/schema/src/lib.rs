@@ -29,5 +29,5 @@ pub use decode::{
     DecodeError, Decoded, FieldValidation, Format, MOST_BYTES, decode, decode_kind, retype,
 };
 pub use default::default;
-pub use schema::{Field, Limits, ListType, Merge, ObjectRef, ObjectType, Schema, Shape};
+pub use schema::{Field, ListType, Merge, ObjectRef, ObjectType, Schema, Shape};
 pub use validate::validate;

@@ -24,8 +24,6 @@ pub struct Schema {
     pub nullable: bool,
     /// What stands in when it is absent.
     pub default: Option<Value>,
-    /// What a custom resource's schema demands beyond the shape.
-    pub limits: Option<Box<Limits>>,
 }
 
 impl Schema {
@@ -43,7 +41,6 @@ impl Schema {
             allowed: Vec::new(),
             nullable: false,
             default: None,
-            limits: None,
         }
     }
 
@@ -141,15 +138,6 @@ pub struct Merge {
     pub retain_keys: bool,
     /// The field by which items of the list are the same.
     pub key: Option<String>,
-}
-
-/// What a custom resource's schema demands of a value.
-#[derive(Debug, Clone, Default)]
-pub struct Limits {
-    /// The schema as it was given, `properties` and `items` left out.
-    pub rules: serde_json::Map<String, Value>,
-    /// Schemas of which all, one or any must hold, or that must not, with their key.
-    pub combined: Vec<(String, Vec<Value>)>,
 }
 
 /// One field of an object type.

@@ -227,16 +227,6 @@ pub fn drop_all(object: &mut Value) {
     }
 }
 
-/// Removes every entry's time.
-pub fn drop_times(object: &mut Value) {
-    let list = metadata(object).and_then(|metadata| metadata.get_mut("managedFields"));
-    for entry in list.and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(entry) = entry.as_object_mut() {
-            entry.remove("time");
-        }
-    }
-}
-
 /// Brings back what only the server writes.
 pub fn restore(object: &mut Value, live: &Value) {
     let Some(metadata) = metadata(object) else { return };

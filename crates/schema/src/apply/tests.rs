@@ -216,7 +216,6 @@ fn a_write_that_changes_nothing_leaves_no_trace() {
     let mut bare = deployment(json!({"replicas": 1}));
     track(&deployments, Some(&live), &mut bare, "other", None, T1);
     assert_eq!(bare, live);
-    assert!(same_but_times(&live, &bare));
 }
 
 #[test]

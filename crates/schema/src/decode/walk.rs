@@ -168,6 +168,10 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
         match (&self.schema.shape, number) {
             (Shape::Any | Shape::Double, Some(number)) => Ok(Value::Number(number)),
             (Shape::Quantity, Some(_)) => self.visit_string(value.to_string()),
+            // JSON schema calls 1.0 an integer.
+            (Shape::Int64, Some(_)) if !self.walk.native && is_whole(value) => {
+                Ok(Value::from(value as i64))
+            }
             (Shape::Int32 | Shape::Int64 | Shape::IntOrString, _) => {
                 Err(self.unfit(&format!("number {value}")))
             }
@@ -229,6 +233,11 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             _ => Err(self.unfit("object")),
         }
     }
+}
+
+/// Whether a number is whole and small enough for that to be certain.
+fn is_whole(value: f64) -> bool {
+    value.fract() == 0.0 && value.abs() < 9e15
 }
 
 fn object_of<'de, 's, A: MapAccess<'de>>(
