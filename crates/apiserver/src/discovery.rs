@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use berth_schema::{discovery, openapi};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::call::Call;
-use crate::media::Shape;
+use crate::media::{Format, Shape};
+use crate::openapi_protobuf;
 use crate::respond::{self, Body};
 use crate::server::Core;
 use crate::status::Failure;
@@ -52,6 +54,9 @@ pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
         }
     };
     let found = found.ok_or_else(Failure::no_such_path)?;
+    if let ["openapi", rest @ ..] = parts.as_slice() {
+        return Ok(document(call, &found, rest == ["v2"]));
+    }
     let mut response = respond::value(StatusCode::OK, &found, &call.output);
     if let Shape::Discovery(version) = &call.output.shape
         && matches!(parts.as_slice(), ["api" | "apis"])
@@ -63,6 +68,30 @@ pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
         }
     }
     Ok(response)
+}
+
+/// A document that clients keep, and ask for again only when it changed.
+fn document(call: &Call, found: &Value, is_v2: bool) -> Response<Body> {
+    let as_protobuf = is_v2 && call.output.format == Format::OpenApi;
+    let mut response = if as_protobuf {
+        let mut response = Response::new(respond::body(openapi_protobuf::encode(found)));
+        let kind = HeaderValue::from_static(openapi_protobuf::ANSWERED);
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    } else {
+        respond::value(StatusCode::OK, found, &call.output)
+    };
+    let digest = Sha256::digest(found.to_string());
+    let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let tag = format!("\"{tag}{}\"", if as_protobuf { "p" } else { "" });
+    if call.headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+        response = Response::new(respond::body(""));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
 }
 
 fn version() -> Value {

@@ -24,6 +24,7 @@ mod limits;
 mod media;
 mod metrics;
 mod object;
+mod openapi_protobuf;
 mod path;
 mod pki;
 mod protobuf;

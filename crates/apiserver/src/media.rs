@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING};
 
+use crate::openapi_protobuf;
 use crate::status::Failure;
 
 /// The media types answers can have.
@@ -13,6 +14,8 @@ pub(crate) const SERVED: &str = "application/json, application/yaml";
 pub(crate) enum Format {
     Json,
     Yaml,
+    /// Protobuf, of the one document that has such a form; anything else comes as JSON.
+    OpenApi,
 }
 
 /// What an answer shows of the objects.
@@ -68,6 +71,7 @@ fn one(text: &str) -> Option<(Format, Shape)> {
     let format = match parts.next()? {
         "application/json" | "*/*" | "application/*" | "text/*" => Format::Json,
         "application/yaml" | "text/yaml" => Format::Yaml,
+        other if openapi_protobuf::ASKED.contains(&other) => Format::OpenApi,
         _ => return None,
     };
     let (mut kind, mut group, mut version) = ("", "", "");

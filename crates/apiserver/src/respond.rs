@@ -42,7 +42,7 @@ pub(crate) fn value(code: StatusCode, value: &Value, output: &Output) -> Respons
 /// An answer of bytes that are JSON, in the form asked for.
 pub(crate) fn json(code: StatusCode, json: Vec<u8>, output: &Output) -> Response<Body> {
     let (bytes, kind) = match output.format {
-        Format::Json => (json, "application/json"),
+        Format::Json | Format::OpenApi => (json, "application/json"),
         Format::Yaml => (to_yaml(json), "application/yaml"),
     };
     let zipped = (output.gzip && bytes.len() >= GZIP_FROM).then(|| gzip(&bytes)).flatten();

@@ -1,0 +1,15 @@
+//! The API server over a real store: through its in-process client, and through kubectl over TLS.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // clippy.toml lets only test functions, not what they call
+
+mod access;
+mod crd;
+mod kubectl;
+mod list;
+mod node;
+mod patch;
+mod pods;
+mod server;
+mod services;
+mod watch;
+mod write;
