@@ -6,7 +6,7 @@
 
 mod images;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -369,9 +369,4 @@ fn absent_is_fine(outcome: Result<(), CriError>) -> Result<(), CriError> {
 pub fn pid_of(info: &HashMap<String, String>) -> Option<i32> {
     let info: serde_json::Value = serde_json::from_str(info.get("info")?).ok()?;
     i32::try_from(info.get("pid")?.as_i64()?).ok().filter(|pid| *pid > 0)
-}
-
-/// CRI wants hash maps where the API has ordered ones.
-pub fn map(ordered: &BTreeMap<String, String>) -> HashMap<String, String> {
-    ordered.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }

@@ -38,6 +38,8 @@ mod quantity;
 mod sample;
 pub mod server;
 mod start;
+#[cfg(test)]
+mod system_tests;
 mod teardown;
 mod tool;
 pub mod volumes;

@@ -121,3 +121,64 @@ fn port(container: &Container, port: &IntOrString) -> Option<u16> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each connection with `status`, says the port.
+    async fn server(status: &'static str, tasks: &berth_daemon::Tasks) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tasks.spawn_until_stop("server", async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nhi");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        port
+    }
+
+    fn target(port: u16) -> Target {
+        let container = serde_json::json!({
+            "name": "c", "ports": [{"name": "web", "containerPort": port}]
+        });
+        Target {
+            container: serde_json::from_value(container).expect("a container"),
+            id: "c0".to_owned(),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+
+    #[tokio::test]
+    async fn http_answers_from_200_to_399_are_successes_and_ports_have_names() {
+        let tasks = berth_daemon::Tasks::new();
+        for (status, success) in
+            [("200 OK", true), ("302 Found", true), ("404 Not Found", false), ("500 No", false)]
+        {
+            let port = server(status, &tasks).await;
+            for named in [IntOrString::Int(port.into()), IntOrString::String("web".to_owned())] {
+                let get = HTTPGetAction { port: named, ..HTTPGetAction::default() };
+                let answer = http_get(&target(port), &get).await;
+                assert_eq!(answer == Answer::Success, success, "{status}: {answer:?}");
+            }
+        }
+        tasks.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_a_failure() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
+        let socket = TCPSocketAction { port: IntOrString::Int(port.into()), host: None };
+        assert!(matches!(tcp(&target(port), &socket).await, Answer::Failure(_)));
+    }
+}

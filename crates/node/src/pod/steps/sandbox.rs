@@ -1,5 +1,9 @@
 //! Making a sandbox: cgroup, directories, the sandbox itself, then what needs its address.
 
+use std::path::Path;
+
+use tokio::io::AsyncWriteExt;
+
 use super::{Step, StepError};
 use crate::cgroups;
 use crate::cri::v1;
@@ -25,7 +29,7 @@ impl Step {
         tokio::fs::create_dir_all(&pod_dir).await.map_err(io)?;
         tokio::fs::create_dir_all(&config.log_directory).await.map_err(io)?;
         let record = serde_json::to_vec(&*self.pod).unwrap_or_default();
-        tokio::fs::write(pod_dir.join(RECORD), record).await.map_err(io)?;
+        write_private(&pod_dir.join(RECORD), &record).await.map_err(io)?;
         let made = shared.cri.run_pod_sandbox(config).await;
         made.map(drop).map_err(|error| StepError::new("FailedCreatePodSandBox", error))
     }
@@ -50,4 +54,12 @@ impl Step {
         }
         tokio::fs::write(&path, text).await
     }
+}
+
+/// A pod's variables may hold what only root should read.
+async fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = tokio::fs::OpenOptions::new();
+    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(path).await?;
+    file.write_all(bytes).await?;
+    file.flush().await
 }
