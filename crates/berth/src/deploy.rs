@@ -140,7 +140,7 @@ async fn write(client: &Client, options: &Options, name: &str, source: &Source) 
         spec.insert("port".into(), json!(port));
     }
     if let Some(health) = &source.health {
-        spec.insert("health".into(), json!(health));
+        spec.insert("health".into(), json!({ "path": health }));
     }
     let set = options.variables.iter().map(|(key, value)| (key.clone(), json!(value)));
     let unset = options.unset.iter().map(|key| (key.clone(), Value::Null));

@@ -129,6 +129,6 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        drop(termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0));
+        let _gone = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
     }
 }

@@ -224,6 +224,11 @@ impl Instance {
         nth(self.options.pod_range, 1)
     }
 
+    /// The API, as pods see it.
+    pub fn api_address(&self) -> Ipv4Addr {
+        nth(self.options.service_range, 1)
+    }
+
     /// The cluster's DNS, as pods see it.
     pub fn dns_address(&self) -> Ipv4Addr {
         nth(self.options.service_range, 10)

@@ -1,6 +1,7 @@
 //! An app's pods, and what is wrong with a pod, in the words of its status.
 
 use anyhow::Result;
+use berth_api::labels;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
@@ -9,7 +10,7 @@ use crate::failure::{Exit, Failure};
 
 /// The label by which an app's pods are found.
 pub fn selector(app: &str) -> String {
-    format!("app.kubernetes.io/instance={app}")
+    format!("{}={app}", labels::INSTANCE)
 }
 
 /// The pods of `app`, oldest first; a pod of that very name where there is no such app.

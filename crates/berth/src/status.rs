@@ -130,7 +130,7 @@ fn node(node: &Node) -> Value {
 
 fn app_summary(app: &App) -> Value {
     let status = app.status.clone().unwrap_or_default();
-    let ready = format!("{}/{}", status.ready_replicas.unwrap_or(0), app.spec.replicas.unwrap_or(1));
+    let ready = format!("{}/{}", status.ready_replicas, app.spec.replicas);
     json!({ "name": app.name_any(), "namespace": app.namespace(), "ready": ready, "url": status.url })
 }
 

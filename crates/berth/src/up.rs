@@ -43,23 +43,24 @@ pub fn run(global: &Global, options: Options) -> Result<()> {
 
 async fn serve(instance: &Instance) -> Result<()> {
     let tasks = Tasks::new();
+    let mut end = std::pin::pin!(berth_daemon::wait_for_end());
     let started = tokio::select! {
-        started = start(instance, &tasks) => started,
-        ended = berth_daemon::wait_for_end() => ended.map_err(Into::into),
-        () = tasks.stopping() => Ok(()),
+        started = start(instance, &tasks) => Some(started),
+        _ = &mut end => None,
+        () = tasks.stopping() => None,
     };
-    if started.is_ok() && !tasks.is_stopping() {
+    if let Some(Ok(())) = started {
         tokio::select! {
-            ended = berth_daemon::wait_for_end() => ended?,
+            ended = end => ended?,
             () = tasks.stopping() => {}
         }
-        eprintln!("stopping; containers go on, `berth up` takes them up again");
     }
+    eprintln!("stopping; containers go on, `berth up` takes them up again");
     tasks.stop(DRAIN).await;
     if tasks.has_panicked() {
         anyhow::bail!("a part failed: see {}", instance.dir.join("logs/berth.log").display());
     }
-    started
+    started.unwrap_or(Ok(()))
 }
 
 async fn start(instance: &Instance, tasks: &Tasks) -> Result<()> {

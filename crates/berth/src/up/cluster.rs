@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use berth_apiserver::{ApiServer, Pki, Sans, User};
+use berth_apiserver::{ApiServer, Pki, Sans, ServiceRange, User};
 use berth_daemon::Tasks;
 use berth_store::Embedded;
 use k8s_openapi::api::core::v1::Node;
@@ -53,9 +53,7 @@ pub async fn start(instance: &Instance, tasks: &Tasks) -> Result<Cluster> {
     let own_image = push_own_image(instance.registry(), tasks);
 
     let (api, pki) = start_api(instance, tasks).await?;
-    let part = |name: &str, groups: &[&str]| {
-        api.client(User::new(name, groups.iter().copied().chain(["system:authenticated"])))
-    };
+    let part = |name: &str, groups: &[&str]| api.client(User::new(name, groups));
     let admin = part("berth:up", &["system:masters"]);
     let controllers = part("system:kube-controller-manager", &["system:masters"]);
     let scheduler = part("system:kube-scheduler", &["system:masters"]);
@@ -64,7 +62,14 @@ pub async fn start(instance: &Instance, tasks: &Tasks) -> Result<Cluster> {
     let l4 = part("system:kube-proxy", &["system:masters"]);
 
     start_controllers(instance, &pki, controllers, scheduler, tasks);
-    start_l4(instance, l4, tasks)?;
+    let l4_config = berth_balancer::l4::Config {
+        instance: instance.name.clone(),
+        pod_range: instance.options.pod_range.to_string().parse()?,
+        service_range: instance.options.service_range.to_string().parse()?,
+        node_address: instance.node_address(),
+        bridge: instance.name.clone(),
+    };
+    berth_balancer::l4::start(l4, l4_config, tasks);
     pause.await.context("pushing the sandbox image")?;
     let config = node_config(instance, pki.kubelet_serving(), pki.ca_pem().to_owned());
     berth_node::start(node, config, tasks).await.context("starting the node agent")?;
@@ -121,13 +126,18 @@ async fn start_api(instance: &Instance, tasks: &Tasks) -> Result<(ApiServer, Pki
         .await
         .with_context(|| format!("opening the store in {}", instance.dir.display()))?;
     let node = IpAddr::from(instance.node_address());
-    let sans = Sans { ips: vec![node], dns: vec![instance.node_name.clone()] };
+    let ips = vec![node, IpAddr::from(instance.api_address())];
+    let sans = Sans { ips, dns: vec![instance.node_name.clone()] };
     let pki = Pki::load_or_create(&instance.dir.join("pki"), &sans, &instance.node_name)?;
     let server = format!("https://127.0.0.1:{}", options.api_port);
     write_whole(&instance.kubeconfig(), &pki.kubeconfig(&server))?;
     let config = berth_apiserver::Config {
         advertise: SocketAddr::from((node, options.api_port)),
-        service_range: options.service_range,
+        service_range: ServiceRange::new(
+            options.service_range.network(),
+            options.service_range.prefix_len(),
+        )
+        .expect("the instance has checked its ranges"),
         node_ports: options.node_ports.0.clone(),
         pki: pki.clone(),
         cluster_domain: DOMAIN.to_owned(),
@@ -149,19 +159,7 @@ fn start_controllers(
     config.apps_domain.clone_from(&instance.options.apps_domain);
     config.balancer_http_port = instance.options.http_port;
     let world = berth_controllers::start(controllers, config, tasks);
-    berth_controllers::start_scheduler(scheduler, world, tasks);
-}
-
-fn start_l4(instance: &Instance, client: Client, tasks: &Tasks) -> Result<()> {
-    let config = berth_balancer::l4::Config {
-        instance: instance.name.clone(),
-        pod_range: instance.options.pod_range,
-        service_range: instance.options.service_range,
-        node_address: instance.node_address(),
-        bridge: instance.name.clone(),
-    };
-    berth_balancer::l4::start(client, config, tasks).context("starting the service network")?;
-    Ok(())
+    berth_controllers::start_scheduler(scheduler, &world, tasks);
 }
 
 fn node_config(
@@ -174,7 +172,7 @@ fn node_config(
         address: instance.node_address(),
         data_dir: instance.dir.clone(),
         instance: instance.name.clone(),
-        pod_range: instance.options.pod_range,
+        pod_range: instance.options.pod_range.to_string().parse().expect("a range prints as one"),
         cluster_dns: instance.dns_address(),
         cluster_domain: DOMAIN.to_owned(),
         sandbox_image: berth_images::system::pause_reference(instance.registry()),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
-use kube::{Client, CustomResourceExt};
+use kube::Client;
 
 use crate::instance::Instance;
 
@@ -38,7 +38,7 @@ struct Part {
 /// # Errors
 /// What the API server refused, by object.
 pub async fn apply(client: &Client, instance: &Instance, image: &str) -> Result<()> {
-    let crd = serde_json::to_value(berth_api::app::App::crd())?;
+    let crd = serde_json::to_value(berth_api::app::definition())?;
     apply_one(client, serde_json::from_value(crd)?).await?;
     let (mut text, mut others) = (MANIFESTS.to_owned(), Vec::new());
     let options = &instance.options;
@@ -56,8 +56,11 @@ pub async fn apply(client: &Client, instance: &Instance, image: &str) -> Result<
         let api: Api<Deployment> = Api::namespaced(client.clone(), part.namespace);
         let running = api.get_opt(part.name).await.context("reading the parts that run")?;
         let side = side(running.as_ref(), |side| {
-            let filled = on_side(&text, part, options.health_port, side);
-            object_named(&filled, part.name)
+            // The other part is on any side: only this one is looked at.
+            let any = PARTS.iter().fold(on_side(&text, part, options.health_port, side), |text, part| {
+                on_side(&text, part, options.health_port, 0)
+            });
+            deployment(&any, part.name)
         })?;
         text = on_side(&text, part, options.health_port, side);
     }
@@ -139,9 +142,8 @@ fn fill(text: &str, word: &str, value: &str) -> String {
     text.replace(&format!("{{{{{word}}}}}"), value)
 }
 
-fn object_named(text: &str, name: &str) -> Result<DynamicObject> {
-    let text = text.replace("{{", "").replace("}}", ""); // of the other part, not yet filled in
-    let found = objects(&text)?.into_iter().find(|object| {
+fn deployment(text: &str, name: &str) -> Result<DynamicObject> {
+    let found = objects(text)?.into_iter().find(|object| {
         let kind = object.types.as_ref().map(|types| types.kind.as_str());
         kind == Some("Deployment") && object.metadata.name.as_deref() == Some(name)
     });
@@ -179,7 +181,7 @@ mod tests {
         let objects = objects(&text).unwrap();
         assert!(objects.iter().all(|object| object.types.is_some()));
         for part in &PARTS {
-            object_named(&text, part.name).unwrap();
+            deployment(&text, part.name).unwrap();
         }
     }
 
