@@ -12,7 +12,8 @@ use berth_daemon::Tasks;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -52,50 +53,21 @@ impl Kubelet {
     }
 
     /// Gets a path and passes the answer on as it comes.
-    pub(crate) async fn get(&self, place: &Place, path: &str) -> Result<Response<Body>, Failure> {
-        let (mut sender, connection) = self.connect(place).await?;
+    pub(crate) async fn get(
+        &self,
+        place: &Place,
+        path: &str,
+        tasks: &Tasks,
+    ) -> Result<Response<Body>, Failure> {
+        let mut sender = self.connect(place, tasks).await?;
         let request = request(Method::GET, place, path, HeaderMap::new())?;
-        // The connection is driven by the answer's body, or for as long as there is none yet.
-        let mut connection = Box::pin(async move {
-            let _ = connection.await;
-        });
-        let answer = {
-            let sent = tokio::time::timeout(ANSWER, sender.send_request(request));
-            let mut sent = std::pin::pin!(sent);
-            tokio::select! {
-                answer = &mut sent => answer,
-                () = &mut connection => sent.await,
-            }
-        };
-        let response = answer.map_err(|_| unreachable(place, "no answer in time"))?;
-        let response = response.map_err(|error| unreachable(place, error))?;
+        let response = answer(place, sender.send_request(request)).await?;
         if !response.status().is_success() {
-            return Err(refused(response, connection).await);
+            return Err(refused(response).await);
         }
         let kind = response.headers().get(CONTENT_TYPE).cloned();
-        let body = response.into_body();
-        let frames = futures::stream::unfold(
-            (body, connection, sender, false),
-            |(mut body, mut connection, sender, mut closed)| async move {
-                loop {
-                    let frame = if closed {
-                        body.frame().await
-                    } else {
-                        tokio::select! {
-                            biased;
-                            frame = body.frame() => frame,
-                            () = &mut connection => {
-                                closed = true;
-                                continue;
-                            }
-                        }
-                    };
-                    let frame = frame?.map_err(BodyError::from);
-                    return Some((frame, (body, connection, sender, closed)));
-                }
-            },
-        );
-        let body = http_body_util::StreamBody::new(frames).boxed_unsync();
+        // Dropping the body, when the client goes, closes the connection to the node agent.
+        let body = response.into_body().map_err(BodyError::from).boxed_unsync();
         let mut answer = Response::new(body);
         if let Some(kind) = kind {
             answer.headers_mut().insert(CONTENT_TYPE, kind);
@@ -117,22 +89,15 @@ impl Kubelet {
         if !call.headers.contains_key(UPGRADE) {
             return Err(Failure::bad_request("Upgrade request required"));
         }
-        let (mut sender, connection) = self.connect(place).await?;
+        let mut sender = self.connect(place, tasks).await?;
         let mut headers = call.headers;
         for name in ["authorization", "host", "accept-encoding", "content-length"] {
             headers.remove(name);
         }
         let request = request(call.method, place, path, headers)?;
-        tasks.spawn_until_stop("kubelet connection", async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "kubelet connection");
-            }
-        });
-        let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
-        let response = answer.map_err(|_| unreachable(place, "no answer in time"))?;
-        let mut response = response.map_err(|error| unreachable(place, error))?;
+        let mut response = answer(place, sender.send_request(request)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refused(response, std::future::pending()).await);
+            return Err(refused(response).await);
         }
         let headers = response.headers().clone();
         let node = hyper::upgrade::on(&mut response);
@@ -155,7 +120,8 @@ impl Kubelet {
     async fn connect(
         &self,
         place: &Place,
-    ) -> Result<(SendRequest<Empty<Bytes>>, KubeletConnection), Failure> {
+        tasks: &Tasks,
+    ) -> Result<SendRequest<Empty<Bytes>>, Failure> {
         let connecting = async {
             let stream = TcpStream::connect((place.address, place.port)).await?;
             stream.set_nodelay(true)?;
@@ -164,12 +130,25 @@ impl Kubelet {
         let stream = tokio::time::timeout(CONNECT, connecting).await;
         let stream = stream.map_err(|_| unreachable(place, "no connection in time"))?;
         let stream = stream.map_err(|error| unreachable(place, error))?;
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(place, error))
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|error| unreachable(place, error))?;
+        tasks.spawn_until_stop("kubelet connection", async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "kubelet connection");
+            }
+        });
+        Ok(sender)
     }
 }
 
-type KubeletConnection =
-    http1::Connection<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>, Empty<Bytes>>;
+async fn answer(
+    place: &Place,
+    sent: impl Future<Output = hyper::Result<Response<Incoming>>>,
+) -> Result<Response<Incoming>, Failure> {
+    let answer = tokio::time::timeout(ANSWER, sent).await;
+    let answer = answer.map_err(|_| unreachable(place, "no answer in time"))?;
+    answer.map_err(|error| unreachable(place, error))
+}
 
 fn request(
     method: Method,
@@ -200,18 +179,10 @@ fn unreachable(place: &Place, why: impl std::fmt::Display) -> Failure {
 }
 
 /// What the node agent said, as far as it is not too long.
-async fn refused(
-    response: Response<hyper::body::Incoming>,
-    connection: impl Future<Output = ()>,
-) -> Failure {
+async fn refused(response: Response<Incoming>) -> Failure {
     let status = response.status();
-    let body = http_body_util::Limited::new(response.into_body(), ERROR_BODY).collect();
-    let mut connection = std::pin::pin!(connection);
-    let mut body = std::pin::pin!(tokio::time::timeout(ANSWER, body));
-    let collected = tokio::select! {
-        collected = &mut body => collected,
-        () = &mut connection => body.await,
-    };
+    let body = Limited::new(response.into_body(), ERROR_BODY).collect();
+    let collected = tokio::time::timeout(ANSWER, body).await;
     let text = match collected {
         Ok(Ok(collected)) => String::from_utf8_lossy(&collected.to_bytes()).trim().to_owned(),
         _ => String::new(),

@@ -161,7 +161,8 @@ pub(crate) fn confine(
             }
         }
         "resize" => pod::take_resources(new, &asked),
-        // `scale` has put its number where it belongs already.
+        // Made by ourselves from the live object, not by the client.
+        "binding" | "scale" => *new = asked,
         _ => new["spec"] = asked["spec"].clone(),
     }
 }

@@ -75,7 +75,7 @@ pub(super) async fn log(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
     let query =
         encode(names.iter().flat_map(|name| call.query.all(name).map(move |value| (*name, value))));
     let path = format!("/containerLogs/{}/{}/{container}?{query}", target.namespace, target.name);
-    core.kubelet.get(&place, &path).await
+    core.kubelet.get(&place, &path, &core.tasks).await
 }
 
 /// A session: exec, attach or portforward, passed through to the node as it is.
