@@ -38,7 +38,7 @@ impl fmt::Display for Revision {
 /// A key, its value, and when it was created and last written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// 1 to 65,535 bytes.
+    /// 1 to 65,534 bytes.
     pub key: Bytes,
     /// Any bytes; the store never looks inside.
     pub value: Bytes,

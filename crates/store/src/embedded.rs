@@ -12,6 +12,7 @@
 //! It refuses to share its directory, to read a newer format, and to go on after a failed sync.
 
 mod disk;
+mod journal;
 mod state;
 mod writer;
 
@@ -34,8 +35,8 @@ use crate::contract::{
 };
 use crate::watch::{Watch, Watchers};
 
-/// fjall's limit, and more than any key of ours needs.
-const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// fjall's limit less the byte that we put before a key; more than any key of ours needs.
+const KEY_BYTES_MAX: usize = u16::MAX as usize - 1;
 
 /// The bounds of an [`Embedded`] store.
 #[derive(Clone, Debug)]

@@ -100,7 +100,10 @@ fn journal(dir: &Path) -> PathBuf {
 
 /// Where the journal's content ends; what follows is preallocated zeros.
 fn end(journal: &Path) -> u64 {
-    let content = std::fs::read(journal).expect("it reads");
+    // Far more than these tests write; the file has 64 MiB.
+    let mut content = Vec::new();
+    let file = File::open(journal).expect("it opens");
+    file.take(1 << 18).read_to_end(&mut content).expect("it reads");
     content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
@@ -152,6 +155,31 @@ async fn torn_tail_of_the_journal_is_dropped() {
     }
     check_torn(|_, after| Tear::Cut(after - 1)).await;
     check_torn(|_, after| Tear::Zeros(after - 3, after)).await;
+}
+
+#[tokio::test]
+async fn hole_in_the_last_batch_is_dropped() {
+    // In the value, over its header, and over the end of the batch before its last bytes.
+    for (from, to) in [(6000, 10_096), (20, 60), (100, 4196)] {
+        check_torn(|before, _| Tear::Zeros(before + from, before + to)).await;
+    }
+    check_torn(|_, after| Tear::Zeros(after - 60, after - 5)).await;
+}
+
+#[tokio::test]
+async fn damage_before_synced_batches_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let store = open(dir.path()).await;
+    let journal = journal(dir.path());
+    let before = end(&journal);
+    put(&store, "a", vec![1; 20_000]).await;
+    put(&store, "b", vec![2; 3000]).await;
+    drop(store);
+    let mut file = OpenOptions::new().write(true).open(&journal).expect("it opens");
+    file.seek(SeekFrom::Start(before + 6000)).expect("it seeks");
+    file.write_all(&[0; 4096]).expect("it is written");
+    let opened = Embedded::open(dir.path(), Options::default()).await;
+    assert!(matches!(opened, Err(OpenError::Damaged { .. })), "{opened:?}");
 }
 
 /// A small file system of our own, gone when dropped.

@@ -3,10 +3,12 @@
 //! ```text
 //! DIR/lock     held while the store is open
 //! DIR/format   a number
-//! DIR/db/      fjall: keyspace `entries` (key → created, modified, value), `meta` (revision)
+//! DIR/db/      fjall, one keyspace: r → revision, k KEY → created, modified, value
 //! ```
 //!
-//! One batch is one fjall batch with one sync; the revision goes into the same batch.
+//! One batch is one fjall batch with one sync; the revision goes into the same batch. It is one
+//! keyspace because fjall keeps a journal until every keyspace in it has been flushed, and one that
+//! holds nothing but the revision would hardly ever be.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -17,11 +19,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
+use super::journal;
 use crate::contract::{Change, Entry, OpenError, Revision};
 
 /// The format that this version writes.
 const FORMAT: u32 = 1;
-const REVISION: &[u8] = b"revision";
+/// The key of the revision.
+const REVISION: &[u8] = b"r";
+/// What comes before the key of an entry.
+const ENTRY: u8 = b'k';
 /// `created` and `modified`, eight bytes each, little-endian, before the value.
 const HEADER: usize = 16;
 /// Everything is read from memory, so fjall's block cache serves only its own merging.
@@ -31,8 +37,7 @@ const MEMTABLE_BYTES: u64 = 8 << 20;
 
 pub(super) struct Disk {
     // Fields are dropped in this order: the lock goes last.
-    entries: Keyspace,
-    meta: Keyspace,
+    keyspace: Keyspace,
     database: Database,
     dir: PathBuf,
     _lock: File,
@@ -58,16 +63,19 @@ impl Disk {
         check_format(dir)?;
 
         let fjall = |error| from_fjall(dir, error);
-        let database = Database::builder(dir.join("db"))
-            .cache_size(CACHE_BYTES)
-            .manual_journal_persist(true)
-            .worker_threads(1)
-            .open()
-            .map_err(fjall)?;
+        let path = dir.join("db");
+        let database = match open_database(&path) {
+            Err(fjall::Error::JournalRecovery(_))
+                if journal::cut_torn_batch(&path).map_err(io)? =>
+            {
+                open_database(&path)
+            }
+            opened => opened,
+        };
+        let database = database.map_err(fjall)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let entries = database.keyspace("entries", options).map_err(fjall)?;
-        let meta = database.keyspace("meta", options).map_err(fjall)?;
-        let disk = Disk { entries, meta, database, dir: dir.to_owned(), _lock: lock };
+        let keyspace = database.keyspace("store", options).map_err(fjall)?;
+        let disk = Disk { keyspace, database, dir: dir.to_owned(), _lock: lock };
         let (entries, revision) = disk.load()?;
         Ok(Loaded { disk, entries, revision })
     }
@@ -75,7 +83,7 @@ impl Disk {
     fn load(&self) -> Result<(BTreeMap<Bytes, Entry>, Revision), OpenError> {
         let fjall = |error| from_fjall(&self.dir, error);
         let damaged = |what: String| OpenError::Damaged { dir: self.dir.clone(), what };
-        let revision = match self.meta.get(REVISION).map_err(fjall)? {
+        let revision = match self.keyspace.get(REVISION).map_err(fjall)? {
             None => Revision::FIRST,
             Some(value) => {
                 let value = value[..].try_into().map_err(|_| {
@@ -85,9 +93,9 @@ impl Disk {
             }
         };
         let mut entries = BTreeMap::new();
-        for guard in self.entries.iter() {
+        for guard in self.keyspace.prefix([ENTRY]) {
             let (key, value) = guard.into_inner().map_err(fjall)?;
-            let entry = decode(&key, &value)
+            let entry = decode(&key[1..], &value)
                 .filter(|entry| entry.modified <= revision)
                 .ok_or_else(|| damaged(format!("the entry of {key:?} is not whole")))?;
             entries.insert(entry.key.clone(), entry);
@@ -102,12 +110,14 @@ impl Disk {
         for change in changes {
             match &**change {
                 Change::Put { entry, .. } => {
-                    batch.insert(&self.entries, &entry.key[..], encode(entry));
+                    batch.insert(&self.keyspace, stored_key(&entry.key), encode(entry));
                 }
-                Change::Delete { previous, .. } => batch.remove(&self.entries, &previous.key[..]),
+                Change::Delete { previous, .. } => {
+                    batch.remove(&self.keyspace, stored_key(&previous.key))
+                }
             }
         }
-        batch.insert(&self.meta, REVISION, last.revision().0.to_le_bytes());
+        batch.insert(&self.keyspace, REVISION, last.revision().0.to_le_bytes());
         batch.commit()
     }
 
@@ -116,6 +126,21 @@ impl Disk {
         let stat = nix::sys::statvfs::statvfs(&self.dir)?;
         Ok(stat.blocks_available() * stat.fragment_size())
     }
+}
+
+fn open_database(path: &Path) -> Result<Database, fjall::Error> {
+    Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        .manual_journal_persist(true)
+        .worker_threads(1)
+        .open()
+}
+
+fn stored_key(key: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(1 + key.len());
+    stored.push(ENTRY);
+    stored.extend_from_slice(key);
+    stored
 }
 
 fn encode(entry: &Entry) -> Vec<u8> {
