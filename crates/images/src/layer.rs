@@ -5,8 +5,8 @@
 //! epoch; of a file's mode only the executable bit is kept, unless one is given. A file that
 //! changes between the two passes gives another digest, which the registry refuses.
 //!
-//! Layers are not compressed: they go to a registry on the same machine, where zlib-ng's fastest
-//! level takes about as long as everything else together and saves nothing but disk.
+//! Layers are not compressed: for a binary of 26 MB zlib's fastest level took 0.3 s and saved two
+//! thirds of the disk, while reading, hashing, sending and syncing it as it is took 0.2 s in all.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -277,7 +277,9 @@ async fn image_of_the_running_binary_starts_by_itself() {
         return;
     }
     let ground = Ground::new().await;
+    let start = Instant::now();
     let reference = system::push_own(ground.address).await.expect("it is pushed");
+    eprintln!("first push of the running binary: {:?}", start.elapsed());
     let start = Instant::now();
     let again = system::push_own(ground.address).await.expect("it is there");
     eprintln!("second push of the running binary: {:?}", start.elapsed());

@@ -5,7 +5,8 @@
 //! loader cache, and get a link where the name they are asked for is not their file's.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::elf::Elf;
@@ -15,6 +16,8 @@ use crate::reference::Hasher;
 /// Where the program is in the image.
 pub(super) const PROGRAM: &str = "/berth";
 const EXE: &str = "/proc/self/exe";
+/// Enough of a program to hold its headers.
+const START_BYTES: u64 = 64 << 10;
 
 /// The running program and what it stands on.
 #[derive(Debug)]
@@ -27,9 +30,7 @@ pub(super) struct Own {
 impl Own {
     pub(super) fn find() -> io::Result<Own> {
         let maps = std::fs::read_to_string("/proc/self/maps")?;
-        let program = std::fs::read(EXE)?;
-        let elf = Elf::parse(&program);
-        let interpreter = elf.and_then(|elf| elf.interpreter()).map(PathBuf::from);
+        let interpreter = interpreter()?;
         let loader = interpreter.as_deref().and_then(|path| path.canonicalize().ok());
         let exe = std::fs::read_link(EXE)?;
         let mut libraries = executable_files(&maps);
@@ -88,6 +89,19 @@ impl Own {
         let folders: BTreeSet<_> = self.libraries.iter().filter_map(|path| path.parent()).collect();
         let folders: Vec<_> = folders.iter().map(|path| path.to_string_lossy()).collect();
         (!folders.is_empty()).then(|| folders.join(":"))
+    }
+}
+
+/// What PT_INTERP of the running program says.
+fn interpreter() -> io::Result<Option<PathBuf>> {
+    let find =
+        |content: &[u8]| Elf::parse(content).and_then(|elf| elf.interpreter().map(PathBuf::from));
+    // Linkers put it on the first page; a program changed afterwards may have it anywhere.
+    let mut start = Vec::new();
+    File::open(EXE)?.take(START_BYTES).read_to_end(&mut start)?;
+    match find(&start) {
+        Some(interpreter) => Ok(Some(interpreter)),
+        None => Ok(find(&std::fs::read(EXE)?)),
     }
 }
 
