@@ -40,25 +40,33 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Failure> {
             ensure(core, &group, &version, &plural, object).await?;
         }
     }
-    ensure(core, "rbac.authorization.k8s.io", "v1", "clusterrolebindings", nodes_binding()).await?;
+    for own in own_bindings() {
+        ensure(core, "rbac.authorization.k8s.io", "v1", "clusterrolebindings", own).await?;
+    }
     serve_kubernetes(core).await
 }
 
-/// Node agents are users of this group; on one machine nothing narrower would tell them apart.
-fn nodes_binding() -> Value {
-    json!({
-        "metadata": {"name": "berth:nodes"},
-        "subjects": [{
-            "kind": "Group",
-            "apiGroup": "rbac.authorization.k8s.io",
-            "name": "system:nodes",
-        }],
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "ClusterRole",
-            "name": "system:node",
-        },
-    })
+/// Who of our own parts holds what, beyond what Kubernetes binds.
+///
+/// Node agents are users of one group; on one machine nothing narrower would tell them apart. The
+/// controllers are one user here, where Kubernetes has an account for each: together they may do
+/// anything, since the garbage collector deletes objects of every kind.
+fn own_bindings() -> [Value; 2] {
+    let binding = |name: &str, kind: &str, subject: &str, role: &str| {
+        json!({
+            "metadata": {"name": name},
+            "subjects": [{
+                "kind": kind, "apiGroup": "rbac.authorization.k8s.io", "name": subject,
+            }],
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role,
+            },
+        })
+    };
+    [
+        binding("berth:nodes", "Group", "system:nodes", "system:node"),
+        binding("berth:controllers", "User", "system:kube-controller-manager", "cluster-admin"),
+    ]
 }
 
 /// The Service `kubernetes` at the first service address, and this API server behind it.

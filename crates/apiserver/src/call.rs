@@ -130,15 +130,15 @@ impl Call {
 }
 
 impl Call {
-    /// What a stream keeps of a request that it outlives.
+    /// The same request for somebody who outlives it or reads it anew; it cannot be upgraded.
     pub(crate) fn detached(&self) -> Self {
         Self {
             user: self.user.clone(),
             method: self.method.clone(),
             target: self.target.clone(),
             query: self.query.clone(),
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
+            headers: self.headers.clone(),
+            body: self.body.clone(),
             output: self.output.clone(),
             upgrade: None,
         }

@@ -163,6 +163,9 @@ impl Core {
         if !target.subresource.is_empty() {
             return subresources::answer(self, call, &resource).await;
         }
+        if resource.group.is_empty() && resource.plural == "bindings" {
+            return subresources::bind_named(self, &call).await;
+        }
         verbs::answer(self, &call, &resource).await
     }
 }

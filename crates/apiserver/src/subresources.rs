@@ -10,6 +10,8 @@ use std::sync::Arc;
 use berth_schema::Resource;
 use http::Response;
 
+pub(crate) use pods::bind_named;
+
 use crate::call::Call;
 use crate::respond::Body;
 use crate::server::Core;
@@ -41,11 +43,13 @@ pub(crate) async fn answer(
         ("pods", "exec" | "attach" | "portforward") if resource.group.is_empty() => {
             pods::session(core, call).await
         }
-        _ => match verb {
+        (_, "status" | "finalize" | "approval" | "ephemeralcontainers" | "resize") => match verb {
             "get" => verbs::get(core, &call, resource).await,
             "update" => verbs::put_subresource(core, &call, resource, Some(&name)).await,
             "patch" => verbs::patch_subresource(core, &call, resource, &name).await,
             _ => Err(Failure::method_not_allowed()),
         },
+        // The proxies into pods, services and nodes are not there.
+        _ => Err(Failure::no_such_path()),
     }
 }

@@ -112,9 +112,9 @@ impl Write<'_> {
             return Ok(Some(Updated::Kept(new)));
         }
         let expect = Expect::Modified(entry.modified);
-        match core.store.put(entry.key.clone(), value, expect).await {
+        let put = core.store.put(entry.key.clone(), value, expect);
+        match reserved.spend(put).await {
             Ok(written) => {
-                reserved.keep();
                 rules::after_update(core, resource, old, &new);
                 set_revision(&mut new, written.modified.0);
                 Ok(Some(Updated::Kept(new)))

@@ -29,7 +29,34 @@ pub(super) async fn admit(
     service_account(core, resource, pod).await?;
     priority(core, resource, pod).await?;
     tolerate(pod);
+    pod["status"]["qosClass"] = json!(quality(pod));
     Ok(())
+}
+
+/// The quality of service that a pod's requests and limits make: guaranteed when every container
+/// asks for all it may have, best effort when none asks for anything.
+fn quality(pod: &Value) -> &'static str {
+    let lists = ["initContainers", "containers"];
+    let containers = || lists.iter().filter_map(|list| pod["spec"][*list].as_array()).flatten();
+    let amount = |container: &Value, kind: &str, what: &str| {
+        let amount = container["resources"][kind][what].clone();
+        Some(amount).filter(|amount| !matches!(amount.as_str(), None | Some("0")))
+    };
+    let (mut any, mut all) = (false, true);
+    for container in containers() {
+        for what in ["cpu", "memory"] {
+            let request = amount(container, "requests", what);
+            let limit = amount(container, "limits", what);
+            any |= request.is_some() || limit.is_some();
+            // A request that is not named is the limit.
+            all &= limit.is_some() && (request.is_none() || request == limit);
+        }
+    }
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
 }
 
 async fn service_account(
@@ -287,6 +314,16 @@ mod tests {
         assert_eq!(grace(&pod("n", "Running", None), Some(-1)), 1);
         assert_eq!(grace(&pod("n", "Succeeded", Some(5)), Some(9)), 0);
         assert_eq!(grace(&pod("", "Pending", Some(5)), Some(9)), 0);
+    }
+
+    #[test]
+    fn quality_follows_requests_and_limits() {
+        let pod = |resources: Value| json!({"spec": {"containers": [{"resources": resources}]}});
+        assert_eq!(quality(&pod(json!({}))), "BestEffort");
+        assert_eq!(quality(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(quality(&pod(json!({"limits": both}))), "Guaranteed");
+        assert_eq!(quality(&pod(json!({"limits": both, "requests": {"cpu": "2"}}))), "Burstable");
     }
 
     #[test]

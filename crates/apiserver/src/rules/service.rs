@@ -72,7 +72,7 @@ struct Taken {
 #[derive(Clone, Default)]
 pub(crate) struct Allocations(Arc<Mutex<Taken>>);
 
-/// Places taken for a write that has not happened yet; given back unless kept.
+/// Places taken for a write that has not happened yet; given back when it is not even tried.
 #[must_use]
 pub(crate) struct Reserved {
     from: Option<Allocations>,
@@ -85,9 +85,18 @@ impl Reserved {
         Self { from: None, addresses: Vec::new(), ports: Vec::new() }
     }
 
-    /// The write happened.
-    pub(crate) fn keep(mut self) {
-        self.from = None;
+    /// Carries out the write, and gives the places back only when it is known to have failed: a
+    /// client that goes away in the middle leaves a write that may well happen.
+    pub(crate) async fn spend<T, E>(
+        mut self,
+        write: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let from = self.from.take();
+        let done = write.await;
+        if done.is_err() {
+            self.from = from;
+        }
+        done
     }
 }
 

@@ -20,6 +20,14 @@ use crate::write::Write;
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
+/// Binds a pod to a node, the old way: by a `Binding` of the pod's name in `bindings`.
+pub(crate) async fn bind_named(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Failure> {
+    let name = object::name(&call.body_value()?).to_owned();
+    let mut call = call.detached();
+    call.target.name = name;
+    bind(core, &call, &core.resource("", "v1", "pods")?).await
+}
+
 /// Binds a pod to a node.
 pub(super) async fn bind(
     core: &Arc<Core>,

@@ -91,9 +91,8 @@ async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Value, Failure
         return Ok(new);
     }
     let value = record::encode(resource, &new)?;
-    match core.store.put(key, value, Expect::Absent).await {
+    match reserved.spend(core.store.put(key, value, Expect::Absent)).await {
         Ok(written) => {
-            reserved.keep();
             set_revision(&mut new, written.modified.0);
             Ok(new)
         }
