@@ -3,17 +3,19 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::Config;
+use crate::{Cidr, Config};
 
-/// Everything under `dir`; addresses that no machine uses.
+/// Everything under `dir`; addresses that no machine uses (RFC 2544), other ones in each process.
 pub(crate) fn config(dir: &Path) -> Config {
+    let part = u8::try_from(std::process::id() % 256).expect("less than 256");
+    let pod_range = Cidr { network: Ipv4Addr::new(198, 18, part, 0), prefix: 24 };
     Config {
         name: "node".to_owned(),
-        address: Ipv4Addr::new(198, 18, 77, 1),
+        address: pod_range.nth(1),
         data_dir: dir.to_owned(),
         instance: format!("bt{:x}", std::process::id()),
-        pod_range: "198.18.77.0/24".parse().expect("a range"),
-        cluster_dns: Ipv4Addr::new(198, 19, 77, 10),
+        pod_range,
+        cluster_dns: Ipv4Addr::new(198, 19, part, 10),
         cluster_domain: "cluster.local".to_owned(),
         sandbox_image: "berth.local/pause:1".to_owned(),
         kubelet_port: 0,

@@ -16,7 +16,7 @@ mod connections;
 mod containers;
 mod log;
 mod session;
-mod spdy;
+pub(crate) mod spdy;
 mod stats;
 mod streams;
 mod upgrade;
