@@ -113,6 +113,10 @@ impl Controller for Apps {
         let status = status::plan(&app, deployment.as_deref(), &pods, wanted.url, now);
         if app.status.as_ref() != Some(&status) {
             let params = PatchParams::default();
+            // A merge leaves what is not said as it was: an address that is no more has to be said.
+            let url = json!(status.url);
+            let mut status = json!(status);
+            status["url"] = url;
             let patch = Patch::Merge(json!({ "status": status }));
             let app =
                 world.api::<App>(&key.namespace).patch_status(&key.name, &params, &patch).await?;

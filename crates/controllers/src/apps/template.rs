@@ -62,7 +62,8 @@ pub struct Wanted {
 /// What `app` asks for; `None` for an object without name and UID.
 pub fn plan(app: &App, domain: &Domain) -> Option<Wanted> {
     let name = app.metadata.name.clone()?;
-    let owner = app.controller_owner_ref(&())?;
+    let mut owner = app.controller_owner_ref(&())?;
+    owner.block_owner_deletion = Some(true);
     let meta = meta(app, &name, owner);
     let host = format!("{name}.{}", domain.name);
     let routes = match &app.spec.routes {
