@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_daemon::{Backoff, Tasks};
-use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::Api;
+use kube::core::{DynamicObject, PartialObjectMeta};
 use tokio::sync::Notify;
 
 use super::graph::{Graph, Item};
