@@ -21,6 +21,7 @@ mod hash;
 mod job;
 pub(crate) mod pod;
 mod rank;
+mod recorder;
 mod replicaset;
 mod share;
 mod wake;

@@ -1,4 +1,4 @@
-//! The writes that workload controllers share: ownership, pods in batches, status, Events.
+//! The writes that workload controllers share: ownership, pods in batches, status.
 //!
 //! Every write carries the resource version or the UID it was decided on, and what the server
 //! answers goes into the cache at once: the next plan counts it although no watch brought it yet.
@@ -7,15 +7,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::{Metadata, NamespaceResourceScope};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::events::{Event, EventType, Recorder};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Note;
 use crate::driver::{Cache, Error, Kept, Key, World};
 
 /// Most pods asked for at a time, once the first ones went well.
@@ -214,24 +212,6 @@ where
         api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     cache.remember(changed);
     Ok(())
-}
-
-/// Tells people by an Event; that one could not be written is no reason to fail.
-pub(crate) async fn tell<O>(recorder: &Recorder, about: &O, type_: EventType, note: Note)
-where
-    O: kube::Resource<DynamicType = ()>,
-{
-    let reference: ObjectReference = about.object_ref(&());
-    let event = Event {
-        type_,
-        reason: note.reason.to_owned(),
-        note: Some(note.message),
-        action: note.reason.to_owned(),
-        secondary: None,
-    };
-    if let Err(error) = recorder.publish(&event, &reference).await {
-        tracing::debug!(error = %crate::driver::chain(&error), "event not written");
-    }
 }
 
 fn guard(meta: &ObjectMeta, patch: &mut Value) {

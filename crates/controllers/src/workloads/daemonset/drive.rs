@@ -6,12 +6,13 @@ use berth_daemon::Tasks;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use kube::api::{Api, PostParams};
-use kube::runtime::events::{EventType, Recorder};
+use kube::runtime::events::EventType;
 use serde_json::json;
 
 use super::{Plan, Snapshot, owner, plan, pod_for, template_hash};
 use crate::driver::{Cache, Controller, Error, Key, Objects, Queue, World, follow};
 use crate::workloads::claim::controller_of;
+use crate::workloads::recorder::Recorder;
 use crate::workloads::{Note, wake, writes};
 
 /// The DaemonSet controller.
@@ -25,7 +26,7 @@ impl DaemonSets {
         let revisions = Cache::default();
         let feed = Objects { api: Api::all(world.client.clone()), fields: None };
         tasks.spawn_until_stop("follow", follow(feed, revisions.clone()));
-        Self { recorder: world.recorder(Self::NAME), revisions }
+        Self { recorder: Recorder::new(world, Self::NAME), revisions }
     }
 }
 
@@ -144,17 +145,17 @@ impl DaemonSets {
         for pod in &made {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             let note = Note { reason: "SuccessfulCreate", message: format!("Created pod: {name}") };
-            writes::tell(&self.recorder, set, EventType::Normal, note).await;
+            self.recorder.tell(set, EventType::Normal, note).await;
         }
         if let Some(error) = refused {
             let note = Note { reason: "FailedCreate", message: format!("Error creating: {error}") };
-            writes::tell(&self.recorder, set, EventType::Warning, note).await;
+            self.recorder.tell(set, EventType::Warning, note).await;
             return Err(error.into());
         }
         let (gone, refused) = writes::delete(world, &plan.delete).await;
         for name in gone {
             let note = Note { reason: "SuccessfulDelete", message: format!("Deleted pod: {name}") };
-            writes::tell(&self.recorder, set, EventType::Normal, note).await;
+            self.recorder.tell(set, EventType::Normal, note).await;
         }
         refused.map_or(Ok(()), |error| Err(error.into()))
     }

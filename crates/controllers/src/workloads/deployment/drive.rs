@@ -5,12 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use kube::api::PostParams;
-use kube::runtime::events::{EventType, Recorder};
+use kube::runtime::events::EventType;
 use serde_json::json;
 
 use super::{Snapshot, collides, owner, plan, revision, size, status};
 use crate::driver::{Controller, Error, Key, Queue, World};
 use crate::workloads::claim::controller_of;
+use crate::workloads::recorder::Recorder;
 use crate::workloads::{Note, pod, wake, writes};
 
 /// The Deployment controller.
@@ -20,7 +21,7 @@ pub(crate) struct Deployments {
 
 impl Deployments {
     pub(crate) fn new(world: &World) -> Self {
-        Self { recorder: world.recorder(Self::NAME) }
+        Self { recorder: Recorder::new(world, Self::NAME) }
     }
 }
 
@@ -72,7 +73,7 @@ impl Controller for Deployments {
             writes::remove(world, cache, set).await?;
         }
         for note in plan.notes {
-            writes::tell(&self.recorder, &*deployment, EventType::Normal, note).await;
+            self.recorder.tell(&*deployment, EventType::Normal, note).await;
         }
         let mut meta = deployment.metadata.clone();
         if let Some(number) = plan.revision {
@@ -120,7 +121,7 @@ impl Deployments {
             status::create_failed(&mut after, &error.to_string(), now);
             let message = format!("Failed to create new replica set: {error}");
             let note = Note { reason: "ReplicaSetCreateError", message };
-            writes::tell(&self.recorder, deployment, EventType::Warning, note).await;
+            self.recorder.tell(deployment, EventType::Warning, note).await;
         }
         writes::status(world, &world.deployments, &deployment.metadata, before, &after).await?;
         Err(error.into())

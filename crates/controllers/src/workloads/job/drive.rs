@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::runtime::events::{EventType, Recorder};
+use kube::runtime::events::EventType;
 
 use super::{Plan, Snapshot, owner, plan, pod_for};
 use crate::driver::{Controller, Error, Key, Queue, World};
+use crate::workloads::recorder::Recorder;
 use crate::workloads::{Note, wake, writes};
 
 /// The Job controller.
@@ -17,7 +18,7 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     pub(crate) fn new(world: &World) -> Self {
-        Self { recorder: world.recorder(Self::NAME) }
+        Self { recorder: Recorder::new(world, Self::NAME) }
     }
 }
 
@@ -50,7 +51,7 @@ impl Controller for Jobs {
         for note in plan.notes {
             let failed = matches!(note.reason, "BackoffLimitExceeded" | "DeadlineExceeded");
             let type_ = if failed { EventType::Warning } else { EventType::Normal };
-            writes::tell(&self.recorder, &*job, type_, note).await;
+            self.recorder.tell(&*job, type_, note).await;
         }
         Ok(plan.again)
     }
@@ -67,17 +68,17 @@ impl Jobs {
         for pod in &made {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             let note = Note { reason: "SuccessfulCreate", message: format!("Created pod: {name}") };
-            writes::tell(&self.recorder, job, EventType::Normal, note).await;
+            self.recorder.tell(job, EventType::Normal, note).await;
         }
         if let Some(error) = refused {
             let note = Note { reason: "FailedCreate", message: format!("Error creating: {error}") };
-            writes::tell(&self.recorder, job, EventType::Warning, note).await;
+            self.recorder.tell(job, EventType::Warning, note).await;
             return Err(error.into());
         }
         let (gone, refused) = writes::delete(world, &plan.delete).await;
         for name in gone {
             let note = Note { reason: "SuccessfulDelete", message: format!("Deleted pod: {name}") };
-            writes::tell(&self.recorder, job, EventType::Normal, note).await;
+            self.recorder.tell(job, EventType::Normal, note).await;
         }
         refused.map_or(Ok(()), |error| Err(error.into()))
     }

@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::runtime::events::{EventType, Recorder};
+use kube::runtime::events::EventType;
 
 use super::{Plan, Snapshot, plan, with_outcome};
 use crate::driver::{Controller, Error, Key, Queue, World};
 use crate::workloads::claim::controller_of;
+use crate::workloads::recorder::Recorder;
 use crate::workloads::{Note, pod, wake, writes};
 
 /// The ReplicaSet controller.
@@ -21,7 +22,7 @@ pub(crate) struct ReplicaSets {
 
 impl ReplicaSets {
     pub(crate) fn new(world: &World) -> Self {
-        Self { recorder: world.recorder(Self::NAME) }
+        Self { recorder: Recorder::new(world, Self::NAME) }
     }
 }
 
@@ -105,7 +106,7 @@ impl ReplicaSets {
         reason: &'static str,
         message: String,
     ) {
-        writes::tell(&self.recorder, set, type_, Note { reason, message }).await;
+        self.recorder.tell(set, type_, Note { reason, message }).await;
     }
 }
 
