@@ -147,7 +147,7 @@ async fn check_streams(caller: &Caller) {
     let path = exec("input=1&output=1&error=1", &["/bin/busybox", "cat"]);
     let said = caller.exec(&path, V5, b"hi there").await;
     assert_eq!(said.stdout, "hi there", "{said:?}");
-    assert!(said.status.contains("\"status\":\"Success\""), "{}", said.status);
+    assert!(said.status.contains("\"status\":\"Success\"") && said.ended_well, "{said:?}");
 
     // Much more than the buffers between hold, in both directions at once.
     let much = vec![b'x'; 3 << 20];

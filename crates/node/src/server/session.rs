@@ -22,7 +22,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use tokio_util::codec::Framed;
 
 use super::spdy::{Received, Sent, Spdy, StreamId};
@@ -200,7 +202,13 @@ async fn outward(
             unfinished.remove(&channel);
         }
     }
+    client.send(farewell()).await.map_err(io::Error::other)?;
     client.close().await.map_err(io::Error::other)
+}
+
+/// Clients take an end without the code of a normal one for a failure.
+fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
 /// Opens one SPDY stream a channel and waits until all are accepted.
@@ -254,6 +262,7 @@ pub(super) async fn tunnel(
             let read = tokio::time::timeout(IDLE, from_container.read(&mut buffer)).await;
             let length = read.map_err(|_| io::ErrorKind::TimedOut)??;
             if length == 0 {
+                to_client.send(farewell()).await.map_err(io::Error::other)?;
                 return to_client.close().await.map_err(io::Error::other);
             }
             let message = Message::binary(Bytes::copy_from_slice(&buffer[..length]));

@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::Config;
@@ -73,6 +74,8 @@ pub(super) struct Said {
     pub stdout: String,
     pub stderr: String,
     pub status: String,
+    /// The session ended with the code of a normal end.
+    pub ended_well: bool,
 }
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
@@ -225,6 +228,9 @@ impl Caller {
 async fn read(mut from: futures::stream::SplitStream<Socket>) -> Said {
     let mut said = Said::default();
     while let Some(Ok(message)) = from.next().await {
+        if let Message::Close(Some(frame)) = &message {
+            said.ended_well = frame.code == CloseCode::Normal;
+        }
         let Message::Binary(message) = message else { continue };
         let Some((channel, text)) = message.split_first() else { continue };
         let text = String::from_utf8_lossy(text);
