@@ -9,9 +9,11 @@
 
 pub(crate) mod crd;
 mod escalation;
+mod ingress;
 mod job;
 pub(crate) mod namespace;
 mod pod;
+mod secret;
 pub(crate) mod service;
 
 use std::sync::Arc;
@@ -71,6 +73,7 @@ pub(crate) fn prepare_create(resource: &Resource, new: &mut Value) {
     match kind(resource) {
         ("", "pods") => new["status"] = json!({"phase": "Pending"}),
         ("", "namespaces") => namespace::prepare(new),
+        ("", "secrets") => secret::fold(new),
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::prepare(new),
         ("batch", "jobs") => job::prepare(new),
         _ => {}
@@ -86,6 +89,7 @@ pub(crate) async fn before_create(
 ) -> Result<Reserved, Failure> {
     match kind(resource) {
         ("", "pods") => pod::admit(core, resource, new).await?,
+        ("networking.k8s.io", "ingresses") => ingress::default_class(core, new).await?,
         ("", "services") => return service::allocate(core, resource, new, None),
         ("rbac.authorization.k8s.io", _) => escalation::check(core, &call.user, resource, new)?,
         _ => {}
@@ -134,8 +138,10 @@ pub(crate) fn confine(
         if has_status(resource) {
             take(new, old, "status");
         }
-        if kind(resource) == ("", "namespaces") {
-            new["spec"] = old["spec"].clone();
+        match kind(resource) {
+            ("", "namespaces") => new["spec"] = old["spec"].clone(),
+            ("", "secrets") => secret::fold(new),
+            _ => {}
         }
         return;
     };

@@ -213,6 +213,7 @@ impl Fields {
                 .ok_or_else(|| {
                     Failure::bad_request(format!("invalid selector: {part:?}; can't understand it"))
                 })?;
+            let key = &as_stored(resource, key);
             if !selectable(resource, key) {
                 return Err(Failure::bad_request(format!(
                     "Unable to find {:?} that match label selector \"\", field selector \
@@ -246,6 +247,17 @@ impl Fields {
             let own = if key == "metadata.name" { name } else { namespace };
             (own == value) == *equal
         })
+    }
+}
+
+/// Events of the newer group are selected by its own names, and stored under the older ones.
+fn as_stored(resource: &Resource, key: &str) -> String {
+    if resource.group != "events.k8s.io" {
+        return key.to_owned();
+    }
+    match key.strip_prefix("regarding.") {
+        Some(rest) => format!("involvedObject.{rest}"),
+        None => key.replace("reportingController", "reportingComponent"),
     }
 }
 

@@ -24,7 +24,8 @@ use crate::server::Core;
 
 const CONNECTIONS: usize = 2048;
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const REQUEST_HEAD: Duration = Duration::from_secs(30);
+/// Also how long a connection may be idle between two requests.
+const REQUEST_HEAD: Duration = Duration::from_secs(60);
 const HTTP2_PING: Duration = Duration::from_secs(30);
 const STREAMS: u32 = 250;
 

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use berth_schema::Resource;
 use berth_store::{Entry, ReadError, Revision};
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -177,7 +178,6 @@ pub(crate) async fn find(
             .await
             .map_err(|error| list_failure(error, call))?;
         at = Some(page.revision);
-        after = page.entries.last().map(|entry| entry.key.to_vec());
         let read = page.entries.len();
         let mut taken = 0;
         for entry in page.entries {
@@ -185,8 +185,8 @@ pub(crate) async fn find(
                 break;
             }
             taken += 1;
+            after = Some(entry.key.clone());
             if selection.is_empty() || selection.matches(resource, &entry.key, &entry.value) {
-                after = Some(entry.key.to_vec());
                 entries.push(entry);
             }
         }
@@ -196,7 +196,7 @@ pub(crate) async fn find(
         }
     };
     let next = (remaining > 0 && limit > 0)
-        .then(|| after.and_then(|key| String::from_utf8(key).ok()))
+        .then(|| after.and_then(|key| String::from_utf8(key.to_vec()).ok()))
         .flatten()
         .map(|after| Continue { revision: revision.0, after }.to_text());
     // With a selector nobody knows how many of the rest would be selected.
@@ -205,7 +205,7 @@ pub(crate) async fn find(
 }
 
 /// Behind which key, and at which revision.
-async fn start(core: &Core, call: &Call) -> Result<(Option<Vec<u8>>, Option<Revision>), Failure> {
+async fn start(core: &Core, call: &Call) -> Result<(Option<Bytes>, Option<Revision>), Failure> {
     let asked = call.query.get("resourceVersion");
     let matching = call.query.get("resourceVersionMatch");
     if let Some(text) = call.query.get("continue") {
@@ -215,7 +215,7 @@ async fn start(core: &Core, call: &Call) -> Result<(Option<Vec<u8>>, Option<Revi
             ));
         }
         let from = Continue::parse(text)?;
-        return Ok((Some(from.after.into_bytes()), Some(Revision(from.revision))));
+        return Ok((Some(Bytes::from(from.after)), Some(Revision(from.revision))));
     }
     let Some(asked) = asked else {
         if matching.is_some() {

@@ -4,6 +4,7 @@
 
 mod access;
 mod crd;
+mod documents;
 mod kubectl;
 mod list;
 mod node;
