@@ -140,6 +140,16 @@ fn identify(call: &Call, resource: &Resource, new: &mut Value) -> Result<(), Fai
         let name = format!("{start}{}", object::suffix());
         object::set_meta(new, "name", json!(name));
     }
+    let name = object::name(new);
+    // Whatever the kind allows in a name: these would make another key or another path of it.
+    if matches!(name, "." | "..") || name.contains(['/', '%']) {
+        let cause = Cause::invalid(
+            "metadata.name",
+            &json!(name),
+            "may not be '.' or '..' or contain '/' or '%'",
+        );
+        return Err(Failure::invalid(resource, name, vec![cause]));
+    }
     Ok(())
 }
 

@@ -92,6 +92,9 @@ async fn what_breaks_a_rule_is_refused_with_its_field() {
         "Invalid",
     );
     assert!(message.contains("metadata.name"), "{message}");
+    for name in ["a/b", "..", "a%2Fb"] {
+        refused(server.create(CONFIG_MAPS, &config_map(name, json!({}))).await, 422, "Invalid");
+    }
     server.stop().await;
 }
 
