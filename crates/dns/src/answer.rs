@@ -1,137 +1,202 @@
-//! Answers as they go over the wire: a header, the question as it was asked, prepared records.
-//!
-//! Records are prepared with the owner `C0 0C`, a pointer to the name in the question, so that one
-//! preparation serves whatever case the client asked in (RFC 1035 §4.1.4).
+//! From a packet to its answer, without allocating.
 
-use crate::wire::{HEADER_BYTES, MOST_UDP_BYTES, PLAIN_UDP_BYTES, Query, code};
+use std::net::IpAddr;
 
-/// Points to the name in the question.
-const OWNER: [u8; 2] = [0xC0, 0x0C];
+use crate::query::{self, CLASS_IN, HEADER, Query, Refused, code, flag, kind};
+use crate::zone::{Found, RrSet, TTL, Zone};
 
-/// Records of one kind, ready to be sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prepared {
-    /// The records, one after another.
-    bytes: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<u32>,
+/// The largest answer over UDP: what passes everywhere unfragmented (DNS flag day 2020).
+pub(crate) const MAX_UDP: usize = 1232;
+/// What a client without EDNS takes (RFC 1035 §4.2.1).
+const MIN_UDP: usize = 512;
+const OPT_LENGTH: usize = 11;
+
+/// How the answer travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
 }
 
-impl Prepared {
-    /// Adds a record whose owner is the name asked for.
-    pub fn push(&mut self, kind: u16, ttl: u32, data: &[u8]) {
-        self.bytes.extend(OWNER);
-        self.push_rest(kind, ttl, data);
-    }
-
-    /// Adds a record of another owner.
-    pub fn push_owned(&mut self, owner: &[u8], kind: u16, ttl: u32, data: &[u8]) {
-        self.bytes.extend(owner);
-        self.push_rest(kind, ttl, data);
-    }
-
-    fn push_rest(&mut self, kind: u16, ttl: u32, data: &[u8]) {
-        self.bytes.extend(kind.to_be_bytes());
-        self.bytes.extend(code::IN.to_be_bytes());
-        self.bytes.extend(ttl.to_be_bytes());
-        // Data is a name or an address: far below 64 KiB.
-        self.bytes.extend((data.len() as u16).to_be_bytes());
-        self.bytes.extend(data);
-        self.ends.push(self.bytes.len() as u32);
-    }
-
-    /// How many records there are.
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// The bytes before and from the record at `first`, so that answers may begin at any record.
-    fn rotated(&self, first: usize) -> (&[u8], &[u8]) {
-        let start = match first.checked_sub(1) {
-            Some(before) => self.ends.get(before).map_or(0, |end| *end as usize),
-            None => 0,
-        };
-        let (before, from) = self.bytes.split_at(start);
-        (from, before)
-    }
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Send this many bytes of the buffer.
+    Reply(usize),
+    /// Ask elsewhere.
+    Forward,
+    /// Say nothing.
+    Drop,
 }
 
-/// What is said to a query.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Parts<'a> {
-    /// The response code.
-    pub code: u8,
-    /// Whether the name is in a zone of ours.
-    pub authoritative: bool,
-    /// Whether more than one server may be asked on the client's behalf.
-    pub answers: Option<&'a Prepared>,
-    /// The SOA that says for how long a no is valid.
-    pub authority: Option<&'a Prepared>,
-    /// Addresses of the names in the answers.
-    pub additional: Option<&'a Prepared>,
-    /// Which answer goes first.
-    pub first: usize,
-}
-
-/// How much may be sent to the client in one datagram.
-pub fn udp_limit(query: &Query<'_>) -> usize {
-    query
-        .edns
-        .map_or(PLAIN_UDP_BYTES, |size| usize::from(size).clamp(PLAIN_UDP_BYTES, MOST_UDP_BYTES))
-}
-
-/// Writes the answer into `out`, at most `limit` bytes of it: what does not fit is left out, and
-/// the client is told to come by TCP.
-pub fn write(query: &Query<'_>, parts: &Parts<'_>, limit: usize, out: &mut Vec<u8>) {
-    let opt: &[u8] = match query.edns {
-        // Root, OPT, our payload size, no extended code, version 0, no flags, no data.
-        Some(_) => &[0, 0, 41, 0x04, 0xD0, 0, 0, 0, 0, 0, 0],
-        None => &[],
+/// Answers `packet` from `zone` into `out`, which must hold [`MAX_UDP`] bytes at least.
+pub(crate) fn answer(zone: &Zone, packet: &[u8], transport: Transport, out: &mut [u8]) -> Outcome {
+    let query = match query::parse(packet) {
+        Ok(query) => query,
+        Err(Refused::Silently) => return Outcome::Drop,
+        Err(Refused::With { id, flags, code, question, edns }) => {
+            let question =
+                if question.len() + HEADER + OPT_LENGTH > out.len() { &[] } else { question };
+            let mut reply = Reply::begin(out, id, flags, question, edns);
+            reply.code(code);
+            return Outcome::Reply(reply.finish());
+        }
     };
-    let empty = Prepared::default();
-    let [answers, authority, additional] =
-        [parts.answers, parts.authority, parts.additional].map(|part| part.unwrap_or(&empty));
-    let question = query.message.get(HEADER_BYTES..query.question_end).unwrap_or_default();
-    let fixed = HEADER_BYTES + question.len() + opt.len();
-    let needed = fixed + answers.bytes.len() + authority.bytes.len();
-    let truncated = needed > limit;
-    let with_additional = !truncated && needed + additional.bytes.len() <= limit;
-
-    out.clear();
-    out.extend_from_slice(query.message.get(..2).unwrap_or(&[0, 0]));
-    let recursion_desired = query.message.get(2).map_or(0, |flags| flags & 1);
-    let authoritative = u8::from(parts.authoritative) << 2;
-    out.push(0x80 | authoritative | (u8::from(truncated) << 1) | recursion_desired);
-    out.push(0x80 | parts.code); // recursion is available
-    let count = |n: usize| (n as u16).to_be_bytes();
-    let shown = if truncated { (0, 0) } else { (answers.len(), authority.len()) };
-    let more = if with_additional { additional.len() } else { 0 };
-    out.extend_from_slice(&count(1));
-    out.extend_from_slice(&count(shown.0));
-    out.extend_from_slice(&count(shown.1));
-    out.extend_from_slice(&count(more + usize::from(!opt.is_empty())));
-    out.extend_from_slice(question);
-    if !truncated {
-        let (from, before) = answers.rotated(parts.first % answers.len().max(1));
-        out.extend_from_slice(from);
-        out.extend_from_slice(before);
-        out.extend_from_slice(&authority.bytes);
+    let limit = limit(&query, transport).min(out.len());
+    let out = &mut out[..limit];
+    if query.class != CLASS_IN || (kind::FIRST_META..kind::ANY).contains(&query.kind) {
+        return refuse(&query, code::REFUSED, out);
     }
-    if with_additional {
-        out.extend_from_slice(&additional.bytes);
+    let found = zone.find(query.name, query.kind);
+    if matches!(found, Found::Foreign | Found::Alias(_)) {
+        return Outcome::Forward;
     }
-    out.extend_from_slice(opt);
+    let mut reply = Reply::begin(out, query.id, query.flags, query.question, query.edns.is_some());
+    reply.flag(flag::AUTHORITATIVE);
+    match found {
+        Found::Records(set) => reply.records(set, usize::from(query.id)),
+        Found::Address(ip) => reply.address(ip),
+        Found::NoData | Found::NoName => {
+            if matches!(found, Found::NoName) {
+                reply.code(code::NAME_ERROR);
+            }
+            if reply.append(zone.soa().record(0)) {
+                reply.authorities += 1;
+            }
+        }
+        Found::Foreign | Found::Alias(_) => {}
+    }
+    Outcome::Reply(reply.finish())
 }
 
-/// Writes the answer to a message that could not be read: its id and a code.
-pub fn write_unreadable(message: &[u8], code: u8, out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(message.get(..2).unwrap_or(&[0, 0]));
-    let opcode_and_rd = message.get(2).map_or(0, |flags| flags & 0x79);
-    out.extend_from_slice(&[0x80 | opcode_and_rd, 0x80 | code, 0, 0, 0, 0, 0, 0, 0, 0]);
+/// An answer that only carries a code.
+pub(crate) fn refuse(query: &Query<'_>, code: u16, out: &mut [u8]) -> Outcome {
+    let edns = query.edns.is_some();
+    let mut reply = Reply::begin(out, query.id, query.flags, query.question, edns);
+    reply.code(code);
+    Outcome::Reply(reply.finish())
 }
+
+/// The most bytes that the client of `query` takes.
+pub(crate) fn limit(query: &Query<'_>, transport: Transport) -> usize {
+    match transport {
+        Transport::Tcp => usize::from(u16::MAX),
+        Transport::Udp => {
+            query.edns.map_or(MIN_UDP, |edns| usize::from(edns.payload).clamp(MIN_UDP, MAX_UDP))
+        }
+    }
+}
+
+struct Reply<'a> {
+    out: &'a mut [u8],
+    length: usize,
+    flags: u16,
+    code: u16,
+    answers: u16,
+    authorities: u16,
+    additionals: u16,
+    edns: bool,
+}
+
+impl<'a> Reply<'a> {
+    fn begin(out: &'a mut [u8], id: u16, flags: u16, question: &[u8], edns: bool) -> Self {
+        out[..2].copy_from_slice(&id.to_be_bytes());
+        out[2..HEADER].fill(0);
+        out[5] = u8::from(!question.is_empty());
+        out[HEADER..HEADER + question.len()].copy_from_slice(question);
+        let kept = flag::OPCODE | flag::RECURSION_DESIRED | flag::CHECKING_DISABLED;
+        Self {
+            out,
+            length: HEADER + question.len(),
+            flags: flag::RESPONSE | flag::RECURSION_AVAILABLE | (flags & kept),
+            code: code::OK,
+            answers: 0,
+            authorities: 0,
+            additionals: 0,
+            edns,
+        }
+    }
+
+    fn code(&mut self, code: u16) {
+        self.code = code;
+    }
+
+    fn flag(&mut self, flag: u16) {
+        self.flags |= flag;
+    }
+
+    /// Appends bytes, if they fit with what must still follow.
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        let reserved = if self.edns { OPT_LENGTH } else { 0 };
+        let end = self.length + bytes.len();
+        if end + reserved > self.out.len() {
+            return false;
+        }
+        self.out[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+        true
+    }
+
+    /// The records of a set, beginning with another one each time: clients take the first.
+    fn records(&mut self, set: &RrSet, turn: usize) {
+        let count = set.len();
+        for index in 0..count {
+            if !self.append(set.record((turn + index) % count)) {
+                self.flag(flag::TRUNCATED);
+                return;
+            }
+            self.answers += 1;
+        }
+        let (bytes, count) = set.additional();
+        // They only save a question: left out when they do not fit, all or none.
+        if count > 0 && self.append(bytes) {
+            self.additionals += count;
+        }
+    }
+
+    fn address(&mut self, ip: IpAddr) {
+        let mut record = [0u8; 28];
+        let (v4, v6);
+        let (kind, data): (u16, &[u8]) = match ip {
+            IpAddr::V4(ip) => {
+                v4 = ip.octets();
+                (kind::A, &v4)
+            }
+            IpAddr::V6(ip) => {
+                v6 = ip.octets();
+                (kind::AAAA, &v6)
+            }
+        };
+        record[..2].copy_from_slice(&crate::zone::TO_QUESTION);
+        record[2..4].copy_from_slice(&kind.to_be_bytes());
+        record[4..6].copy_from_slice(&CLASS_IN.to_be_bytes());
+        record[6..10].copy_from_slice(&TTL.to_be_bytes());
+        record[11] = data.len() as u8; // 4 or 16
+        record[12..12 + data.len()].copy_from_slice(data);
+        if self.append(&record[..12 + data.len()]) {
+            self.answers += 1;
+        }
+    }
+
+    fn finish(mut self) -> usize {
+        if self.edns {
+            let mut opt = [0u8; OPT_LENGTH];
+            opt[1..3].copy_from_slice(&kind::OPT.to_be_bytes());
+            opt[3..5].copy_from_slice(&(MAX_UDP as u16).to_be_bytes());
+            opt[5] = (self.code >> 4) as u8;
+            self.edns = false; // its room is no longer reserved
+            if self.append(&opt) {
+                self.additionals += 1;
+            }
+        }
+        let flags = self.flags | (self.code & 0xF);
+        self.out[2..4].copy_from_slice(&flags.to_be_bytes());
+        for (at, count) in [(6, self.answers), (8, self.authorities), (10, self.additionals)] {
+            self.out[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        }
+        self.length
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,118 +1,148 @@
-//! Follows Services and EndpointSlices, and puts a new zone in place when they change.
+//! Follows Services and EndpointSlices, and puts a new zone in force when they change.
+//!
+//! What was known stays in force until both lists are complete, and whenever the API server is away.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_daemon::{Ready, Tasks};
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::select;
+use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
+use tokio::time::{Instant, sleep_until};
 
-use crate::Current;
+use crate::facts::{self, Facts, ServiceFacts, SliceFacts};
+use crate::name::Domain;
 use crate::snapshot;
-use crate::wire::Name;
-use crate::zone::{Records, Zone};
+use crate::zone::{Current, Zone};
 
-/// Changes that come together make one zone: short, because a change is to be answered in 100 ms.
-const GATHER: Duration = Duration::from_millis(10);
-/// The snapshot may lag: it matters only when API server and we both end.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// Changes taken together into one new zone, at most.
+const BATCH: usize = 1000;
+/// The snapshot is written this long after the first change it lacks: not for every single one.
+const SNAPSHOT_AFTER: Duration = Duration::from_secs(1);
 
-/// Keeps `current` up to date until `tasks` is told to stop; raises `ready` at the first full list.
-pub fn start(
-    client: Client,
-    domain: Name,
-    snapshot: Option<PathBuf>,
-    current: Current,
-    ready: Ready,
-    tasks: &Tasks,
-) {
-    let (services, mut service_changes) = follow::<Service>(&client);
-    let (slices, mut slice_changes) = follow::<EndpointSlice>(&client);
-    tasks.spawn_until_stop("follow", async move {
-        let mut known = Records::default();
-        let mut listed = false;
-        let mut saved_at = None;
-        let mut unsaved = false;
-        loop {
-            let save = tokio::time::sleep(SAVE_EVERY);
-            tokio::select! {
-                Some(()) = service_changes.next() => {}
-                Some(()) = slice_changes.next() => {}
-                () = save, if unsaved => {}
-            }
-            // The caches drain both streams while we wait for what comes together.
-            let gathered = tokio::time::sleep(GATHER);
-            tokio::pin!(gathered);
-            loop {
-                tokio::select! {
-                    () = &mut gathered => break,
-                    Some(()) = service_changes.next() => {}
-                    Some(()) = slice_changes.next() => {}
-                }
-            }
-            if !listed {
-                let both =
-                    async { (services.wait_until_ready().await, slices.wait_until_ready().await) };
-                let (Ok(()), Ok(())) = (match futures::FutureExt::now_or_never(both) {
-                    Some(both) => both,
-                    None => continue, // a half list would forget names that the snapshot knows
-                }) else {
-                    continue;
-                };
-                listed = true;
-            }
-            let records = Records::of(
-                services.state().iter().map(AsRef::as_ref),
-                slices.state().iter().map(AsRef::as_ref),
-            );
-            if records != known || !ready.is_ready() {
-                current.store(Zone::build(&records, &domain));
-                ready.set(true);
-                known = records;
-                unsaved = true;
-            }
-            let due = saved_at.is_none_or(|at: tokio::time::Instant| at.elapsed() >= SAVE_EVERY);
-            if unsaved && due {
-                save_to(snapshot.as_deref(), &known);
-                saved_at = Some(tokio::time::Instant::now());
-                unsaved = false;
-            }
-        }
-    });
+/// What is kept up to date.
+pub(crate) struct Target {
+    pub domain: Domain,
+    pub zone: Arc<Current>,
+    pub ready: Ready,
+    pub snapshot: Option<PathBuf>,
 }
 
-fn save_to(path: Option<&Path>, records: &Records) {
-    let Some(path) = path else { return };
-    if let Err(error) = snapshot::write(path, records) {
-        tracing::warn!(%error, ?path, "the snapshot of names was not written");
+/// Follows in `tasks` until they are stopped.
+pub(crate) fn start(client: Client, target: Target, tasks: &Tasks) {
+    let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .map(|event| Seen::Service(Box::new(event)));
+    let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default())
+        .default_backoff()
+        .map(|event| Seen::Slice(Box::new(event)));
+    tasks.spawn_until_stop("follow", follow(select(services, slices).boxed(), target));
+}
+
+enum Seen {
+    Service(Box<watcher::Result<watcher::Event<Service>>>),
+    Slice(Box<watcher::Result<watcher::Event<EndpointSlice>>>),
+}
+
+async fn follow(mut events: impl Stream<Item = Seen> + Unpin, target: Target) {
+    let mut services = Followed::<ServiceFacts>::default();
+    let mut slices = Followed::<SliceFacts>::default();
+    let mut in_force: Option<Facts> = None;
+    let mut write_at: Option<Instant> = None;
+    loop {
+        let write = async {
+            match write_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let seen = tokio::select! {
+            seen = events.next() => seen,
+            () = write => {
+                write_at = None;
+                if let (Some(path), Some(facts)) = (&target.snapshot, &in_force)
+                    && let Err(error) = snapshot::store(path, facts).await
+                {
+                    tracing::warn!(path = %path.display(), %error, "snapshot not written");
+                }
+                continue;
+            }
+        };
+        let Some(seen) = seen else { return };
+        let more = std::iter::from_fn(|| events.next().now_or_never().flatten());
+        for seen in std::iter::once(seen).chain(more.take(BATCH)) {
+            match seen {
+                Seen::Service(event) => services.take(*event, facts::of_service),
+                Seen::Slice(event) => slices.take(*event, facts::of_slice),
+            }
+        }
+        if !(services.complete && slices.complete) {
+            continue;
+        }
+        let unchanged = in_force
+            .as_ref()
+            .is_some_and(|facts| facts.services == services.known && facts.slices == slices.known);
+        if !unchanged {
+            let facts = Facts { services: services.known.clone(), slices: slices.known.clone() };
+            target.zone.set(Zone::build(&target.domain, &facts));
+            in_force = Some(facts);
+            if target.snapshot.is_some() {
+                write_at.get_or_insert_with(|| Instant::now() + SNAPSHOT_AFTER);
+            }
+        }
+        target.ready.set(true);
     }
 }
 
-/// A cache of all objects of a kind, and a stream with an item a change.
-fn follow<K>(client: &Client) -> (Store<K>, BoxStream<'static, ()>)
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
-    let (store, writer) = reflector::store();
-    let api: Api<K> = Api::all(client.clone());
-    let backoff = watcher::DefaultBackoff::default();
-    let changes = watcher(api, watcher::Config::default())
-        .modify(|object| object.meta_mut().managed_fields = None)
-        .backoff(backoff)
-        .reflect(writer)
-        .filter_map(async |change| {
-            change.inspect_err(|error| tracing::debug!(%error, "the API is away")).ok().map(drop)
-        });
-    (store, changes.boxed())
+/// The objects of one kind, and the list that is being taken in.
+struct Followed<F> {
+    known: BTreeMap<String, F>,
+    listing: BTreeMap<String, F>,
+    complete: bool,
+}
+
+impl<F> Default for Followed<F> {
+    fn default() -> Self {
+        Self { known: BTreeMap::new(), listing: BTreeMap::new(), complete: false }
+    }
+}
+
+impl<F> Followed<F> {
+    fn take<K: ResourceExt>(
+        &mut self,
+        event: watcher::Result<watcher::Event<K>>,
+        read: fn(&K) -> Option<F>,
+    ) {
+        let key = |object: &K| {
+            format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+        };
+        match event {
+            Ok(watcher::Event::Init) => self.listing.clear(),
+            Ok(watcher::Event::InitApply(object)) => {
+                if let Some(facts) = read(&object) {
+                    self.listing.insert(key(&object), facts);
+                }
+            }
+            Ok(watcher::Event::InitDone) => {
+                self.known = std::mem::take(&mut self.listing);
+                self.complete = true;
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                match read(&object) {
+                    Some(facts) => self.known.insert(key(&object), facts),
+                    None => self.known.remove(&key(&object)),
+                };
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                self.known.remove(&key(&object));
+            }
+            Err(error) => tracing::debug!(%error, "watch broke, trying again"),
+        }
+    }
 }

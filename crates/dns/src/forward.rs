@@ -1,214 +1,203 @@
-//! Names that are not ours: asked of upstream servers, kept for a while.
+//! Names that are not the cluster's: asked of the upstreams, kept for a little while.
 //!
-//! The slow path: it allocates, and reads answers with hickory-proto where it must. Bounded in
-//! every direction: what waits, what is asked at once, what is kept, how long each may take.
+//! Also what needs more than one question: an alias (ExternalName) is followed here, because the
+//! clients in pods do not.
+//!
+//! Refuses: more than a bounded number of questions at a time, and answers whose id or question is
+//! not the one that was sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::Record;
+
+use crate::answer::{self, MAX_UDP, Outcome, Transport};
+use crate::query::{self, CLASS_IN, Query, code, flag, kind};
+use crate::zone::{Current, Found, Zone};
 
 mod cache;
 mod upstream;
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+/// Aliases followed in one answer.
+const MOST_ALIASES: usize = 8;
 
-use berth_daemon::Tasks;
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{Name as LongName, RData, Record, rdata::CNAME};
-use tokio::sync::{Semaphore, mpsc};
-
-use crate::answer;
-use crate::wire::{self, HEADER_BYTES, MOST_NAME_BYTES, Name, code};
-use cache::Cache;
-
-/// Queries that may wait for a place.
-const MOST_WAITING: usize = 4096;
-/// Queries that are asked at once.
-const MOST_ASKED: usize = 512;
-/// TTL of the record that says what an ExternalName stands for.
-const ALIAS_TTL: u32 = 5;
-
-/// Whom to ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Upstreams(pub Vec<SocketAddr>);
-
-impl Upstreams {
-    /// The `nameserver` lines of a resolv.conf(5).
-    pub fn from_resolv_conf(text: &str) -> Self {
-        let addresses = text.lines().filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let is_server = words.next() == Some("nameserver");
-            let address = words.next().filter(|_| is_server)?.parse().ok()?;
-            Some(SocketAddr::new(address, 53))
-        });
-        Self(addresses.collect())
-    }
+/// What is asked of an upstream, and under what its answer is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Question {
+    /// Lower-case wire form.
+    name: Vec<u8>,
+    kind: u16,
+    dnssec: bool,
+    checking_disabled: bool,
 }
 
-/// A query to be asked on a client's behalf, and what is done with the answer.
-pub struct Job {
-    asked: Asked,
-    done: Done,
-}
-
-/// Takes the answer to its client.
-type Done = Box<dyn FnOnce(&[u8]) + Send>;
-
-struct Asked {
-    message: Vec<u8>,
-    alias: Option<Name>,
-    limit: usize,
-}
-
-impl Job {
-    /// `alias` is the name that the one in `message` stands for, if it does; `limit` is how many
-    /// bytes the client takes.
-    pub fn new(
-        message: &[u8],
-        alias: Option<Name>,
-        limit: usize,
-        done: impl FnOnce(&[u8]) + Send + 'static,
-    ) -> Self {
-        let asked = Asked { message: message.to_vec(), alias, limit };
-        Self { asked, done: Box::new(done) }
-    }
-}
-
-/// Too much is waiting already.
+/// Answers what the zone cannot.
 #[derive(Debug)]
-pub struct Full;
-
-/// Takes jobs from any thread. Cheap to clone.
-#[derive(Clone)]
-pub struct Forwarder(mpsc::Sender<Job>);
-
-impl Forwarder {
-    /// Asks `upstreams` until `tasks` is told to stop.
-    pub fn start(upstreams: Upstreams, tasks: &Tasks) -> Self {
-        let (jobs, mut waiting) = mpsc::channel::<Job>(MOST_WAITING);
-        let group = tasks.clone();
-        tasks.spawn_until_stop("forward", async move {
-            let room = Arc::new(Semaphore::new(MOST_ASKED));
-            let asker = Arc::new(Asker { upstreams, cache: Mutex::new(Cache::default()) });
-            while let Some(Job { asked: job, done }) = waiting.recv().await {
-                let Ok(place) = room.clone().acquire_owned().await else { return };
-                let asker = asker.clone();
-                group.spawn_until_stop("forward-query", async move {
-                    let answer = asker.answer(&job).await;
-                    done(&answer);
-                    drop(place);
-                });
-            }
-        });
-        Self(jobs)
-    }
-
-    /// Hands a job over without waiting.
-    ///
-    /// # Errors
-    /// [`Full`] when too many wait.
-    pub fn submit(&self, job: Job) -> Result<(), Full> {
-        self.0.try_send(job).map_err(|_| Full)
-    }
+pub(crate) struct Forward {
+    upstreams: Vec<SocketAddr>,
+    /// The upstream that answered last: a dead one is not waited for each time.
+    preferred: AtomicUsize,
+    zone: Arc<Current>,
+    cache: cache::Cache,
 }
 
-struct Asker {
-    upstreams: Upstreams,
-    cache: Mutex<Cache>,
-}
-
-impl Asker {
-    async fn answer(&self, job: &Asked) -> Vec<u8> {
-        let answer = match &job.alias {
-            Some(target) => self.chase(&job.message, target).await,
-            None => self.ask(&job.message).await,
-        };
-        let answer = answer.unwrap_or_else(|| failure(&job.message));
-        if answer.len() <= job.limit { answer } else { truncated(&job.message) }
+impl Forward {
+    pub(crate) fn new(upstreams: Vec<SocketAddr>, zone: Arc<Current>) -> Self {
+        let preferred = AtomicUsize::new(0);
+        Self { upstreams, preferred, zone, cache: cache::Cache::default() }
     }
 
-    /// The answer from the cache or an upstream, with the client's id and question.
-    async fn ask(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let mut place = [0; MOST_NAME_BYTES];
-        let query = wire::read(message, &mut place).ok()?;
-        let key = cache::Key::of(&query);
-        let question = message.get(HEADER_BYTES..query.question_end)?;
-        let kept = self.lock().get(&key, Instant::now());
-        let mut answer = match kept {
-            Some(kept) => kept,
-            None => {
-                let fresh = upstream::ask(&self.upstreams, message, question).await?;
-                self.lock().put(key, &fresh, Instant::now());
-                fresh
-            }
-        };
-        answer.get_mut(..2)?.copy_from_slice(message.get(..2)?);
-        answer.get_mut(HEADER_BYTES..query.question_end)?.copy_from_slice(question);
-        Some(answer)
-    }
-
-    /// The records of `target`, behind one that says that the name asked for stands for it.
-    async fn chase(&self, message: &[u8], target: &Name) -> Option<Vec<u8>> {
-        let mut whole = Message::from_vec(message).ok()?;
-        let name = LongName::from_labels(labels(target.wire())).ok()?;
-        let mut inner = whole.clone();
-        let question = inner.queries.first_mut()?;
-        let asked = question.name().clone();
-        question.set_name(name.clone());
-        let found = self.ask(&inner.to_vec().ok()?).await;
-        let found = found.and_then(|bytes| Message::from_vec(&bytes).ok());
-        let alias = Record::from_rdata(asked, ALIAS_TTL, RData::CNAME(CNAME(name)));
-        whole = whole.into_response();
-        whole.metadata.recursion_available = true;
-        whole.answers.push(alias);
-        match found {
-            Some(found) => {
-                whole.metadata.response_code = found.metadata.response_code;
-                whole.answers.extend(found.answers);
-            }
-            None => whole.metadata.response_code = ResponseCode::ServFail,
+    /// The whole answer to `packet`; `None` where nothing is to be said.
+    pub(crate) async fn answer(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let query = query::parse(packet).ok()?;
+        if query.flags & flag::RECURSION_DESIRED == 0 && self.is_foreign(&query) {
+            return failure(packet, code::REFUSED);
         }
-        whole.to_vec().ok()
+        let question = Question {
+            name: query.name.to_ascii_lowercase(),
+            kind: query.kind,
+            dnssec: query.edns.is_some_and(|edns| edns.dnssec),
+            checking_disabled: query.flags & flag::CHECKING_DISABLED != 0,
+        };
+        match self.resolve(question).await {
+            Some(found) => finish(found, &query, transport),
+            None => failure(packet, code::SERVER_FAILURE),
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn is_foreign(&self, query: &Query<'_>) -> bool {
+        matches!(self.zone.get().find(query.name, query.kind), Found::Foreign)
+    }
+
+    /// Follows aliases through the zone and beyond it.
+    async fn resolve(&self, mut question: Question) -> Option<Message> {
+        let mut chain: Vec<Record> = Vec::new();
+        for _ in 0..=MOST_ALIASES {
+            let zone = self.zone.get();
+            let mut found = match zone.find(&question.name, question.kind) {
+                Found::Alias(target) => {
+                    let target = target.to_vec();
+                    chain.extend(ask_zone(&zone, &question.name, kind::CNAME)?.answers);
+                    question.name = target;
+                    continue;
+                }
+                Found::Foreign => {
+                    drop(zone);
+                    self.look_up(&question).await?
+                }
+                _ => ask_zone(&zone, &question.name, question.kind)?,
+            };
+            if !chain.is_empty() {
+                chain.append(&mut found.answers);
+                found.answers = chain;
+            }
+            return Some(found);
+        }
+        None
+    }
+
+    async fn look_up(&self, question: &Question) -> Option<Message> {
+        if let Some(kept) = self.cache.get(question) {
+            return Some(kept);
+        }
+        let count = self.upstreams.len();
+        let first = self.preferred.load(Ordering::Relaxed);
+        for turn in 0..count * upstream::ROUNDS {
+            let index = (first + turn) % count;
+            match upstream::ask(self.upstreams[index], question).await {
+                Ok(message) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    self.cache.put(question.clone(), &message);
+                    return Some(message);
+                }
+                Err(error) => {
+                    let upstream = self.upstreams[index];
+                    tracing::debug!(%upstream, %error, "upstream did not answer");
+                }
+            }
+        }
+        None
     }
 }
 
-fn labels(name: &[u8]) -> Vec<&[u8]> {
-    let mut labels = Vec::new();
-    let mut rest = name;
-    while let Some((label, after)) = wire::split_label(rest) {
-        labels.push(label);
-        rest = after;
-    }
-    labels
+/// An answer that only says `code`, to whatever `packet` asks.
+pub(crate) fn failure(packet: &[u8], code: u16) -> Option<Vec<u8>> {
+    let query = query::parse(packet).ok()?;
+    let mut out = vec![0; MAX_UDP];
+    let Outcome::Reply(length) = answer::refuse(&query, code, &mut out) else { return None };
+    out.truncate(length);
+    Some(out)
 }
 
-fn failure(message: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    answer::write_unreadable(message, code::SERVER_FAILURE, &mut out);
-    out
+/// The wire form of a question.
+fn encode(question: &Question, id: u16) -> Vec<u8> {
+    let disabled = if question.checking_disabled { flag::CHECKING_DISABLED } else { 0 };
+    let mut packet = Vec::with_capacity(query::HEADER + question.name.len() + 15);
+    for word in [id, flag::RECURSION_DESIRED | disabled, 1, 0, 0, 1] {
+        packet.extend_from_slice(&word.to_be_bytes());
+    }
+    packet.extend_from_slice(&question.name);
+    packet.extend_from_slice(&question.kind.to_be_bytes());
+    packet.extend_from_slice(&CLASS_IN.to_be_bytes());
+    packet.push(0);
+    packet.extend_from_slice(&kind::OPT.to_be_bytes());
+    packet.extend_from_slice(&(MAX_UDP as u16).to_be_bytes());
+    let dnssec = if question.dnssec { 0x80 } else { 0 };
+    packet.extend_from_slice(&[0, 0, dnssec, 0, 0, 0]);
+    packet
 }
 
-/// Says to come again by TCP.
-fn truncated(message: &[u8]) -> Vec<u8> {
-    let mut place = [0; MOST_NAME_BYTES];
-    let mut out = Vec::new();
-    if let Ok(query) = wire::read(message, &mut place) {
-        answer::write(&query, &answer::Parts::default(), 0, &mut out);
+/// What the zone says, as a message.
+fn ask_zone(zone: &Zone, name: &[u8], kind: u16) -> Option<Message> {
+    let question = Question { name: name.to_vec(), kind, dnssec: false, checking_disabled: false };
+    let packet = encode(&question, 0);
+    let mut out = vec![0; usize::from(u16::MAX)];
+    match answer::answer(zone, &packet, Transport::Tcp, &mut out) {
+        Outcome::Reply(length) => Message::from_vec(&out[..length]).ok(),
+        _ => None,
     }
-    out
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn upstreams_are_the_nameservers_of_resolv_conf() {
-        let text =
-            "search a b\nnameserver 10.0.0.1\n# nameserver 9.9.9.9\nnameserver ::1\noptions x";
-        let expected = ["10.0.0.1:53", "[::1]:53"].map(|text| text.parse().unwrap());
-        assert_eq!(Upstreams::from_resolv_conf(text), Upstreams(expected.to_vec()));
+/// `found` as the answer to `query`, within what its client takes.
+fn finish(found: Message, query: &Query<'_>, transport: Transport) -> Option<Vec<u8>> {
+    let mut reply = found;
+    let code = reply.metadata.response_code;
+    let authentic = reply.metadata.authentic_data;
+    let mut metadata = Message::new(query.id, MessageType::Response, OpCode::Query).metadata;
+    metadata.recursion_desired = query.flags & flag::RECURSION_DESIRED != 0;
+    metadata.checking_disabled = query.flags & flag::CHECKING_DISABLED != 0;
+    metadata.recursion_available = true;
+    metadata.authentic_data = authentic && query.edns.is_some_and(|edns| edns.dnssec);
+    metadata.response_code = match code {
+        ResponseCode::NoError | ResponseCode::NXDomain => code,
+        ResponseCode::Refused => ResponseCode::Refused,
+        _ => ResponseCode::ServFail,
+    };
+    reply.metadata = metadata;
+    reply.edns = query.edns.map(|edns| {
+        let mut ours = Edns::new();
+        ours.set_max_payload(MAX_UDP as u16).set_version(0).set_dnssec_ok(edns.dnssec);
+        ours
+    });
+    // The question goes back exactly as it came: clients vary its case as a check.
+    let asked = Message::from_vec(&encode(
+        &Question {
+            name: query.name.to_vec(),
+            kind: query.kind,
+            dnssec: false,
+            checking_disabled: false,
+        },
+        query.id,
+    ))
+    .ok()?;
+    reply.queries = asked.queries;
+    let mut bytes = reply.to_vec().ok()?;
+    if bytes.len() > answer::limit(query, transport) {
+        bytes = reply.truncate().to_vec().ok()?;
     }
+    let place = bytes.get_mut(query::HEADER..query::HEADER + query.question.len())?;
+    place.copy_from_slice(query.question);
+    Some(bytes)
 }

@@ -1,49 +1,64 @@
-//! 200 once names are known, 503 before: HTTP for probes, nothing more.
+//! The smallest HTTP server that a probe is content with.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_daemon::{Ready, Tasks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::StartError;
 
-/// Probes come from next door.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Probes come one at a time; more connections than this are somebody else's.
+const MOST_CONNECTIONS: usize = 16;
+const MOST_REQUEST: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers every request on `address` by whether `ready` is up.
-///
-/// # Errors
-/// When the address cannot be listened on.
-pub fn serve(address: SocketAddr, ready: Ready, tasks: &Tasks) -> Result<(), StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let listener = TcpListener::from_std(listener).map_err(failed)?;
+/// Answers 200 while `ready` is up and 503 while it is not, on any path.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    ready: Ready,
+    tasks: &Tasks,
+) -> Result<(), StartError> {
+    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+        address,
+        protocol: "health",
+        source,
+    })?;
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let inner = tasks.clone();
     tasks.spawn_until_stop("health", async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
-            // One at a time: a probe that dawdles is cut off before the next is due.
-            let answered = tokio::time::timeout(PATIENCE, answer(stream, ready.is_ready())).await;
-            if let Ok(Err(error)) = answered {
-                tracing::debug!(%error, "a health check went away");
-            }
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let ready = ready.is_ready();
+            inner.spawn_until_stop("health", async move {
+                let _ = tokio::time::timeout(PATIENCE, reply(stream, ready)).await;
+                drop(permit);
+            });
         }
     });
     Ok(())
 }
 
-async fn answer(mut stream: TcpStream, ready: bool) -> std::io::Result<()> {
-    let mut head = [0; 1024];
-    if stream.read(&mut head).await? == 0 {
-        return Ok(()); // looked whether the port is open
+async fn reply(mut stream: TcpStream, ready: bool) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let mut part = [0u8; 512];
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        let read = stream.read(&mut part).await?;
+        if read == 0 || request.len() > MOST_REQUEST {
+            return Ok(());
+        }
+        request.extend_from_slice(&part[..read]);
     }
     let (status, body) =
-        if ready { ("200 OK", "ok\n") } else { ("503 Service Unavailable", "no\n") };
-    let length = body.len();
-    let text =
-        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
-    stream.write_all(text.as_bytes()).await?;
+        if ready { ("200 OK", "ok\n") } else { ("503 Service Unavailable", "no names yet\n") };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
     stream.shutdown().await
 }

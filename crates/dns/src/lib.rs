@@ -1,116 +1,109 @@
-//! The directory: cluster names to addresses.
+//! The cluster's DNS: names of Services and pods to addresses, everything else by forwarding.
 //!
 //! ```text
-//! API ──reflectors──▶ Zone (answers prepared) ──swap──▶ one thread a core: recvmmsg → zone → sendmmsg
-//!                                                            │ not ours
-//!                                                            ▼
-//!                                                 forward: cache, upstreams      tcp: both, by stream
+//!  API server ──watch──▶ follow ──Facts──▶ Zone (immutable, every answer prepared)
+//!                           │                │ swapped as a whole
+//!                           ▼                ▼
+//!                     snapshot file    udp: one thread a core ─┬─▶ answer from the zone
+//!                                      tcp                     └─▶ forward ─▶ upstreams, cache
 //! ```
 //!
-//! # What it does
-//! Answers the names of the Kubernetes DNS specification 1.1 from memory and forwards all others.
-//! Answers are made when Services or EndpointSlices change, not when they are asked for: for a name
-//! of the cluster nothing is allocated and no lock is taken per query.
+//! Answers from the zone allocate nothing. When the API server is away, what was known is answered
+//! on; with a snapshot file, after a restart too.
 //!
-//! # Guarantees
-//! With every API server away it goes on answering what it knew; a snapshot on disk carries that
-//! over a restart of its own. A query never makes it panic (`wire` is tested with rubbish).
+//! Refuses: zone transfers, dynamic updates, DNSSEC signing, other classes than IN.
 //!
-//! # What it refuses
-//! Zone transfers, updates, DNSSEC signing, IPv6 addresses of its own. Pod names by address are
-//! answered for every address (CoreDNS' `pods insecure`).
+//! Source: Kubernetes DNS-Based Service Discovery 1.1; RFC 1035, 2308, 6891, 7766.
 
 mod answer;
+mod facts;
 mod follow;
 mod forward;
 mod health;
-mod resolve;
+mod name;
+mod query;
+mod resolv;
+mod serve;
 mod snapshot;
-mod tcp;
-mod udp;
-mod wire;
 mod zone;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use berth_daemon::{Ready, Tasks};
 
-pub use forward::Upstreams;
-pub use zone::{Records, Zone};
+pub use resolv::upstreams;
 
-/// What the server is told.
+/// What the DNS server needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where queries come in, UDP and TCP; shared with other processes by SO_REUSEPORT.
+    /// UDP and TCP. Other processes may listen there too: the kernel spreads the queries.
     pub listen: SocketAddr,
-    /// Where health checks come in, HTTP.
+    /// `GET /` answers 200 here once names are known, 503 before.
     pub health: SocketAddr,
-    /// What cluster names end in: `cluster.local`.
+    /// The cluster's domain, such as `cluster.local`.
     pub domain: String,
-    /// Whom to ask for all other names.
-    pub upstreams: Upstreams,
-    /// Where the last known names are kept for a start without the API.
+    /// Servers asked for all other names, in this order.
+    pub upstreams: Vec<SocketAddr>,
+    /// Where what is known is kept for the next start; `None` for nowhere.
     pub snapshot: Option<PathBuf>,
+    /// Threads that answer over UDP; `None` for one a core.
+    pub threads: Option<usize>,
 }
 
-/// Why the server could not start.
+impl Config {
+    /// The defaults: `cluster.local`, one thread a core, no snapshot.
+    pub fn new(listen: SocketAddr, health: SocketAddr, upstreams: Vec<SocketAddr>) -> Self {
+        let domain = "cluster.local".to_owned();
+        Self { listen, health, domain, upstreams, snapshot: None, threads: None }
+    }
+}
+
+/// What can keep the server from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A socket could not be opened.
-    #[error("listening on {address}")]
+    /// The domain is no domain name.
+    #[error("domain {domain:?} is no domain name; such as cluster.local is one")]
+    Domain {
+        /// As given.
+        domain: String,
+    },
+    /// A port could not be opened.
+    #[error("listen on {address} ({protocol})")]
     Listen {
         /// Where.
         address: SocketAddr,
-        /// Why.
+        /// `UDP`, `TCP` or `health`.
+        protocol: &'static str,
+        /// What the kernel said.
         source: std::io::Error,
     },
-    /// The domain is no DNS name.
-    #[error("the domain {domain:?} is no DNS name")]
-    Domain {
-        /// What was given.
-        domain: String,
-    },
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
 }
 
-/// The zone that answers now. Readers clone the pointer once a batch.
-#[derive(Clone)]
-pub(crate) struct Current(Arc<RwLock<Arc<Zone>>>);
-
-impl Current {
-    fn new(zone: Zone) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(zone))))
-    }
-
-    /// The zone as of now.
-    pub(crate) fn load(&self) -> Arc<Zone> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn store(&self, zone: Zone) {
-        let zone = Arc::new(zone);
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = zone;
-    }
-}
-
-/// Answers until `tasks` is told to stop.
+/// Starts the server in `tasks` and returns once its ports are open.
 ///
 /// # Errors
-/// When a socket cannot be opened or the domain is no name. Sources that are away are no error:
-/// they are waited for.
-pub fn run(config: Config, client: kube::Client, tasks: &Tasks) -> Result<(), StartError> {
-    let domain = wire::Name::parse(&config.domain)
+/// When the domain is none, or a port cannot be opened.
+pub async fn run(config: Config, client: kube::Client, tasks: &Tasks) -> Result<(), StartError> {
+    let domain = name::Domain::parse(&config.domain)
         .ok_or_else(|| StartError::Domain { domain: config.domain.clone() })?;
     let ready = Ready::default();
-    let known = config.snapshot.as_deref().and_then(snapshot::read);
+    let known = match &config.snapshot {
+        Some(path) => snapshot::load(path).await,
+        None => None,
+    };
     ready.set(known.is_some());
-    let current = Current::new(Zone::build(&known.unwrap_or_default(), &domain));
+    let facts = known.unwrap_or_default();
+    let zone = Arc::new(zone::Current::new(zone::Zone::build(&domain, &facts)));
+    let forward = Arc::new(forward::Forward::new(config.upstreams.clone(), Arc::clone(&zone)));
 
-    health::serve(config.health, ready.clone(), tasks)?;
-    let forwarder = forward::Forwarder::start(config.upstreams.clone(), tasks);
-    udp::serve(config.listen, &current, &forwarder, tasks)?;
-    tcp::serve(config.listen, &current, &forwarder, tasks)?;
-    follow::start(client, domain, config.snapshot, current, ready, tasks);
+    health::serve(config.health, ready.clone(), tasks).await?;
+    serve::tcp(config.listen, Arc::clone(&zone), Arc::clone(&forward), tasks)?;
+    serve::udp(config.listen, config.threads, Arc::clone(&zone), forward, tasks)?;
+    follow::start(client, follow::Target { domain, zone, ready, snapshot: config.snapshot }, tasks);
     Ok(())
 }

@@ -1,43 +1,89 @@
-//! The last known names on disk, for a start while the API server is away.
+//! What was known, on disk: so that a restart without an API server still answers.
 
-use std::fs;
-use std::io::Write;
+use std::io;
 use std::path::Path;
 
-use crate::zone::Records;
+use serde::{Deserialize, Serialize};
 
-/// What was known last; `None` when there is nothing, or nothing that can be read.
-pub fn read(path: &Path) -> Option<Records> {
-    let bytes = fs::read(path).ok()?;
-    serde_json::from_slice(&bytes)
-        .inspect_err(|error| tracing::warn!(%error, ?path, "the snapshot of names is unreadable"))
-        .ok()
+use crate::facts::Facts;
+
+/// Raised when the form changes; another one is not read.
+const VERSION: u32 = 1;
+/// A file larger than this is none of ours.
+const MOST_BYTES: u64 = 256 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    version: u32,
+    facts: Facts,
 }
 
-/// Writes it so that a reader finds the old one or the new one, never half of it.
+/// What the file holds; `None` where there is none or it cannot be used, which is logged.
+pub(crate) async fn load(path: &Path) -> Option<Facts> {
+    match read(path).await {
+        Ok(facts) => {
+            let (services, slices) = (facts.services.len(), facts.slices.len());
+            tracing::info!(
+                services,
+                slices,
+                "answering from the snapshot until the API server does"
+            );
+            Some(facts)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "snapshot not used");
+            None
+        }
+    }
+}
+
+/// Replaces the file as a whole.
 ///
 /// # Errors
-/// When the disk does not take it.
-pub fn write(path: &Path, records: &Records) -> std::io::Result<()> {
-    let part = path.with_extension("part");
-    let mut file = fs::File::create(&part)?;
-    file.write_all(&serde_json::to_vec(records)?)?;
-    file.sync_all()?;
-    fs::rename(&part, path)
+/// Whatever writing or renaming says.
+pub(crate) async fn store(path: &Path, facts: &Facts) -> io::Result<()> {
+    let file = File { version: VERSION, facts: facts.clone() };
+    let bytes = serde_json::to_vec(&file)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    tokio::fs::write(&beside, bytes).await?;
+    tokio::fs::rename(&beside, path).await
+}
+
+async fn read(path: &Path) -> io::Result<Facts> {
+    if tokio::fs::metadata(path).await?.len() > MOST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too large"));
+    }
+    let file: File = serde_json::from_slice(&tokio::fs::read(path).await?)?;
+    if file.version != VERSION {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "of another version"));
+    }
+    Ok(file.facts)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::{Addressing, ServiceFacts};
 
-    #[test]
-    fn what_is_written_is_read_and_rubbish_is_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("names");
-        assert_eq!(read(&path), None);
-        write(&path, &Records::default()).unwrap();
-        assert_eq!(read(&path), Some(Records::default()));
-        fs::write(&path, b"{").unwrap();
-        assert_eq!(read(&path), None);
+    #[tokio::test]
+    async fn what_is_stored_is_loaded_and_damage_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("zone.json");
+        assert_eq!(load(&path).await, None);
+        let mut facts = Facts::default();
+        let service = ServiceFacts {
+            namespace: "default".into(),
+            name: "web".into(),
+            kind: Addressing::Headless,
+            ports: vec![],
+        };
+        facts.services.insert("default/web".into(), service);
+        store(&path, &facts).await.expect("it is written");
+        assert_eq!(load(&path).await, Some(facts));
+        std::fs::write(&path, b"{\"version\":2").expect("it is written");
+        assert_eq!(load(&path).await, None);
     }
 }

@@ -1,230 +1,157 @@
-//! The names of a cluster with their answers, prepared: Kubernetes DNS specification 1.1.0.
+//! The cluster's names with every answer prepared; immutable, exchanged as a whole.
 //!
-//! A zone is made whole from [`Records`] and never changed; a new one takes its place.
-
-mod records;
+//! Records are kept as they go over the wire, their owner written as a pointer to the question
+//! (which stands at a known place), so that answering is a lookup and a copy.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
-#[cfg(test)]
-pub use records::Endpoint;
-pub use records::{Kind, Port, Records, Service};
+use crate::facts::Facts;
+use crate::name::{self, Domain, MAX_NAME};
+use crate::query::kind;
 
-use crate::answer::Prepared;
-use crate::wire::{Name, code};
+mod build;
+mod rrset;
 
-/// How long clients may keep an answer, in seconds: about as long as a change takes to matter.
-const TTL: u32 = 5;
-/// What `dns-version` says.
-const VERSION: &str = "1.1.0";
+pub(crate) use rrset::{RrSet, TO_QUESTION};
 
-/// All answers of one name.
-#[derive(Clone, Debug, Default)]
-pub struct Node {
-    a: Prepared,
-    srv: Prepared,
-    /// Addresses of the SRV records' targets.
-    srv_additional: Prepared,
-    ptr: Prepared,
-    txt: Prepared,
-    cname: Option<(Prepared, Name)>,
+/// Seconds that a cluster name may be kept by clients: short, pods come and go.
+pub(crate) const TTL: u32 = 5;
+
+/// All records of one name. Without any it still exists: a name below it has records.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    sets: Vec<RrSet>,
+    /// The target in wire form, where the name is an alias.
+    alias: Option<Box<[u8]>>,
 }
 
-impl Node {
-    /// The records of type `kind`, which may be none.
-    pub fn records(&self, kind: u16) -> Option<&Prepared> {
-        let records = match kind {
-            code::A => &self.a,
-            code::SRV => &self.srv,
-            code::PTR => &self.ptr,
-            code::TXT => &self.txt,
-            _ => return None,
-        };
-        (!records.is_empty()).then_some(records)
-    }
-
-    /// What goes along with the records of type `kind`.
-    pub fn additional(&self, kind: u16) -> Option<&Prepared> {
-        (kind == code::SRV).then_some(&self.srv_additional)
-    }
-
-    /// The name that this one stands for, with the record that says so.
-    pub fn alias(&self) -> Option<(&Prepared, &Name)> {
-        self.cname.as_ref().map(|(record, target)| (record, target))
-    }
+/// What the zone says to a question.
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
+    /// These records.
+    Records(&'a RrSet),
+    /// One address, made from the name itself.
+    Address(IpAddr),
+    /// The name is an alias for another one, in wire form.
+    Alias(&'a [u8]),
+    /// The name exists, records of that type do not.
+    NoData,
+    /// The name does not exist.
+    NoName,
+    /// The name is none of ours.
+    Foreign,
 }
 
-/// All names of a cluster.
-#[derive(Clone, Debug)]
-pub struct Zone {
-    domain: Name,
-    pods: Option<Name>,
-    nodes: HashMap<Name, Node>,
-    soa: Prepared,
+/// The zone.
+#[derive(Debug)]
+pub(crate) struct Zone {
+    domain: Vec<u8>,
+    pods: Vec<u8>,
+    names: HashMap<Box<[u8]>, Node>,
+    soa: RrSet,
 }
 
 impl Zone {
-    /// Prepares the answers for `records` under `domain`.
-    pub fn build(records: &Records, domain: &Name) -> Self {
-        let mut zone = Self {
-            domain: domain.clone(),
-            pods: domain.under("pod"),
-            nodes: HashMap::new(),
-            soa: soa(domain),
-        };
-        zone.node(Some(domain.clone()));
-        if let Some(node) = zone.node(domain.under("dns-version")) {
-            let mut text = vec![VERSION.len() as u8];
-            text.extend(VERSION.bytes());
-            node.txt.push(code::TXT, TTL, &text);
+    /// Prepares every answer.
+    pub(crate) fn build(domain: &Domain, facts: &Facts) -> Self {
+        build::build(domain, facts)
+    }
+
+    /// Looks `name` (wire form, any case) up for records of type `kind`. Allocates nothing.
+    pub(crate) fn find(&self, name: &[u8], kind: u16) -> Found<'_> {
+        let mut lower = [0u8; MAX_NAME];
+        let Some(lower) = lower.get_mut(..name.len()) else { return Found::NoName };
+        for (to, from) in lower.iter_mut().zip(name) {
+            // Length bytes are at most 63, below any letter.
+            *to = from.to_ascii_lowercase();
         }
-        zone.node(zone.pods.clone());
-        let services = domain.under("svc");
-        for service in &records.services {
-            let namespace = services.as_ref().and_then(|name| name.under(&service.namespace));
-            if let Some(name) = namespace.and_then(|name| name.under(&service.name)) {
-                zone.add(service, &name);
-            }
+        if let Some(node) = self.names.get(&*lower) {
+            return node.find(kind);
         }
-        zone
+        if !name::is_under(lower, &self.domain) {
+            return Found::Foreign;
+        }
+        self.find_pod(lower, kind)
     }
 
-    /// The node of a name on the wire in lower case.
-    pub fn get(&self, name: &[u8]) -> Option<&Node> {
-        self.nodes.get(name)
-    }
-
-    /// Whether the name is the zone's own or below it.
-    pub fn covers(&self, name: &[u8]) -> bool {
-        self.below(name, self.domain.wire())
-    }
-
-    /// Says that there is no such name or record, and for how long that holds.
-    pub fn soa(&self) -> &Prepared {
+    /// The SOA record of a negative answer, with its own name as owner.
+    pub(crate) fn soa(&self) -> &RrSet {
         &self.soa
     }
 
-    /// The address that a pod's name spells: `10-42-0-7.NAMESPACE.pod.DOMAIN`.
-    pub fn pod_address(&self, name: &[u8]) -> Option<Prepared> {
-        let (label, rest) = crate::wire::split_label(name)?;
-        let (_namespace, rest) = crate::wire::split_label(rest)?;
-        if self.pods.as_ref()?.wire() != rest {
-            return None;
+    /// `10-42-0-7.namespace.pod.cluster.local`: the name says the address.
+    fn find_pod(&self, name: &[u8], wanted: u16) -> Found<'_> {
+        if !name::is_under(name, &self.pods) {
+            return Found::NoName;
         }
-        let dotted = std::str::from_utf8(label).ok()?.replace('-', ".");
-        let address: Ipv4Addr = dotted.parse().ok()?;
-        let mut records = Prepared::default();
-        records.push(code::A, TTL, &address.octets());
-        Some(records)
-    }
-
-    fn below(&self, name: &[u8], above: &[u8]) -> bool {
-        let mut rest = Some(name);
-        while let Some(name) = rest.filter(|name| name.len() >= above.len()) {
-            if name == above {
-                return true;
-            }
-            rest = crate::wire::parent(name);
-        }
-        false
-    }
-
-    /// The node of `name`, made with its parents where missing: a name with names below exists.
-    fn node(&mut self, name: Option<Name>) -> Option<&mut Node> {
-        let name = name?;
-        if name != self.domain {
-            let above = name.parent().filter(|above| !self.nodes.contains_key(above));
-            if let Some(above) = above.filter(|above| self.covers(above.wire())) {
-                self.node(Some(above));
-            }
-        }
-        Some(self.nodes.entry(name).or_default())
-    }
-
-    fn add(&mut self, service: &Service, name: &Name) {
-        match &service.kind {
-            Kind::External(target) => {
-                let Some(target) = Name::parse(target) else { return };
-                let Some(node) = self.node(Some(name.clone())) else { return };
-                let mut record = Prepared::default();
-                record.push(code::CNAME, TTL, target.wire());
-                node.cname = Some((record, target));
-            }
-            Kind::Addresses(addresses) => {
-                self.node(Some(name.clone()));
-                for address in addresses {
-                    self.add_address(name, *address);
-                    self.add_reverse(*address, name);
-                    for port in &service.ports {
-                        self.add_port(name, port, name, *address);
-                    }
-                }
-            }
-            Kind::Headless => {
-                self.node(Some(name.clone()));
-                for endpoint in &service.endpoints {
-                    let Some(own) = name.under(&endpoint.label()) else { continue };
-                    self.add_address(name, endpoint.address);
-                    self.add_address(&own, endpoint.address);
-                    self.add_reverse(endpoint.address, &own);
-                    for port in &endpoint.ports {
-                        self.add_port(name, port, &own, endpoint.address);
-                    }
-                }
-            }
-        }
-    }
-
-    fn add_address(&mut self, name: &Name, address: IpAddr) {
-        let IpAddr::V4(address) = address else { return };
-        let Some(node) = self.node(Some(name.clone())) else { return };
-        node.a.push(code::A, TTL, &address.octets());
-    }
-
-    /// `_http._tcp.NAME` → priority 0, weight 100, port, target (RFC 2782).
-    fn add_port(&mut self, service: &Name, port: &Port, target: &Name, address: IpAddr) {
-        if port.name.is_empty() {
-            return; // the specification gives SRV records to named ports alone
-        }
-        let protocol = service.under(&format!("_{}", port.protocol.to_lowercase()));
-        let name = protocol.and_then(|name| name.under(&format!("_{}", port.name)));
-        let Some(node) = self.node(name) else { return };
-        let mut data = vec![0, 0, 0, 100];
-        data.extend(port.number.to_be_bytes());
-        data.extend(target.wire());
-        node.srv.push(code::SRV, TTL, &data);
-        if let IpAddr::V4(address) = address {
-            node.srv_additional.push_owned(target.wire(), code::A, TTL, &address.octets());
-        }
-    }
-
-    /// `7.0.42.10.in-addr.arpa` → the first name that has the address.
-    fn add_reverse(&mut self, address: IpAddr, name: &Name) {
-        let IpAddr::V4(address) = address else { return };
-        let [a, b, c, d] = address.octets();
-        let Some(reverse) = Name::parse(&format!("{d}.{c}.{b}.{a}.in-addr.arpa")) else { return };
-        let node = self.nodes.entry(reverse).or_default();
-        if node.ptr.is_empty() {
-            node.ptr.push(code::PTR, TTL, name.wire());
+        let above = name.len() - self.pods.len();
+        let mut labels = name::labels(&name[..above]);
+        let (Some(first), second, third) = (labels.next(), labels.next(), labels.next()) else {
+            return Found::NoData; // pod.cluster.local itself
+        };
+        match (second, third) {
+            (None, _) => Found::NoData, // a namespace of pods
+            (Some(_), None) => match name::dashed(first) {
+                Some(ip) if wanted == kind_of(ip) || wanted == kind::ANY => Found::Address(ip),
+                Some(_) => Found::NoData,
+                None => Found::NoName,
+            },
+            _ => Found::NoName,
         }
     }
 }
 
-fn soa(domain: &Name) -> Prepared {
-    let mut data = Vec::new();
-    for label in ["ns.dns", "hostmaster"] {
-        for part in label.split('.') {
-            data.push(part.len() as u8);
-            data.extend(part.bytes());
+impl Node {
+    fn find(&self, wanted: u16) -> Found<'_> {
+        let exact = self.sets.iter().find(|set| set.kind() == wanted);
+        // For ANY one set is enough (RFC 8482 §4.1).
+        let any = self.sets.first().filter(|_| wanted == kind::ANY);
+        match (exact.or(any), &self.alias) {
+            (Some(set), _) => Found::Records(set),
+            (None, Some(target)) => Found::Alias(target),
+            (None, None) => Found::NoData,
         }
-        data.extend(domain.wire());
     }
-    // Serial, refresh, retry, expire, minimum: nobody transfers the zone, so only the last matters.
-    for number in [1u32, 7200, 1800, 86400, TTL] {
-        data.extend(number.to_be_bytes());
+}
+
+/// The record type of an address.
+pub(crate) fn kind_of(ip: IpAddr) -> u16 {
+    if ip.is_ipv4() { kind::A } else { kind::AAAA }
+}
+
+/// The zone that is in force, shared by all who answer.
+#[derive(Debug)]
+pub(crate) struct Current {
+    zone: RwLock<Arc<Zone>>,
+    version: AtomicU64,
+}
+
+impl Current {
+    pub(crate) fn new(zone: Zone) -> Self {
+        Self { zone: RwLock::new(Arc::new(zone)), version: AtomicU64::new(1) }
     }
-    let mut soa = Prepared::default();
-    soa.push_owned(domain.wire(), code::SOA, TTL, &data);
-    soa
+
+    /// Puts a new zone in force.
+    pub(crate) fn set(&self, zone: Zone) {
+        *self.zone.write().expect("no holder of the lock panics") = Arc::new(zone);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The zone in force.
+    pub(crate) fn get(&self) -> Arc<Zone> {
+        Arc::clone(&self.zone.read().expect("no holder of the lock panics"))
+    }
+
+    /// The zone in force, if `seen` is an older one; one atomic read where nothing changed.
+    pub(crate) fn newer_than(&self, seen: &mut u64) -> Option<Arc<Zone>> {
+        let version = self.version.load(Ordering::Acquire);
+        if *seen == version {
+            return None;
+        }
+        *seen = version;
+        Some(self.get())
+    }
 }

@@ -60,15 +60,12 @@ pub struct BalancerOptions {
 pub fn dns(options: DnsOptions) -> Result<()> {
     let text = std::fs::read_to_string(&options.resolv_conf)
         .with_context(|| format!("reading {}", options.resolv_conf.display()))?;
-    let config = berth_dns::Config {
-        listen: options.listen,
-        health: options.health,
-        domain: options.domain,
-        upstreams: berth_dns::Upstreams::from_resolv_conf(&text),
-        snapshot: options.snapshot,
-    };
+    let upstreams = berth_dns::upstreams(&text, &[options.listen]);
+    let mut config = berth_dns::Config::new(options.listen, options.health, upstreams);
+    config.domain = options.domain;
+    config.snapshot = options.snapshot;
     run(DNS_DRAIN, async move |client, tasks| {
-        berth_dns::run(config, client, &tasks)?;
+        berth_dns::run(config, client, &tasks).await?;
         tasks.stopping().await;
         Ok(())
     })

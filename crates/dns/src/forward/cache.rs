@@ -1,187 +1,165 @@
-//! Answers of upstream servers, kept as long as they say; a no as long as its SOA says (RFC 2308).
+//! Answers of upstreams, kept for as long as they say and never longer than half a minute.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
-use crate::wire::{HEADER_BYTES, Query, code};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::RData;
+use tokio::time::Instant;
 
-/// Answers kept at most; at some 200 bytes each about 2 MiB.
-const MOST_KEPT: usize = 8192;
-/// However long an answer says it is good: a mistake upstream should end some time.
-const LONGEST: u32 = 3600;
-/// A no is kept no longer than this, in seconds.
-const LONGEST_NO: u32 = 30;
+use super::Question;
 
-/// A question.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    name: Box<[u8]>,
-    kind: u16,
-    class: u16,
-    /// Answers differ by it in their OPT record and in their size.
-    edns: bool,
+/// Longer would only save questions that a resolver next door answers as fast.
+const LONGEST: u32 = 30;
+/// How long "there is none" is believed where no SOA record says (RFC 2308 §5).
+const NONE_WITHOUT_SOA: u32 = 5;
+const MOST: usize = 4096;
+
+/// The cache; the oldest answer goes when it is full.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    kept: Mutex<Kept>,
 }
 
-impl Key {
-    /// The question of `query`.
-    pub fn of(query: &Query<'_>) -> Self {
-        let edns = query.edns.is_some();
-        Self { name: query.name.into(), kind: query.kind, class: query.class, edns }
-    }
+#[derive(Debug, Default)]
+struct Kept {
+    answers: HashMap<Question, Answer>,
+    order: VecDeque<Question>,
 }
 
 #[derive(Debug)]
-struct Kept {
-    answer: Vec<u8>,
-    /// Where its TTLs are.
-    ttls: Vec<usize>,
+struct Answer {
+    message: Message,
     since: Instant,
     until: Instant,
 }
 
-/// Bounded; when it is full, what has run out goes, and if nothing has, everything does.
-#[derive(Debug, Default)]
-pub struct Cache(HashMap<Key, Kept>);
-
 impl Cache {
-    /// The answer, its TTLs lowered by the time it was kept.
-    pub fn get(&self, key: &Key, now: Instant) -> Option<Vec<u8>> {
-        let kept = self.0.get(key).filter(|kept| now < kept.until)?;
-        let age = now.saturating_duration_since(kept.since).as_secs() as u32;
-        let mut answer = kept.answer.clone();
-        for at in &kept.ttls {
-            let place = answer.get_mut(*at..*at + 4)?;
-            let ttl = u32::from_be_bytes(place.try_into().ok()?);
-            place.copy_from_slice(&ttl.saturating_sub(age).to_be_bytes());
+    /// What is kept for `question`, its times to live reduced by its age.
+    pub(super) fn get(&self, question: &Question) -> Option<Message> {
+        let now = Instant::now();
+        let kept = self.lock();
+        let answer = kept.answers.get(question).filter(|answer| now < answer.until)?;
+        let age = u32::try_from((now - answer.since).as_secs()).unwrap_or(u32::MAX);
+        let mut message = answer.message.clone();
+        drop(kept);
+        let sections = [&mut message.answers, &mut message.authorities, &mut message.additionals];
+        for record in sections.into_iter().flatten() {
+            record.ttl = record.ttl.saturating_sub(age);
         }
-        Some(answer)
+        Some(message)
     }
 
-    /// Keeps an answer that says how long it is good.
-    pub fn put(&mut self, key: Key, answer: &[u8], now: Instant) {
-        let Some(facts) = facts(answer) else { return };
-        if facts.good_for == 0 {
+    /// Keeps `message`, if it may be kept.
+    pub(super) fn put(&self, question: Question, message: &Message) {
+        let seconds = time_to_live(message);
+        if seconds == 0 {
             return;
         }
-        if self.0.len() >= MOST_KEPT {
-            self.0.retain(|_, kept| now < kept.until);
+        let since = Instant::now();
+        let until = since + Duration::from_secs(u64::from(seconds));
+        let mut kept = self.lock();
+        let answer = Answer { message: message.clone(), since, until };
+        if kept.answers.insert(question.clone(), answer).is_none() {
+            kept.order.push_back(question);
         }
-        if self.0.len() >= MOST_KEPT {
-            self.0.clear();
+        while kept.order.len() > MOST
+            && let Some(oldest) = kept.order.pop_front()
+        {
+            kept.answers.remove(&oldest);
         }
-        let until = now + Duration::from_secs(u64::from(facts.good_for));
-        let kept = Kept { answer: answer.to_vec(), ttls: facts.ttls, since: now, until };
-        self.0.insert(key, kept);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no holder of the lock panics")
     }
 }
 
-struct Facts {
-    ttls: Vec<usize>,
-    good_for: u32,
-}
-
-/// Reads how long an answer is good; `None` when it is broken, or an error that may pass.
-fn facts(answer: &[u8]) -> Option<Facts> {
-    let response = answer.get(3)? & 0xF;
-    if response != code::NO_ERROR && response != code::NAME_ERROR {
-        return None;
+/// Seconds that an answer may be kept; 0 for not at all.
+fn time_to_live(message: &Message) -> u32 {
+    let negative = match message.metadata.response_code {
+        ResponseCode::NoError => message.answers.is_empty(),
+        ResponseCode::NXDomain => true,
+        _ => return 0,
+    };
+    if message.metadata.truncation {
+        return 0;
     }
-    let count = |at: usize| Some(u16::from_be_bytes([*answer.get(at)?, *answer.get(at + 1)?]));
-    let (answers, authorities, additionals) = (count(6)?, count(8)?, count(10)?);
-    let mut at = skip_name(answer, HEADER_BYTES)? + 4;
-    let mut facts = Facts { ttls: Vec::new(), good_for: LONGEST };
-    let negative = response == code::NAME_ERROR || answers == 0;
-    let mut said_no_for = None;
-    for n in 0..usize::from(answers) + usize::from(authorities) + usize::from(additionals) {
-        at = skip_name(answer, at)?;
-        let fixed = answer.get(at..at + 10)?;
-        let kind = u16::from_be_bytes([fixed[0], fixed[1]]);
-        let ttl = u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
-        let length = usize::from(u16::from_be_bytes([fixed[8], fixed[9]]));
-        if kind != code::OPT {
-            facts.ttls.push(at + 4);
-            if n < usize::from(answers) {
-                facts.good_for = facts.good_for.min(ttl);
-            }
-        }
-        at += 10 + length;
-        if kind == code::SOA {
-            let minimum = answer.get(at.checked_sub(4)?..at)?;
-            said_no_for = Some(ttl.min(u32::from_be_bytes(minimum.try_into().ok()?)));
-        }
-    }
-    if negative {
-        facts.good_for = said_no_for.unwrap_or(0).min(LONGEST_NO);
-    }
-    Some(facts)
-}
-
-fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *bytes.get(at)? {
-            0 => return Some(at + 1),
-            length if length & 0xC0 == 0xC0 => return Some(at + 2),
-            length => at += 1 + usize::from(length),
-        }
-    }
+    let answers = message.answers.iter().map(|record| record.ttl).min();
+    let none = negative.then(|| {
+        let soa = message.authorities.iter().find_map(|record| match &record.data {
+            RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+            _ => None,
+        });
+        soa.unwrap_or(NONE_WITHOUT_SOA)
+    });
+    answers.into_iter().chain(none).min().unwrap_or(0).min(LONGEST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::{self, Parts, Prepared};
-    use crate::wire::{self, MOST_NAME_BYTES};
-    use proptest::prelude::*;
+    use hickory_proto::op::{MessageType, OpCode};
+    use hickory_proto::rr::rdata::{A, SOA};
+    use hickory_proto::rr::{Name, Record};
 
-    fn question() -> Vec<u8> {
-        let mut bytes = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        bytes.extend(wire::Name::parse("example.org").unwrap().wire());
-        bytes.extend([0, 1, 0, 1]);
-        bytes
+    fn name() -> Name {
+        Name::from_ascii("example.org.").expect("a name")
     }
 
-    fn answered(code: u8, ttl: u32) -> Vec<u8> {
-        let bytes = question();
-        let mut place = [0; MOST_NAME_BYTES];
-        let query = wire::read(&bytes, &mut place).unwrap();
-        let mut records = Prepared::default();
-        records.push(code::A, ttl, &[1, 2, 3, 4]);
-        let answers = (code == code::NO_ERROR).then_some(&records);
-        let mut out = Vec::new();
-        answer::write(&query, &Parts { code, answers, ..Parts::default() }, 512, &mut out);
-        out
+    fn question() -> Question {
+        Question { name: vec![1, b'a', 0], kind: 1, dnssec: false, checking_disabled: false }
     }
 
-    fn key() -> Key {
-        let bytes = question();
-        let mut place = [0; MOST_NAME_BYTES];
-        Key::of(&wire::read(&bytes, &mut place).unwrap())
-    }
-
-    #[test]
-    fn an_answer_is_kept_as_long_as_it_says_and_ages() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.put(key(), &answered(code::NO_ERROR, 60), now);
-        let at = |seconds| now + Duration::from_secs(seconds);
-        assert_eq!(cache.get(&key(), at(0)).unwrap(), answered(code::NO_ERROR, 60));
-        assert_eq!(cache.get(&key(), at(20)).unwrap(), answered(code::NO_ERROR, 40));
-        assert_eq!(cache.get(&key(), at(61)), None);
-    }
-
-    #[test]
-    fn failures_and_a_no_without_an_soa_are_not_kept() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.put(key(), &answered(code::SERVER_FAILURE, 60), now);
-        cache.put(key(), &answered(code::NAME_ERROR, 60), now);
-        assert_eq!(cache.get(&key(), now), None);
-    }
-
-    proptest! {
-        #[test]
-        fn rubbish_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut cache = Cache::default();
-            cache.put(key(), &bytes, Instant::now());
-            let _ = cache.get(&key(), Instant::now());
+    fn message(code: ResponseCode, answer_ttl: Option<u32>, soa: Option<(u32, u32)>) -> Message {
+        let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+        message.metadata.response_code = code;
+        if let Some(ttl) = answer_ttl {
+            message.add_answer(Record::from_rdata(name(), ttl, RData::A(A::new(1, 2, 3, 4))));
         }
+        if let Some((ttl, minimum)) = soa {
+            let soa = SOA::new(name(), name(), 1, 1, 1, 1, minimum);
+            message.add_authority(Record::from_rdata(name(), ttl, RData::SOA(soa)));
+        }
+        message
+    }
+
+    #[test]
+    fn answers_live_as_long_as_they_say_and_no_longer_than_half_a_minute() {
+        let ok = ResponseCode::NoError;
+        for (message, expected) in [
+            (message(ok, Some(10), None), 10),
+            (message(ok, Some(3600), None), LONGEST),
+            (message(ok, Some(0), None), 0),
+            (message(ok, None, Some((20, 7))), 7),
+            (message(ResponseCode::NXDomain, None, Some((4, 60))), 4),
+            (message(ResponseCode::NXDomain, None, None), NONE_WITHOUT_SOA),
+            (message(ResponseCode::ServFail, None, None), 0),
+        ] {
+            assert_eq!(time_to_live(&message), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_answer_grows_old_and_goes() {
+        let cache = Cache::default();
+        cache.put(question(), &message(ResponseCode::NoError, Some(10), None));
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(cache.get(&question()).expect("it is kept").answers[0].ttl, 6);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert!(cache.get(&question()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_full_cache_forgets_the_oldest() {
+        let cache = Cache::default();
+        let numbered = |n: usize| Question { name: n.to_be_bytes().to_vec(), ..question() };
+        let message = message(ResponseCode::NoError, Some(10), None);
+        for number in 0..=MOST {
+            cache.put(numbered(number), &message);
+        }
+        assert!(cache.get(&numbered(0)).is_none());
+        assert!(cache.get(&numbered(MOST)).is_some());
     }
 }

@@ -1,81 +1,79 @@
-//! One question to one upstream after the other, by UDP, and by TCP when the answer is cut.
+//! One question to one upstream: UDP first, TCP where the answer did not fit.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use hickory_proto::op::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
 
-use super::Upstreams;
-use crate::wire::HEADER_BYTES;
+use super::{Question, encode};
+use crate::query::{HEADER, flag};
 
-/// Clients give up after 5 s; that leaves time for a second server.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Times that every upstream is asked.
+pub(super) const ROUNDS: usize = 2;
+/// A client asks again after five seconds: two upstreams must have had their turn by then.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// The first answer that fits the question; `None` when no server gives one.
-pub async fn ask(upstreams: &Upstreams, message: &[u8], question: &[u8]) -> Option<Vec<u8>> {
-    for server in &upstreams.0 {
-        // An id and a port of our own: what a client chose must not help who would forge answers.
-        let mut own = message.to_vec();
-        own.get_mut(..2)?.copy_from_slice(&rand::random::<[u8; 2]>());
-        let answer = match within(by_udp(*server, &own, question)).await {
-            Some(answer) if is_cut(&answer) => within(by_tcp(*server, &own)).await,
-            other => other,
-        };
-        if let Some(answer) = answer.filter(|answer| fits(answer, &own, question)) {
-            return Some(answer);
-        }
-    }
-    None
-}
-
-async fn within(asked: impl Future<Output = std::io::Result<Vec<u8>>>) -> Option<Vec<u8>> {
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(Ok(answer)) => Some(answer),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "an upstream server did not answer");
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-async fn by_udp(server: SocketAddr, message: &[u8], question: &[u8]) -> std::io::Result<Vec<u8>> {
-    let any: SocketAddr = match server {
-        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+/// Asks `upstream`.
+///
+/// # Errors
+/// When it cannot be reached, does not answer in time, or its answer cannot be read.
+pub(super) async fn ask(upstream: SocketAddr, question: &Question) -> io::Result<Message> {
+    let id = rand::random();
+    let packet = encode(question, id);
+    let bytes = timeout(PATIENCE, over_udp(upstream, &packet)).await??;
+    let truncated = u16::from_be_bytes([bytes[2], bytes[3]]) & flag::TRUNCATED != 0;
+    let bytes = match truncated {
+        true => timeout(PATIENCE, over_tcp(upstream, &packet)).await??,
+        false => bytes,
     };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(server).await?;
-    socket.send(message).await?;
-    let mut answer = vec![0; 4096];
+    let mut message = Message::from_vec(&bytes).map_err(|_| invalid("cannot be read"))?;
+    message.edns = None;
+    Ok(message)
+}
+
+/// From a port of its own each time: with the id, 32 bits that a forger would have to guess.
+async fn over_udp(upstream: SocketAddr, packet: &[u8]) -> io::Result<Vec<u8>> {
+    let own: SocketAddr = match upstream {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(own).await?;
+    socket.connect(upstream).await?;
+    socket.send(packet).await?;
+    let mut bytes = vec![0; 4096];
     loop {
-        let length = socket.recv(&mut answer).await?;
-        if let Some(answer) = answer.get(..length).filter(|answer| fits(answer, message, question))
-        {
-            return Ok(answer.to_vec());
+        let length = socket.recv(&mut bytes).await?;
+        if answers(&bytes[..length], packet) {
+            bytes.truncate(length);
+            return Ok(bytes);
         }
     }
 }
 
-async fn by_tcp(server: SocketAddr, message: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
-    let length = u16::try_from(message.len()).map_err(std::io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes()[..], message].concat()).await?;
-    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer)
+async fn over_tcp(upstream: SocketAddr, packet: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(upstream).await?;
+    let length = u16::try_from(packet.len()).map_err(|_| invalid("is too long"))?;
+    let mut framed = length.to_be_bytes().to_vec();
+    framed.extend_from_slice(packet);
+    stream.write_all(&framed).await?;
+    let length = stream.read_u16().await?;
+    let mut bytes = vec![0; usize::from(length)];
+    stream.read_exact(&mut bytes).await?;
+    if answers(&bytes, packet) { Ok(bytes) } else { Err(invalid("answers something else")) }
 }
 
-/// Whether it answers this very question.
-fn fits(answer: &[u8], message: &[u8], question: &[u8]) -> bool {
-    let is_answer = answer.get(2).is_some_and(|flags| flags & 0x80 != 0);
-    let echoed = answer.get(HEADER_BYTES..HEADER_BYTES + question.len());
-    is_answer
-        && answer.get(..2) == message.get(..2)
-        && echoed.is_some_and(|echoed| echoed.eq_ignore_ascii_case(question))
+/// Whether `answer` is a response to `question`: same id, same question in any case.
+fn answers(answer: &[u8], question: &[u8]) -> bool {
+    // Behind the question stands our OPT record of eleven bytes.
+    let Some(asked) = question.get(HEADER..question.len() - 11) else { return false };
+    let Some(said) = answer.get(HEADER..HEADER + asked.len()) else { return false };
+    answer[..2] == question[..2] && answer[2] & 0x80 != 0 && said.eq_ignore_ascii_case(asked)
 }
 
-fn is_cut(answer: &[u8]) -> bool {
-    answer.get(2).is_some_and(|flags| flags & 0x02 != 0)
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the upstream's answer {what}"))
 }

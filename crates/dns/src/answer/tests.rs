@@ -1,0 +1,289 @@
+use std::net::Ipv4Addr;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as TheirQuery, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use k8s_openapi::serde_json::{Value, json};
+use proptest::prelude::*;
+
+use super::*;
+use crate::facts::{self, Facts};
+use crate::name::Domain;
+
+fn facts() -> Facts {
+    let mut facts = Facts::default();
+    let mut service = |namespace: &str, name: &str, spec: Value| {
+        let value = json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec});
+        let service = serde_json::from_value(value).expect("a service");
+        let known = facts::of_service(&service).expect("it has an address");
+        facts.services.insert(format!("{namespace}/{name}"), known);
+    };
+    let ports =
+        json!([{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+    service("default", "web", json!({"clusterIP": "10.43.0.9", "ports": ports}));
+    service(
+        "default",
+        "dual",
+        json!({"clusterIP": "10.43.0.8", "clusterIPs": ["10.43.0.8", "fd00::8"]}),
+    );
+    service(
+        "default",
+        "db",
+        json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]}),
+    );
+    service("default", "many", json!({"clusterIP": "None"}));
+    service("default", "idle", json!({"clusterIP": "None"}));
+    service("default", "out", json!({"type": "ExternalName", "externalName": "Example.org"}));
+    service("kube-system", "kube-dns", json!({"clusterIP": "10.43.0.10"}));
+    let mut slice = |name: &str, service: &str, endpoints: Value| {
+        let value = json!({
+            "metadata": {"namespace": "default", "name": name,
+                "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "sql", "port": 15432, "protocol": "TCP"}]
+        });
+        let slice = serde_json::from_value(value).expect("a slice");
+        let known = facts::of_slice(&slice).expect("it has a service");
+        facts.slices.insert(format!("default/{name}"), known);
+    };
+    let endpoints = json!([
+        {"addresses": ["10.42.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
+        {"addresses": ["10.42.0.6"], "conditions": {}},
+        {"addresses": ["10.42.0.7"], "conditions": {"ready": false}},
+    ]);
+    slice("db-1", "db", endpoints);
+    let many = (1..=200).map(|n| json!({"addresses": [format!("10.42.1.{n}")]})).collect();
+    slice("many-1", "many", many);
+    slice("idle-1", "idle", json!([{"addresses": ["10.42.0.9"], "conditions": {"ready": false}}]));
+    facts
+}
+
+fn zone() -> Zone {
+    Zone::build(&Domain::parse("cluster.local").expect("a domain"), &facts())
+}
+
+fn packet(name: &str, kind: RecordType, payload: Option<u16>) -> Vec<u8> {
+    let mut message = Message::new(99, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(TheirQuery::query(Name::from_ascii(name).expect("a name"), kind));
+    if let Some(payload) = payload {
+        let mut edns = Edns::new();
+        edns.set_max_payload(payload).set_version(0);
+        message.set_edns(edns);
+    }
+    message.to_vec().expect("it encodes")
+}
+
+/// The answer as an independent implementation reads it.
+fn ask_with(
+    name: &str,
+    kind: RecordType,
+    payload: Option<u16>,
+    over: Transport,
+) -> (Message, usize) {
+    let mut out = vec![0; 65535];
+    let Outcome::Reply(length) = answer(&zone(), &packet(name, kind, payload), over, &mut out)
+    else {
+        panic!("{name} is answered");
+    };
+    let message = Message::from_vec(&out[..length]).expect("it can be read");
+    assert_eq!(message.metadata.id, 99);
+    assert_eq!(message.metadata.message_type, MessageType::Response);
+    assert!(message.metadata.recursion_desired && message.metadata.recursion_available);
+    assert_eq!(message.queries[0].name().to_ascii(), name);
+    (message, length)
+}
+
+fn ask(name: &str, kind: RecordType) -> Message {
+    ask_with(name, kind, Some(1232), Transport::Udp).0
+}
+
+/// Data of all answers as text, sorted.
+fn data(message: &Message) -> Vec<String> {
+    let mut all: Vec<_> = message.answers.iter().map(|record| record.data.to_string()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn names_have_the_records_that_the_specification_says() {
+    let check = |name: &str, kind, expected: &[&str]| {
+        let message = ask(name, kind);
+        assert_eq!(data(&message), expected, "{name} {kind}");
+        assert_eq!(message.metadata.response_code, ResponseCode::NoError);
+        assert!(message.metadata.authoritative);
+        for record in &message.answers {
+            assert_eq!((record.name.to_ascii(), record.ttl), (name.to_owned(), TTL));
+        }
+    };
+    use RecordType::*;
+    check("web.default.svc.cluster.local.", A, &["10.43.0.9"]);
+    check("WEB.Default.svc.cluster.LOCAL.", A, &["10.43.0.9"]);
+    check("dual.default.svc.cluster.local.", AAAA, &["fd00::8"]);
+    check("db.default.svc.cluster.local.", A, &["10.42.0.5", "10.42.0.6"]);
+    check("db-0.db.default.svc.cluster.local.", A, &["10.42.0.5"]);
+    check("10-42-0-6.db.default.svc.cluster.local.", A, &["10.42.0.6"]);
+    check(
+        "_http._tcp.web.default.svc.cluster.local.",
+        SRV,
+        &["0 100 80 web.default.svc.cluster.local."],
+    );
+    check(
+        "_dns._udp.web.default.svc.cluster.local.",
+        SRV,
+        &["0 100 53 web.default.svc.cluster.local."],
+    );
+    check(
+        "_sql._tcp.db.default.svc.cluster.local.",
+        SRV,
+        &[
+            "0 100 15432 10-42-0-6.db.default.svc.cluster.local.",
+            "0 100 15432 db-0.db.default.svc.cluster.local.",
+        ],
+    );
+    check("9.0.43.10.in-addr.arpa.", PTR, &["web.default.svc.cluster.local."]);
+    check("5.0.42.10.in-addr.arpa.", PTR, &["db-0.db.default.svc.cluster.local."]);
+    check("out.default.svc.cluster.local.", CNAME, &["example.org."]);
+    check("dns-version.cluster.local.", TXT, &["1.1.0"]);
+    check("10-42-0-7.default.pod.cluster.local.", A, &["10.42.0.7"]);
+    check("fd00--7.default.pod.cluster.local.", AAAA, &["fd00::7"]);
+    check("cluster.local.", NS, &["ns.dns.cluster.local."]);
+    check("ns.dns.cluster.local.", A, &["10.43.0.10"]);
+    check("web.default.svc.cluster.local.", ANY, &["10.43.0.9"]);
+}
+
+#[test]
+fn what_is_not_there_is_told_from_what_has_no_such_record() {
+    let check = |name: &str, kind, code| {
+        let message = ask(name, kind);
+        assert_eq!(message.metadata.response_code, code, "{name} {kind}");
+        assert!(message.answers.is_empty(), "{name} {kind}");
+        let soa = &message.authorities[0];
+        assert_eq!(soa.name.to_ascii(), "cluster.local.");
+        assert!(matches!(&soa.data, RData::SOA(soa) if soa.minimum == TTL));
+    };
+    use RecordType::*;
+    let (none, no_data) = (ResponseCode::NXDomain, ResponseCode::NoError);
+    check("web.default.svc.cluster.local.", AAAA, no_data);
+    check("web.default.svc.cluster.local.", MX, no_data);
+    check("default.svc.cluster.local.", A, no_data);
+    check("svc.cluster.local.", A, no_data);
+    check("_tcp.web.default.svc.cluster.local.", SRV, no_data);
+    check("cluster.local.", A, no_data);
+    check("pod.cluster.local.", A, no_data);
+    check("default.pod.cluster.local.", A, no_data);
+    check("10-42-0-7.default.pod.cluster.local.", AAAA, no_data);
+    check("nobody.default.svc.cluster.local.", A, none);
+    check("web.other.svc.cluster.local.", A, none);
+    check("x.web.default.svc.cluster.local.", A, none);
+    check("web.default.pod.cluster.local.", A, none);
+    check("a.10-42-0-7.default.pod.cluster.local.", A, none);
+    check("idle.default.svc.cluster.local.", A, none);
+    check("10-42-0-7.db.default.svc.cluster.local.", A, none);
+    check("www.example.org.cluster.local.", A, none);
+}
+
+#[test]
+fn srv_answers_bring_the_addresses_of_their_targets() {
+    let message = ask("_sql._tcp.db.default.svc.cluster.local.", RecordType::SRV);
+    let found = |name: &str, ip: [u8; 4]| {
+        message.additionals.iter().any(|record| {
+            let ip = Ipv4Addr::from(ip);
+            record.name.to_ascii() == name && matches!(&record.data, RData::A(a) if a.0 == ip)
+        })
+    };
+    assert!(found("db-0.db.default.svc.cluster.local.", [10, 42, 0, 5]));
+    assert!(found("10-42-0-6.db.default.svc.cluster.local.", [10, 42, 0, 6]));
+}
+
+#[test]
+fn an_answer_that_does_not_fit_says_so_and_fits_over_tcp() {
+    let many = "many.default.svc.cluster.local.";
+    for (payload, most) in [(None, 512), (Some(100), 512), (Some(1000), 1000), (Some(4096), 1232)] {
+        let (message, length) = ask_with(many, RecordType::A, payload, Transport::Udp);
+        assert!(message.metadata.truncation && length <= most, "{length} of {most}");
+        assert!(message.answers.len() > 20, "what fits is there");
+        assert_eq!(message.edns.is_some(), payload.is_some());
+    }
+    let (message, _) = ask_with(many, RecordType::A, Some(1232), Transport::Tcp);
+    assert!(!message.metadata.truncation);
+    assert_eq!(message.answers.len(), 200);
+}
+
+#[test]
+fn names_beyond_the_cluster_and_aliases_are_asked_elsewhere() {
+    let outcome =
+        |name, kind| answer(&zone(), &packet(name, kind, None), Transport::Udp, &mut [0; MAX_UDP]);
+    for name in ["example.org.", "xcluster.local.", "1.0.0.127.in-addr.arpa.", "local.", "."] {
+        assert_eq!(outcome(name, RecordType::A), Outcome::Forward, "{name}");
+    }
+    assert_eq!(outcome("out.default.svc.cluster.local.", RecordType::A), Outcome::Forward);
+}
+
+#[test]
+fn transfers_other_classes_and_newer_edns_are_refused() {
+    let reply_code = |packet: &[u8]| {
+        let mut out = [0; MAX_UDP];
+        let Outcome::Reply(length) = answer(&zone(), packet, Transport::Udp, &mut out) else {
+            panic!("it is answered");
+        };
+        Message::from_vec(&out[..length]).expect("it can be read").metadata.response_code
+    };
+    let name = "web.default.svc.cluster.local.";
+    assert_eq!(reply_code(&packet(name, RecordType::AXFR, None)), ResponseCode::Refused);
+    let mut chaos = packet(name, RecordType::TXT, None);
+    *chaos.last_mut().expect("bytes") = 3;
+    assert_eq!(reply_code(&chaos), ResponseCode::Refused);
+    let mut newer = packet(name, RecordType::A, Some(1232));
+    let version = newer.len() - 5;
+    newer[version] = 1;
+    // 16 is BADVERS in an EDNS answer and BADSIG in a signed one.
+    assert_eq!(u16::from(reply_code(&newer)), code::BAD_VERSION);
+}
+
+#[test]
+fn the_records_of_a_set_take_turns() {
+    let zone = zone();
+    let mut bytes = packet("db.default.svc.cluster.local.", RecordType::A, None);
+    let mut first = |id: u8| {
+        bytes[1] = id;
+        let mut out = [0; MAX_UDP];
+        let Outcome::Reply(length) = answer(&zone, &bytes, Transport::Udp, &mut out) else {
+            panic!("it is answered");
+        };
+        Message::from_vec(&out[..length]).expect("it can be read").answers[0].data.to_string()
+    };
+    assert_ne!(first(0), first(1));
+}
+
+proptest! {
+    #[test]
+    fn no_packet_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..800)) {
+        let mut out = [0; MAX_UDP];
+        let _ = answer(&zone(), &bytes, Transport::Udp, &mut out);
+    }
+
+    #[test]
+    fn whatever_name_is_asked_for_the_answer_can_be_read(
+        labels in proptest::collection::vec("[-_a-z0-9]{1,20}", 0..8),
+        ours: bool,
+        kind in 1u16..300,
+    ) {
+        let mut name = labels.join(".");
+        if ours {
+            name = format!("{name}.cluster.local");
+        }
+        let name = format!("{}.", name.trim_start_matches('.'));
+        let kind = RecordType::from(kind);
+        if let Ok(parsed) = Name::from_ascii(&name) {
+            let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+            message.add_query(TheirQuery::query(parsed, kind));
+            if let Ok(bytes) = message.to_vec() {
+                let mut out = [0; MAX_UDP];
+                let outcome = answer(&zone(), &bytes, Transport::Udp, &mut out);
+                if let Outcome::Reply(length) = outcome {
+                    Message::from_vec(&out[..length]).expect("it can be read");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The answering path: one thread a core, each with a socket of its own on the shared port.
+//!
+//! ```text
+//! poll ─▶ recvmmsg (≤ 32 queries) ─▶ answer each from the zone ─▶ sendmmsg
+//!                                       └─ not ours ─▶ bounded queue ─▶ forward task ─▶ send
+//! ```
+//!
+//! Nothing is allocated for a cluster name. The kernel spreads queries over the sockets by a hash of
+//! the addresses, so a client's queries stay on one thread.
+
+use std::io::{IoSlice, IoSliceMut, PipeReader, PipeWriter};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use berth_daemon::Tasks;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use socket2::Type;
+use tokio::sync::mpsc;
+
+use super::shared;
+use crate::StartError;
+use crate::answer::{MAX_UDP, Outcome, Transport, answer};
+use crate::forward::{Forward, failure};
+use crate::query::code;
+use crate::zone::Current;
+
+/// Queries taken at a time. More would only wait longer for each other.
+const BATCH: usize = 32;
+/// Longer queries are cut off and then refused; real ones are a tenth of it.
+const MOST_QUERY: usize = 1232;
+/// What the kernel may hold while all threads are busy.
+const RECEIVE_BUFFER: usize = 1 << 20;
+const MOST_THREADS: usize = 16;
+/// Questions that wait to be forwarded, and that are under way, for each thread.
+const MOST_WAITING: usize = 512;
+const MOST_FORWARDED: usize = 256;
+
+type Waiting = (Vec<u8>, SocketAddr);
+
+/// Opens the port and answers in threads that end with `tasks`.
+pub(crate) fn udp(
+    address: SocketAddr,
+    threads: Option<usize>,
+    zone: Arc<Current>,
+    forward: Arc<Forward>,
+    tasks: &Tasks,
+) -> Result<(), StartError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.unwrap_or(cores).clamp(1, MOST_THREADS);
+    for number in 0..threads {
+        let open = || {
+            let socket = shared(address, Type::DGRAM)?;
+            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+            Ok(UdpSocket::from(socket))
+        };
+        let socket =
+            open().map_err(|source| StartError::Listen { address, protocol: "UDP", source })?;
+        let socket = Arc::new(socket);
+        let (stop, stopped): (PipeReader, PipeWriter) =
+            std::io::pipe().map_err(StartError::Thread)?;
+        let (waiting, queue) = mpsc::channel(MOST_WAITING);
+        tasks.spawn_until_stop(
+            "forward",
+            forward_all(Arc::clone(&socket), queue, Arc::clone(&forward)),
+        );
+        let thread = Thread { socket, stop, zone: Arc::clone(&zone), waiting };
+        let thread = std::thread::Builder::new()
+            .name(format!("dns-{number}"))
+            .spawn(move || thread.run())
+            .map_err(StartError::Thread)?;
+        let inner = tasks.clone();
+        tasks.spawn("dns thread", async move {
+            inner.stopping().await;
+            // Closing the pipe wakes the thread.
+            drop(stopped);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        });
+    }
+    Ok(())
+}
+
+struct Thread {
+    socket: Arc<UdpSocket>,
+    stop: PipeReader,
+    zone: Arc<Current>,
+    waiting: mpsc::Sender<Waiting>,
+}
+
+/// What one thread works in; allocated once.
+struct Buffers {
+    queries: Box<[[u8; MOST_QUERY]; BATCH]>,
+    lengths: [usize; BATCH],
+    clients: [Option<SockaddrStorage>; BATCH],
+    replies: Box<[[u8; MAX_UDP]; BATCH]>,
+    reply_lengths: [usize; BATCH],
+    targets: [Option<SockaddrStorage>; BATCH],
+    receive: MultiHeaders<SockaddrStorage>,
+    send: MultiHeaders<SockaddrStorage>,
+}
+
+impl Buffers {
+    fn new() -> Self {
+        Self {
+            queries: Box::new([[0; MOST_QUERY]; BATCH]),
+            lengths: [0; BATCH],
+            clients: [None; BATCH],
+            replies: Box::new([[0; MAX_UDP]; BATCH]),
+            reply_lengths: [0; BATCH],
+            targets: [None; BATCH],
+            receive: MultiHeaders::preallocate(BATCH, None),
+            send: MultiHeaders::preallocate(BATCH, None),
+        }
+    }
+
+    /// How many queries came; none where none waits.
+    fn receive(&mut self, socket: &UdpSocket) -> nix::Result<usize> {
+        let mut slices = self.queries.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let came = recvmmsg(socket.as_raw_fd(), &mut self.receive, slices.iter_mut(), flags, None)?;
+        let mut count = 0;
+        for message in came {
+            self.lengths[count] = message.bytes;
+            self.clients[count] = message.address;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Sends the first `count` replies; one that the kernel refuses is left out.
+    fn send(&mut self, socket: &UdpSocket, count: usize) {
+        let mut sent = 0;
+        while sent < count {
+            let replies = self.replies[sent..count].iter().zip(&self.reply_lengths[sent..count]);
+            let mut slices: [[IoSlice<'_>; 1]; BATCH] =
+                std::array::from_fn(|_| [IoSlice::new(&[])]);
+            for (slice, (reply, length)) in slices.iter_mut().zip(replies) {
+                *slice = [IoSlice::new(&reply[..*length])];
+            }
+            let result = sendmmsg(
+                socket.as_raw_fd(),
+                &mut self.send,
+                &slices[..count - sent],
+                &self.targets[sent..count],
+                [],
+                MsgFlags::MSG_DONTWAIT,
+            );
+            sent += match result {
+                Ok(done) => done.count().max(1),
+                Err(Errno::EINTR) => 0,
+                Err(_) => 1,
+            };
+        }
+    }
+}
+
+impl Thread {
+    fn run(self) {
+        let mut buffers = Buffers::new();
+        let mut seen = 0;
+        let mut zone = self.zone.get();
+        loop {
+            let mut wait = [
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut wait, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for queries");
+                    return;
+                }
+            }
+            if wait[1].any().unwrap_or(true) {
+                return;
+            }
+            // Once for each wait: a steady stream must not keep the stop from being seen.
+            match buffers.receive(&self.socket) {
+                Ok(count) => {
+                    if let Some(newer) = self.zone.newer_than(&mut seen) {
+                        zone = newer;
+                    }
+                    let replies = self.answer(&zone, &mut buffers, count);
+                    buffers.send(&self.socket, replies);
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                // Such as an ICMP error of an earlier answer: it says nothing of this socket.
+                Err(error) => tracing::debug!(%error, "nothing received"),
+            }
+        }
+    }
+
+    fn answer(&self, zone: &crate::zone::Zone, buffers: &mut Buffers, count: usize) -> usize {
+        let mut replies = 0;
+        for index in 0..count {
+            let packet = &buffers.queries[index][..buffers.lengths[index]];
+            let out = &mut buffers.replies[replies];
+            let length = match answer(zone, packet, Transport::Udp, out) {
+                Outcome::Reply(length) => length,
+                Outcome::Drop => continue,
+                Outcome::Forward => match self.forward(packet, buffers.clients[index]) {
+                    Ok(()) => continue,
+                    // Too many wait already: the client may ask the next server.
+                    Err(refusal) => {
+                        out[..refusal.len()].copy_from_slice(&refusal);
+                        refusal.len()
+                    }
+                },
+            };
+            buffers.reply_lengths[replies] = length;
+            buffers.targets[replies] = buffers.clients[index];
+            replies += 1;
+        }
+        replies
+    }
+
+    fn forward(&self, packet: &[u8], client: Option<SockaddrStorage>) -> Result<(), Vec<u8>> {
+        let Some(client) = client.as_ref().and_then(socket_address) else { return Ok(()) };
+        let sent = self.waiting.try_send((packet.to_vec(), client));
+        sent.or_else(|_| failure(packet, code::SERVER_FAILURE).map_or(Ok(()), Err))
+    }
+}
+
+fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+    v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port()))))
+}
+
+/// Forwards what the thread of `socket` cannot answer, a bounded number at a time.
+async fn forward_all(
+    socket: Arc<UdpSocket>,
+    mut queue: mpsc::Receiver<Waiting>,
+    forward: Arc<Forward>,
+) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            next = queue.recv(), if under_way.len() < MOST_FORWARDED => {
+                let Some((packet, client)) = next else { return };
+                let (socket, forward) = (&socket, &forward);
+                under_way.push(async move {
+                    if let Some(reply) = forward.answer(&packet, Transport::Udp).await {
+                        // A full send buffer loses the answer, as the network may: it is asked again.
+                        let _ = socket.send_to(&reply, client);
+                    }
+                });
+            }
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+        }
+    }
+}
