@@ -7,6 +7,7 @@
 //! Service addresses are not here (berth-balancer programs them), and nothing is taken away when
 //! the process ends: pods keep their network. `teardown` removes it all.
 
+mod host_ports;
 mod sysctls;
 
 use std::net::Ipv4Addr;
@@ -18,6 +19,7 @@ use serde_json::json;
 use crate::tool::{self, ToolError};
 use crate::{Cidr, Config};
 
+pub use host_ports::start_host_ports;
 pub use sysctls::{SysctlError, restore as restore_sysctls};
 
 /// Where Debian's containernetworking-plugins and the upstream archive put the plugins.
@@ -75,13 +77,11 @@ pub fn plugin_dir() -> Option<PathBuf> {
 /// When the pod range is taken by another network, or a part cannot be made.
 pub async fn start(config: &Config) -> Result<(), NetworkError> {
     check_range(config)?;
-    let plugins = plugin_dir().ok_or(NetworkError::NoPlugins)?;
-    let portmap = plugins.join("portmap").is_file() && tool::find("iptables").is_some();
-    write(config.cni_dir().join("10-berth.conflist"), &plugin_list(config, portmap).to_string())
-        .await?;
+    plugin_dir().ok_or(NetworkError::NoPlugins)?;
+    write(config.cni_dir().join("10-berth.conflist"), &plugin_list(config).to_string()).await?;
     make_bridge(config).await?;
     sysctls::set(config).await?;
-    tool::run_with_input("nft", &["-f", "-"], &masquerade(config)).await?;
+    tool::run_with_input("nft", &["-f", "-"], &rules(config)).await?;
     Ok(())
 }
 
@@ -173,8 +173,8 @@ fn network(address: Ipv4Addr, prefix: u8) -> Cidr {
 }
 
 /// The CNI list that containerd runs for each sandbox.
-fn plugin_list(config: &Config, portmap: bool) -> serde_json::Value {
-    let mut plugins = vec![json!({
+fn plugin_list(config: &Config) -> serde_json::Value {
+    let plugins = vec![json!({
         "type": "bridge",
         "bridge": config.instance,
         "isGateway": true,
@@ -191,34 +191,35 @@ fn plugin_list(config: &Config, portmap: bool) -> serde_json::Value {
             "routes": [{ "dst": "0.0.0.0/0" }],
         },
     })];
-    if portmap {
-        plugins.push(json!({
-            "type": "portmap",
-            "capabilities": { "portMappings": true },
-            "snat": true,
-        }));
-    }
     json!({ "cniVersion": "0.4.0", "name": config.instance, "plugins": plugins })
 }
 
-/// One transaction that replaces the whole table, so that a second start is the same as the first.
-fn masquerade(config: &Config) -> String {
+/// One transaction that makes the table anew but leaves `host-ports` as it is: a second start is
+/// the same as the first, and open ports stay open.
+fn rules(config: &Config) -> String {
     let (range, bridge) = (config.pod_range, &config.instance);
-    let table = masquerade_table(&config.instance);
+    let table = table(&config.instance);
     format!(
-        "add table ip {table}\n\
-         delete table ip {table}\n\
-         table ip {table} {{\n\
-           chain postrouting {{\n\
-             type nat hook postrouting priority srcnat; policy accept;\n\
-             ip saddr {range} ip daddr != {range} oifname != {{ \"{bridge}\", \"lo\" }} masquerade\n\
-           }}\n\
-         }}\n"
+        "table ip {table} {{\n\
+           chain host-ports {{ }}\n\
+           chain prerouting {{ type nat hook prerouting priority dstnat; policy accept; }}\n\
+           chain output {{ type nat hook output priority -100; policy accept; }}\n\
+           chain postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n\
+         }}\n\
+         flush chain ip {table} prerouting\n\
+         flush chain ip {table} output\n\
+         flush chain ip {table} postrouting\n\
+         add rule ip {table} prerouting fib daddr type local jump host-ports\n\
+         add rule ip {table} output fib daddr type local jump host-ports\n\
+         add rule ip {table} postrouting \
+           ip saddr 127.0.0.0/8 oifname \"{bridge}\" ct status dnat masquerade\n\
+         add rule ip {table} postrouting \
+           ip saddr {range} ip daddr != {range} oifname != {{ \"{bridge}\", \"lo\" }} masquerade\n"
     )
 }
 
-/// The nftables table that hides pods behind the machine's address.
-pub fn masquerade_table(instance: &str) -> String {
+/// The node's nftables table: masquerade, host ports.
+pub fn table(instance: &str) -> String {
     format!("{instance}-masq")
 }
 

@@ -36,6 +36,7 @@ pub async fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Resul
     node_status::start(client.clone(), config.clone(), cri.clone(), tasks);
     volumes::start_refreshing(&config, &client, pods.clone(), tasks);
     logs::start_rotating(cri.clone(), pods.clone(), tasks);
+    network::start_host_ports(&config, pods.clone(), tasks);
     agent::start(client, config, cri, pods, tasks);
     Ok(())
 }

@@ -13,6 +13,7 @@ use berth_daemon::Tasks;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::containerd::{Containerd, running_pid};
 use crate::cri::{Cri, v1};
@@ -21,6 +22,8 @@ use crate::{Config, cgroups, mounts, network, preflight, server, teardown};
 
 use client::Caller;
 
+/// Below the ports that the kernel gives to clients.
+const HOST_PORT: u16 = 18_731;
 const UID: &str = "11111111-2222-3333-4444-555555555555";
 
 /// Whether this machine can run the test. Says why not; CI always can.
@@ -69,7 +72,9 @@ async fn run(config: &Config, callers: &client::Certificates, tasks: &Tasks) {
     pods.put(UID, entry);
     let mut served = config.clone();
     served.kubelet_port = 10_250;
-    server::start(served, cri.clone(), pods, tasks).await.expect("a server");
+    server::start(served, cri.clone(), pods.clone(), tasks).await.expect("a server");
+    network::start_host_ports(config, pods, tasks);
+    check_host_port().await;
     let caller = Caller::new(config, callers, 10_250);
     check_refusals(&caller, callers).await;
     check_streams(&caller).await;
@@ -80,7 +85,11 @@ async fn run(config: &Config, callers: &client::Certificates, tasks: &Tasks) {
 async fn start_pod(config: &Config, cri: &Cri) -> (PodEntry, String) {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": "web", "namespace": "shop", "uid": UID },
-        "spec": { "containers": [{ "name": "a", "resources": { "limits": { "cpu": "1", "memory": "64Mi" } } }] },
+        "spec": { "containers": [{
+            "name": "a",
+            "resources": { "limits": { "cpu": "1", "memory": "64Mi" } },
+            "ports": [{ "containerPort": 80, "hostPort": HOST_PORT }],
+        }] },
     }))
     .expect("a pod");
     let parent = cgroups::create_pod(config, &pod).expect("a cgroup");
@@ -112,15 +121,33 @@ async fn start_pod(config: &Config, cri: &Cri) -> (PodEntry, String) {
     let id = cri.create_container(&sandbox, container, sandbox_config).await.expect("a container");
     cri.start_container(&id).await.expect("it starts");
     let current = ContainerRef { id, attempt: 0, running: true, log_path: logs.join("a/0.log") };
+    let network = cri.pod_sandbox_status(&sandbox).await.expect("a status").network;
+    let ip = network.expect("a network").ip;
     let containers =
         [("a".to_owned(), ContainerEntry { current: Some(current), previous: None })].into();
     let entry = PodEntry {
         pod: Arc::new(pod),
         sandbox_id: Some(sandbox.clone()),
-        pod_ip: None,
+        pod_ip: Some(ip),
         containers,
     };
     (entry, sandbox)
+}
+
+/// The machine itself reaches the pod by a port of its own.
+async fn check_host_port() {
+    for _ in 0..100 {
+        let connected = tokio::net::TcpStream::connect(("127.0.0.1", HOST_PORT)).await;
+        if let Ok(mut stream) = connected {
+            stream.write_all(b"GET /page HTTP/1.0\r\n\r\n").await.expect("written");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("read");
+            assert!(answer.ends_with("hello\n"), "{answer}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody answers at the host port");
 }
 
 async fn check_refusals(caller: &Caller, callers: &client::Certificates) {

@@ -148,7 +148,7 @@ async fn remove_network(data_dir: &Path, instance: &str) -> Result<(), TeardownE
         }
         tool::run("ip", &["link", "delete", "dev", instance]).await.map_err(error)?;
     }
-    let table = network::masquerade_table(instance);
+    let table = network::table(instance);
     let rules = format!("add table ip {table}\ndelete table ip {table}\n");
     tool::run_with_input("nft", &["-f", "-"], &rules).await.map_err(error)?;
     // No pod is left that holds an address, and no result of a plugin that anybody asks for.
