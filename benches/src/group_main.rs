@@ -121,6 +121,10 @@ fn first_answer(cluster: &Cluster) -> Result<Budget> {
 fn rolling_update(cluster: &Cluster) -> Result<Budget> {
     let load = Load::start(cluster.http(), HOST, LOAD_PER_SECOND);
     cluster.berth(&["deploy", "examples/hello", "--name", "hello", "--set", "GREETING=bench"])?;
+    until("the old pods are gone", Duration::from_secs(60), || {
+        let words = ["get", "pods", "-l", "app.kubernetes.io/instance=hello", "-o", "name"];
+        cluster.kubectl(&words).is_ok_and(|ran| ran.out.lines().count() == 3)
+    })?;
     let report = load.stop();
     println!(
         "rolling update: {} requests, p50 {:?}, p99 {:?}",

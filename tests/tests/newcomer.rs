@@ -40,6 +40,10 @@ fn a_rolling_update_loses_no_request(cluster: &Cluster) -> Result<()> {
     let load = Load::start(cluster.http(), HOST, 200);
     cluster.berth(&["deploy", "examples/hello", "--name", "hello", "--set", "GREETING=again"])?;
     let (_, body) = get(cluster.http(), HOST, "/")?;
+    until("the old pods are gone", Duration::from_secs(60), || {
+        let words = ["get", "pods", "-l", "app.kubernetes.io/instance=hello", "-o", "name"];
+        cluster.kubectl(&words).is_ok_and(|ran| ran.out.lines().count() == 3)
+    })?;
     let report = load.stop();
     assert!(body.starts_with("again from hello-"), "{body}");
     assert!(

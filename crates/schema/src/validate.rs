@@ -1,26 +1,58 @@
 //! What makes an object acceptable.
+//!
+//! Three layers: what the facts say of every type (required fields, enums), a rule a type for what
+//! they do not say, and what may not change. The sentences and reasons are Kubernetes', so that
+//! people and tools recognise them. Refuses what needs other objects to decide: that is admission.
 
 use serde_json::Value;
 
 use crate::{Cause, Resource, crd};
 
+mod config;
+mod container;
 mod custom;
+mod frozen;
+mod labels;
+mod metadata;
+mod network;
+mod path;
+mod pod;
+mod rest;
+mod rules;
+mod volumes;
+mod walk;
+mod workloads;
 
-/// All that is wrong with `new`, as a change of `old`; empty when it is fine.
+use path::Path;
+
+/// More causes than this help no one.
+const MOST: usize = 64;
+
+/// All that is wrong with `new`, as a change of `old` through `subresource`; empty when it is
+/// fine. `new` is read and defaulted.
 #[must_use]
 pub fn validate(
     resource: &Resource,
     new: &Value,
-    _old: Option<&Value>,
-    _subresource: Option<&str>,
+    old: Option<&Value>,
+    subresource: Option<&str>,
 ) -> Vec<Cause> {
     let mut causes = Vec::new();
+    metadata::check(resource, new, &mut causes);
     if let Some(own) = &resource.custom {
         let rules = custom::Rules { patterns: &own.patterns };
         causes.extend(rules.check("", new, &own.openapi));
-    }
-    if resource.plural == "customresourcedefinitions" {
+    } else if resource.plural == "customresourcedefinitions" {
         causes.extend(crd::check(new));
+    } else if subresource != Some("status") {
+        walk::value(&Path::root(), new, &resource.schema, &mut causes);
     }
+    if let (Some(old), None) = (old, subresource) {
+        frozen::check(resource, new, old, &mut causes);
+    }
+    causes.truncate(MOST);
     causes
 }
+
+#[cfg(test)]
+mod tests;

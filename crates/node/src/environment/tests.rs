@@ -1,3 +1,5 @@
+//! What variables a container gets, from tables of sources.
+
 use super::*;
 
 fn config() -> Config {

@@ -1,3 +1,5 @@
+//! Logs read from files as containerd writes them.
+
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

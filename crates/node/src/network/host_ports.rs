@@ -10,12 +10,18 @@ use std::time::Duration;
 use berth_daemon::Tasks;
 use k8s_openapi::api::core::v1::Pod;
 
+use tokio::time::Instant;
+
 use super::table;
 use crate::pod::PodTable;
 use crate::{Config, tool};
 
 /// The table of pods has no bell; a look at it costs microseconds.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// After a start the pods become known one by one; until all are, what an earlier process wrote is
+/// nearer to the truth.
+const LEARN: Duration = Duration::from_secs(10);
 
 /// One port of the machine and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +38,7 @@ struct HostPort {
 pub fn start_host_ports(config: &Config, pods: PodTable, tasks: &Tasks) {
     let config = config.clone();
     tasks.spawn_until_stop("host ports", async move {
+        let (started, wanted_by_earlier) = (Instant::now(), has_rules(&config).await);
         let mut written = None;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -46,8 +53,7 @@ pub fn start_host_ports(config: &Config, pods: PodTable, tasks: &Tasks) {
             if written.as_ref() == Some(&wanted) {
                 continue;
             }
-            // Before the first pod is known again, what an earlier process wrote is the truth.
-            if written.is_none() && wanted.is_empty() {
+            if written.is_none() && wanted_by_earlier && started.elapsed() < LEARN {
                 continue;
             }
             match tool::run_with_input("nft", &["-f", "-"], &rules(&config, &wanted)).await {
@@ -56,6 +62,13 @@ pub fn start_host_ports(config: &Config, pods: PodTable, tasks: &Tasks) {
             }
         }
     });
+}
+
+/// Whether an earlier process left rules for pods that may still be there.
+async fn has_rules(config: &Config) -> bool {
+    let table = table(&config.instance);
+    let listed = tool::run("nft", &["list", "chain", "ip", &table, "host-ports"]).await;
+    listed.is_ok_and(|text| text.contains("dnat to"))
 }
 
 /// The host ports of one pod; none for a pod on the machine's own network.

@@ -1,3 +1,5 @@
+//! Volumes on this machine: made, mounted, removed.
+
 use super::*;
 
 fn volume(value: serde_json::Value) -> Volume {

@@ -1,3 +1,5 @@
+//! Frames written and read back as the protocol draws them.
+
 use flate2::{Decompress, FlushDecompress};
 
 use super::*;
