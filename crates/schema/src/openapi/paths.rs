@@ -166,7 +166,13 @@ impl<'a> Writer<'a> {
             "x-kubernetes-action": action,
             "x-kubernetes-group-version-kind": gvk(group, version, kind),
         });
-        let bodies: &[&str] = if verb == "patch" { &PATCHES } else { &["*/*"] };
+        let strategic = "application/strategic-merge-patch+json";
+        let custom = self.resource.custom.is_some();
+        let bodies: Vec<&str> = match verb {
+            // Clients take the first kind of patch that they find here.
+            "patch" => PATCHES.into_iter().filter(|kind| !custom || *kind != strategic).collect(),
+            _ => vec!["*/*"],
+        };
         match (self.dialect, body.filter(|name| !name.is_empty())) {
             (_, None) => {}
             (Dialect::V2, Some(name)) => {

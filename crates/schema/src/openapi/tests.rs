@@ -89,4 +89,8 @@ fn the_index_changes_with_a_definition() {
     let toy =
         &v3(&catalog, "example.dev", "v1").unwrap()["components"]["schemas"]["dev.example.v1.Toy"];
     assert_eq!(toy["properties"]["spec"]["type"], "integer");
+    let document = v3(&catalog, "example.dev", "v1").unwrap();
+    let patch = &document["paths"]["/apis/example.dev/v1/toys/{name}"]["patch"];
+    let bodies = patch["requestBody"]["content"].as_object().unwrap();
+    assert!(!bodies.contains_key("application/strategic-merge-patch+json"));
 }

@@ -60,7 +60,7 @@ pub fn of(name: &str) -> Option<Rule> {
         "networking.v1.HTTPIngressPath" => network::ingress_path,
         "networking.v1.IngressBackend" => network::ingress_backend,
         "networking.v1.IPBlock" => network::ip_block,
-        "core.v1.EndpointAddress" => network::endpoint_address,
+        "core.v1.Endpoints" => network::endpoints,
         "core.v1.EndpointPort" | "discovery.v1.EndpointPort" => network::endpoint_port,
         "discovery.v1.EndpointSlice" => network::slice,
         "core.v1.ConfigMap" => config::config_map,
