@@ -131,6 +131,9 @@ pub fn apply(
     if let Some(own) = &own {
         merge::prune(&mut new, &own.set, &kept, schema);
     }
+    if let Some(live) = live {
+        managers::restore(&mut new, live);
+    }
     let gone = compare::values(&current, &new, schema).removed;
     managers.lose(&gone);
     let time = match &own {
@@ -140,9 +143,6 @@ pub fn apply(
         _ => now.to_owned(),
     };
     managers.set(manager, Operation::Apply, &version, subresource, wanted, &time);
-    if let Some(live) = live {
-        managers::restore(&mut new, live);
-    }
     managers.write(&mut new);
     Ok(new)
 }

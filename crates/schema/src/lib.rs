@@ -9,6 +9,8 @@
 pub mod apply;
 mod catalog;
 mod cause;
+#[cfg(test)]
+mod chaos;
 mod convert;
 mod crd;
 mod decode;
