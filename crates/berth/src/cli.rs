@@ -11,8 +11,10 @@ use crate::{completion, deploy, down, exec, images, instance, logs, status, up};
 /// A container cloud in one binary.
 #[derive(Parser, Debug)]
 #[command(name = "berth", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the machine lacks something, \
-    4 a port or directory is in use, 5 berth is not running, 6 a deployment did not come up.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the machine lacks something, \
+    4 a port or directory is in use, 5 berth is not running, 6 a deployment did not come up."
+)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,

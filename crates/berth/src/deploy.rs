@@ -75,9 +75,7 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
     let name = name(&options)?;
     let mut steps = Steps::new();
     let source = match (&options.image, &options.directory) {
-        (Some(image), _) => {
-            Source { image: image.clone(), port: options.port, health: None }
-        }
+        (Some(image), _) => Source { image: image.clone(), port: options.port, health: None },
         (None, Some(_)) => build(global, &options, &name, &mut steps).await?,
         (None, None) => bail!("a directory or --image is needed"),
     };
@@ -92,7 +90,8 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
     let api: Api<App> = Api::namespaced(client, &options.namespace);
     let app = api.get(&name).await?;
     let url = app.status.as_ref().and_then(|status| status.url.clone()).unwrap_or_default();
-    let shown = json!({ "name": name, "namespace": options.namespace, "image": source.image, "url": url });
+    let shown =
+        json!({ "name": name, "namespace": options.namespace, "image": source.image, "url": url });
     global.output.print(&shown, || format!("{name} answers at {url}\n"))
 }
 
@@ -101,7 +100,8 @@ fn name(options: &Options) -> Result<String> {
         return Ok(name.clone());
     }
     let directory = options.directory.clone().unwrap_or_default();
-    let whole = directory.canonicalize().with_context(|| format!("reading {}", directory.display()))?;
+    let whole =
+        directory.canonicalize().with_context(|| format!("reading {}", directory.display()))?;
     let last = whole.file_name().context("the directory has no name: say --name")?;
     Ok(last.to_string_lossy().to_lowercase().replace(['_', '.'], "-"))
 }
@@ -116,16 +116,13 @@ async fn build(
     let directory = options.directory.clone().unwrap_or_default();
     steps.begin(format!("image of {}", directory.display()));
     let repository = format!("{}/{name}", options.namespace);
-    let built: Built = build::directory(&directory, &repository, instance.registry(), |done, total| {
-        steps.bytes(done, total);
-    })
-    .await
-    .with_context(|| format!("building an image of {}", directory.display()))?;
-    Ok(Source {
-        image: built.reference,
-        port: options.port.or(built.port),
-        health: built.health,
-    })
+    let built: Built =
+        build::directory(&directory, &repository, instance.registry(), |done, total| {
+            steps.bytes(done, total);
+        })
+        .await
+        .with_context(|| format!("building an image of {}", directory.display()))?;
+    Ok(Source { image: built.reference, port: options.port.or(built.port), health: built.health })
 }
 
 /// Creates the App, or changes what was said.
@@ -165,9 +162,7 @@ async fn write(client: &Client, options: &Options, name: &str, source: &Source) 
         }
     };
     written.map_err(|error| match error {
-        kube::Error::Api(status) => {
-            Failure::new(Exit::Failed, status.message.clone(), "").into()
-        }
+        kube::Error::Api(status) => Failure::new(Exit::Failed, status.message.clone(), "").into(),
         other => anyhow::Error::new(other).context(format!("writing the app {name}")),
     })
 }

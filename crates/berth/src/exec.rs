@@ -43,7 +43,8 @@ async fn attach(global: &Global, options: Options) -> Result<i32> {
         return Err(anyhow!("no pod of `{}` runs", options.name));
     };
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let mut params = AttachParams::default().stdin(true).stdout(true).stderr(!terminal).tty(terminal);
+    let mut params =
+        AttachParams::default().stdin(true).stdout(true).stderr(!terminal).tty(terminal);
     params.container = options.container;
     let api: Api<Pod> = Api::namespaced(client, &options.namespace);
     let name = pod.name_any();

@@ -135,7 +135,8 @@ impl Instance {
             let right = "a network such as 10.42.0.0/24, of 16 to 28 bits";
             return Err(wrong("--pod-range", pod_range, right));
         }
-        if !(8..=28).contains(&service_range.prefix_len()) || service_range.trunc() != *service_range
+        if !(8..=28).contains(&service_range.prefix_len())
+            || service_range.trunc() != *service_range
         {
             let right = "a network such as 10.43.0.0/16, of 8 to 28 bits";
             return Err(wrong("--service-range", service_range, right));
@@ -162,8 +163,8 @@ impl Instance {
             let message = format!("no berth has run in {}", dir.display());
             anyhow!(Failure::new(Exit::NotRunning, message, "start one: berth up, or ./dev up"))
         })?;
-        let options = serde_json::from_str(&text)
-            .with_context(|| format!("reading {}", path.display()))?;
+        let options =
+            serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
         Self::new(&dir, options)
     }
 
@@ -381,7 +382,10 @@ mod tests {
         let taken = instance.take().unwrap();
         let error = instance.take().unwrap_err();
         assert!(error.to_string().contains("already up"), "{error}");
-        assert_eq!(instance.running().map(nix::unistd::Pid::as_raw), i32::try_from(std::process::id()).ok());
+        assert_eq!(
+            instance.running().map(nix::unistd::Pid::as_raw),
+            i32::try_from(std::process::id()).ok()
+        );
         drop(taken);
         assert_eq!(instance.running(), None);
     }

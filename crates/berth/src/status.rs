@@ -48,7 +48,8 @@ async fn cluster(global: &Global, client: &Client) -> Result<()> {
         "pods": { "all": all.len(), "ready": ready } });
     global.output.print(&shown, || {
         let mut text = format!("berth {version}, {ready} of {} pods ready\n\n", all.len());
-        text += &columns(&["NODE", "STATUS", "ADDRESS"], &rows(&nodes, &["name", "status", "address"]));
+        text +=
+            &columns(&["NODE", "STATUS", "ADDRESS"], &rows(&nodes, &["name", "status", "address"]));
         text.push('\n');
         text += &columns(
             &["APP", "NAMESPACE", "READY", "URL"],
@@ -74,7 +75,9 @@ async fn app(global: &Global, client: &Client, namespace: &str, name: &str) -> R
         let word = |key: &str| shown[key].as_str().unwrap_or("-").to_owned();
         let mut text = format!(
             "app     {name}\nimage   {}\nready   {}\nurl     {}\n\n",
-            word("image"), word("ready"), word("url")
+            word("image"),
+            word("ready"),
+            word("url")
         );
         let keys = ["name", "status", "restarts", "address", "age"];
         text += &columns(&["POD", "STATUS", "RESTARTS", "ADDRESS", "AGE"], &rows(&pods, &keys));

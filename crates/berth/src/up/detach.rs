@@ -33,8 +33,7 @@ pub fn tell(word: &str) {
 /// What the process said when it could not start.
 pub fn run(instance: &Instance) -> Result<()> {
     if let Some(pid) = instance.running() {
-        let message =
-            format!("berth is already up in {} (process {pid})", instance.dir.display());
+        let message = format!("berth is already up in {} (process {pid})", instance.dir.display());
         return Err(Failure::new(Exit::InUse, message, "stop it with `berth down`").into());
     }
     std::fs::create_dir_all(instance.dir.join("logs"))?;

@@ -94,7 +94,8 @@ where
     berth_daemon::init_telemetry(None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::try_default().await.context("finding the cluster that this runs in")?;
+        let client =
+            Client::try_default().await.context("finding the cluster that this runs in")?;
         let tasks = Tasks::new();
         let mut serving = std::pin::pin!(serve(client, tasks.clone()));
         tokio::select! {

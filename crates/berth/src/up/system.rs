@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::apps::v1::Deployment;
+use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
-use kube::Client;
 
 use crate::instance::Instance;
 
@@ -57,9 +57,10 @@ pub async fn apply(client: &Client, instance: &Instance, image: &str) -> Result<
         let running = api.get_opt(part.name).await.context("reading the parts that run")?;
         let side = side(running.as_ref(), |side| {
             // The other part is on any side: only this one is looked at.
-            let any = PARTS.iter().fold(on_side(&text, part, options.health_port, side), |text, part| {
-                on_side(&text, part, options.health_port, 0)
-            });
+            let any =
+                PARTS.iter().fold(on_side(&text, part, options.health_port, side), |text, part| {
+                    on_side(&text, part, options.health_port, 0)
+                });
             deployment(&any, part.name)
         })?;
         text = on_side(&text, part, options.health_port, side);
@@ -86,7 +87,11 @@ pub async fn wait(client: &Client) -> Result<()> {
         let api: Api<Deployment> = Api::namespaced(client.clone(), part.namespace);
         let rolled = kube::runtime::wait::await_condition(api.clone(), part.name, rolled_out);
         let Ok(done) = tokio::time::timeout(READY_WITHIN, rolled).await else {
-            return Err(anyhow!("{} is not ready: see `kubectl -n {} describe pods`", part.name, part.namespace));
+            return Err(anyhow!(
+                "{} is not ready: see `kubectl -n {} describe pods`",
+                part.name,
+                part.namespace
+            ));
         };
         done?;
     }
@@ -204,7 +209,8 @@ mod tests {
             .unwrap()
         };
         let wanted = |_| -> Result<DynamicObject> {
-            let spec = json!({"template": {"spec": {"containers": [{"name": "c", "image": "new"}]}}});
+            let spec =
+                json!({"template": {"spec": {"containers": [{"name": "c", "image": "new"}]}}});
             Ok(serde_json::from_value(json!({"metadata": {}, "spec": spec}))?)
         };
         assert_eq!(side(None, wanted).unwrap(), 0);

@@ -1,3 +1,5 @@
+//! Services and pods, and the slices and subsets they become.
+
 use k8s_openapi::api::discovery::v1::EndpointConditions;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Answers, read back by another library.
+
 use std::net::Ipv4Addr;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as TheirQuery, ResponseCode};

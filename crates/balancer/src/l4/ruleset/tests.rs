@@ -1,3 +1,5 @@
+//! Snapshots and the nftables text they become.
+
 use serde_json::{Value, json};
 
 use super::*;

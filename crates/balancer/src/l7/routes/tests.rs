@@ -1,3 +1,5 @@
+//! Ingress rules and where requests go by them.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Nodes and pods, and what a DaemonSet does about them.
+
 use serde_json::json;
 
 use super::*;

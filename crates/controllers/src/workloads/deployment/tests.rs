@@ -1,3 +1,5 @@
+//! ReplicaSets as they stand, and what a Deployment does next.
+
 use std::collections::BTreeMap;
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Pods as they ended, and what a Job does next.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Pods as they stand, and which are made or deleted.
+
 use serde_json::json;
 
 use super::*;
