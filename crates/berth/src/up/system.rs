@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
+use kube::core::{ApiResource, GroupVersionKind};
 
 use crate::instance::Instance;
 
@@ -161,7 +161,7 @@ fn objects(text: &str) -> Result<Vec<DynamicObject>> {
 }
 
 async fn apply_one(client: &Client, object: DynamicObject) -> Result<()> {
-    let types = object.types.clone().unwrap_or_else(TypeMeta::default);
+    let types = object.types.clone().unwrap_or_default();
     let name = object.metadata.name.clone().unwrap_or_default();
     let kind = GroupVersionKind::try_from(&types)?;
     let resource = ApiResource::from_gvk(&kind);
