@@ -1,8 +1,10 @@
 //! The words that all parts of Berth share: its own kinds, and how objects are named and labelled.
 //!
-//! The lowest layer: pure, and it depends on nothing else of Berth.
+//! The lowest layer: it depends on nothing else of Berth, and is pure but for
+//! [`endpoints::follow`], which asks an API server.
 
 pub mod app;
+pub mod endpoints;
 pub mod labels;
 pub mod names;
 pub mod quantity;

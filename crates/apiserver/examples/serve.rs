@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     init_telemetry(None)?;
     let tasks = Tasks::new();
     let first = Ipv4Addr::new(10, 43, 0, 1);
-    let range = ServiceRange::new(first, 16).ok_or("a range of 16 bits")?;
+    let range = ServiceRange::new("10.43.0.0/16".parse()?).ok_or("a range of 16 bits")?;
     let names = Sans { ips: vec![IpAddr::V4(first)], dns: Vec::new() };
     let pki = Pki::load_or_create(&dir.join("pki"), &names, "localhost")?;
     let kubeconfig = dir.join("kubeconfig");

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-/// The label that ties a slice to its Service.
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use berth_api::endpoints::SERVICE_NAME;
 
 /// Slices by the Service they belong to: (namespace, name).
 pub(crate) struct Slices<'a>(HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>);

@@ -8,12 +8,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use kube::api::Api;
+use futures::{Stream, StreamExt};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
-use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use berth_daemon::{Ready, Tasks};
@@ -32,23 +30,22 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Followed<K> {
     }
 }
 
-/// Keeps a copy of what `api` lists; `changed` is notified after each change of it.
+/// Keeps a copy of what `events` tell of; `changed` is notified after each change of it.
 pub(crate) fn follow<K>(
     name: &'static str,
-    api: Api<K>,
-    config: watcher::Config,
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     changed: Arc<Notify>,
     tasks: &Tasks,
 ) -> Followed<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone,
 {
     let (store, mut writer) = reflector::store();
     let synced = Ready::default();
     let copy = Followed { store, synced: synced.clone() };
     tasks.spawn_until_stop(name, async move {
-        let events = watcher(api, config)
+        let events = events
             .modify(|object: &mut K| object.managed_fields_mut().clear())
             .backoff(Retry::default());
         let mut events = std::pin::pin!(events);

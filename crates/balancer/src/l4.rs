@@ -32,25 +32,23 @@ mod conntrack;
 mod driver;
 mod host;
 mod nft;
-mod range;
 mod ruleset;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher;
+use kube::runtime::watcher::{self, watcher};
 use tokio::sync::{Notify, watch};
 
 use berth_daemon::{Ready, Tasks};
 
-use crate::endpoints::SERVICE_NAME;
 use crate::follow::follow;
 
 pub use driver::run;
 pub use nft::NftError;
-pub use range::{Ipv4Range, RangeError};
 pub use ruleset::{Ruleset, ruleset};
 
 /// What the rules are made for.
@@ -59,9 +57,9 @@ pub struct Config {
     /// Names the table; two instances on a machine differ in it, and in both ranges.
     pub instance: String,
     /// The addresses of this machine's pods.
-    pub pod_range: Ipv4Range,
+    pub pod_range: Ipv4Net,
     /// The addresses that Services get.
-    pub service_range: Ipv4Range,
+    pub service_range: Ipv4Net,
     /// The machine's own address towards its pods, the bridge's.
     pub node_address: Ipv4Addr,
     /// The bridge that the pods hang on.
@@ -84,18 +82,11 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Ready {
     let changed = Arc::new(Notify::new());
     let services = follow(
         "services",
-        kube::Api::<Service>::all(client.clone()),
-        watcher::Config::default(),
+        watcher(kube::Api::<Service>::all(client.clone()), watcher::Config::default()),
         changed.clone(),
         tasks,
     );
-    let slices = follow(
-        "endpointslices",
-        kube::Api::<EndpointSlice>::all(client),
-        watcher::Config::default().labels(SERVICE_NAME),
-        changed.clone(),
-        tasks,
-    );
+    let slices = follow("endpoints", berth_api::endpoints::follow(client), changed.clone(), tasks);
     tasks.spawn_until_stop("service-snapshots", async move {
         loop {
             changed.notified().await;

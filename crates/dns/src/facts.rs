@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use berth_api::endpoints::SERVICE_NAME;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
-
-const SERVICE: &str = "kubernetes.io/service-name";
 
 /// Everything known, by `namespace/name`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -101,7 +100,7 @@ pub(crate) fn of_slice(slice: &EndpointSlice) -> Option<SliceFacts> {
     if slice.address_type == "FQDN" {
         return None;
     }
-    let service = slice.metadata.labels.as_ref()?.get(SERVICE)?.clone();
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?.clone();
     let ports = slice.ports.iter().flatten().filter_map(|port| {
         Some(Port {
             name: port.name.clone().unwrap_or_default(),

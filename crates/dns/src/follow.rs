@@ -39,7 +39,7 @@ pub(crate) fn start(client: Client, target: Target, tasks: &Tasks) {
     let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default())
         .default_backoff()
         .map(|event| Seen::Service(Box::new(event)));
-    let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default())
+    let slices = berth_api::endpoints::follow(client)
         .default_backoff()
         .map(|event| Seen::Slice(Box::new(event)));
     tasks.spawn_until_stop("follow", follow(select(services, slices).boxed(), target));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use berth_daemon::Tasks;
-use berth_node::{Cidr, Config, agent, containerd::Containerd, network, pod::PodTable};
+use berth_node::{Config, agent, containerd::Containerd, network, pod::PodTable};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -18,14 +18,15 @@ async fn main() -> anyhow::Result<()> {
     let mut next = |what: &str| words.next().with_context(|| format!("missing {what}"));
     let data_dir = PathBuf::from(next("DATA_DIR")?);
     let instance = next("INSTANCE")?;
-    let pod_range: Cidr = next("POD_RANGE")?.parse()?;
+    let pod_range: ipnet::Ipv4Net = next("POD_RANGE")?.parse()?;
+    let address = pod_range.hosts().next().ok_or("a range with addresses")?;
     let config = Config {
         name: instance.clone(),
-        address: pod_range.nth(1),
+        address,
         data_dir,
         instance,
         pod_range,
-        cluster_dns: pod_range.nth(1),
+        cluster_dns: address,
         cluster_domain: "cluster.local".to_owned(),
         sandbox_image: next("SANDBOX_IMAGE")?,
         kubelet_port: 0,

@@ -19,7 +19,7 @@ pub mod pod;
 mod probes;
 mod runtime_events;
 
-pub use config::{Cidr, Config};
+pub use config::Config;
 pub use start::{StartError, start};
 pub use teardown::{TeardownError, teardown};
 pub mod cgroups;

@@ -13,11 +13,12 @@ mod sysctls;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::Config;
 use crate::tool::{self, ToolError};
-use crate::{Cidr, Config};
 
 pub use host_ports::start_host_ports;
 pub use sysctls::{SysctlError, restore as restore_sysctls};
@@ -32,7 +33,7 @@ pub enum NetworkError {
     #[error("the pod range {range} overlaps {other} on {device}")]
     Overlap {
         /// The pod range asked for.
-        range: Cidr,
+        range: Ipv4Net,
         /// The route or address in the way.
         other: String,
         /// The interface it is on.
@@ -133,14 +134,15 @@ struct Address {
 
 /// The first network on another interface than `bridge` that shares an address with `range`.
 fn overlap(
-    range: Cidr,
+    range: Ipv4Net,
     bridge: &str,
     routes: &[Route],
     interfaces: &[Interface],
 ) -> Option<(String, String)> {
     let addresses = interfaces.iter().flat_map(|interface| {
         interface.addr_info.iter().filter_map(move |address| {
-            Some((network(address.local?, address.prefixlen), interface.ifname.as_str()))
+            let network = Ipv4Net::new(address.local?, address.prefixlen).ok()?.trunc();
+            Some((network, interface.ifname.as_str()))
         })
     });
     let routes = routes
@@ -150,26 +152,21 @@ fn overlap(
     addresses
         .chain(routes)
         .filter(|(_, device)| *device != bridge)
-        .find(|(other, _)| other.contains(range.network) || range.contains(other.network))
+        .find(|(other, _)| other.contains(&range) || range.contains(other))
         .map(|(other, device)| (other.to_string(), device.to_owned()))
 }
 
 /// `ip` writes `default`, an address, or a range; a default route is in nobody's way.
-fn read_destination(text: &str) -> Option<Cidr> {
+fn read_destination(text: &str) -> Option<Ipv4Net> {
     if text == "default" {
         return None;
     }
-    let range: Cidr = match text.contains('/') {
+    let range: Ipv4Net = match text.contains('/') {
         true => text.parse().ok()?,
-        false => Cidr { network: text.parse().ok()?, prefix: 32 },
+        false => Ipv4Net::from(text.parse::<Ipv4Addr>().ok()?),
     };
     // 0.0.0.0/1 and 128.0.0.0/1 are how VPN clients spell a default route.
-    (range.prefix > 1).then_some(range)
-}
-
-fn network(address: Ipv4Addr, prefix: u8) -> Cidr {
-    let whole = Cidr { network: address, prefix: prefix.min(32) };
-    Cidr { network: Ipv4Addr::from(u32::from(address) & whole.mask()), ..whole }
+    (range.prefix_len() > 1).then_some(range)
 }
 
 /// The CNI list that containerd runs for each sandbox.
@@ -229,7 +226,7 @@ async fn make_bridge(config: &Config) -> Result<(), NetworkError> {
         tool::run("ip", &["link", "add", "name", bridge, "type", "bridge", "stp_state", "0"])
             .await?;
     }
-    let address = format!("{}/{}", config.address, config.pod_range.prefix);
+    let address = format!("{}/{}", config.address, config.pod_range.prefix_len());
     tool::run("ip", &["address", "replace", &address, "dev", bridge]).await?;
     tool::run("ip", &["link", "set", "dev", bridge, "up"]).await?;
     Ok(())
@@ -253,7 +250,7 @@ mod tests {
 
     #[test]
     fn another_network_in_the_pod_range_is_found() {
-        let range: Cidr = "10.42.0.0/24".parse().expect("a range");
+        let range: Ipv4Net = "10.42.0.0/24".parse().expect("a range");
         let check = |dst: &str, dev: &str, expected: Option<&str>| {
             let found = overlap(range, "berth0", &[route(dst, dev)], &[]);
             assert_eq!(found.map(|(other, _)| other).as_deref(), expected, "{dst} on {dev}");
@@ -269,7 +266,7 @@ mod tests {
 
     #[test]
     fn another_interfaces_address_in_the_pod_range_is_found() {
-        let range: Cidr = "10.42.0.0/24".parse().expect("a range");
+        let range: Ipv4Net = "10.42.0.0/24".parse().expect("a range");
         let interface = Interface {
             ifname: "br1".to_owned(),
             addr_info: vec![Address { local: Some(Ipv4Addr::new(10, 42, 3, 1)), prefixlen: 16 }],

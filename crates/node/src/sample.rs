@@ -3,15 +3,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::{Cidr, Config};
+use ipnet::Ipv4Net;
+
+use crate::Config;
 
 /// Everything under `dir`; addresses that no machine uses (RFC 2544), other ones in each process.
 pub(crate) fn config(dir: &Path) -> Config {
     let part = u8::try_from(std::process::id() % 256).expect("less than 256");
-    let pod_range = Cidr { network: Ipv4Addr::new(198, 18, part, 0), prefix: 24 };
+    let pod_range =
+        Ipv4Net::new(Ipv4Addr::new(198, 18, part, 0), 24).expect("24 bits are a prefix");
     Config {
         name: "node".to_owned(),
-        address: pod_range.nth(1),
+        address: Ipv4Addr::new(198, 18, part, 1),
         data_dir: dir.to_owned(),
         instance: format!("bt{:x}", std::process::id()),
         pod_range,

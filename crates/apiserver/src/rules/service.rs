@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use berth_schema::{Cause, Resource};
+use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use crate::object;
@@ -18,35 +19,32 @@ use crate::status::Failure;
 
 /// The addresses that services are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceRange {
-    network: u32,
-    prefix: u8,
-}
+pub struct ServiceRange(Ipv4Net);
 
 impl ServiceRange {
     /// A range of at least sixteen addresses.
     ///
     /// None when the prefix is no such length.
-    pub fn new(address: Ipv4Addr, prefix: u8) -> Option<Self> {
-        if !(8..=28).contains(&prefix) {
-            return None;
-        }
-        let mask = u32::MAX << (32 - prefix);
-        Some(Self { network: u32::from(address) & mask, prefix })
+    pub fn new(range: Ipv4Net) -> Option<Self> {
+        (8..=28).contains(&range.prefix_len()).then(|| Self(range.trunc()))
+    }
+
+    fn network(self) -> u32 {
+        u32::from(self.0.network())
     }
 
     fn size(self) -> u32 {
-        1 << (32 - self.prefix)
+        1 << (32 - self.0.prefix_len())
     }
 
     /// The address at a place in the range.
     pub fn nth(self, place: u32) -> Ipv4Addr {
-        Ipv4Addr::from(self.network.wrapping_add(place))
+        Ipv4Addr::from(self.network().wrapping_add(place))
     }
 
     /// Whether the address may be given out: neither the network's nor the broadcast address.
     pub fn contains(self, address: Ipv4Addr) -> bool {
-        let place = u32::from(address).wrapping_sub(self.network);
+        let place = u32::from(address).wrapping_sub(self.network());
         place > 0 && place < self.size() - 1
     }
 
@@ -58,7 +56,7 @@ impl ServiceRange {
 
 impl std::fmt::Display for ServiceRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", Ipv4Addr::from(self.network), self.prefix)
+        self.0.fmt(f)
     }
 }
 
@@ -365,7 +363,7 @@ mod tests {
 
     #[test]
     fn addresses_come_from_the_upper_part_until_it_is_full() {
-        let range = ServiceRange::new(Ipv4Addr::new(10, 43, 0, 0), 27).unwrap();
+        let range = ServiceRange::new("10.43.0.0/27".parse().unwrap()).unwrap();
         let allocations = Allocations::default();
         let upper = u32::from(range.nth(range.upper()));
         for _ in range.upper()..range.size() - 1 {

@@ -38,7 +38,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let config = Config {
             advertise: address,
-            service_range: ServiceRange::new(Ipv4Addr::new(10, 43, 0, 0), 16).unwrap(),
+            service_range: ServiceRange::new("10.43.0.0/16".parse().unwrap()).unwrap(),
             node_ports: 30000..=32767,
             pki: pki.clone(),
             cluster_domain: "cluster.local".to_owned(),

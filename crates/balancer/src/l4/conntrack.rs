@@ -57,7 +57,7 @@ fn stale(
             .or_else(|| fronts.get(&(None, Protocol::Udp, port)).filter(|_| redirected(flow)));
         match front {
             Some(endpoints) => !endpoints.contains(&flow.endpoint),
-            None => config.service_range.contains(ip),
+            None => config.service_range.contains(&ip),
         }
     };
     listing.lines().filter_map(flow).filter(is_stale).collect()

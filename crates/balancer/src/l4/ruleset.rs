@@ -123,7 +123,7 @@ fn add_port(
 
     let name = port.name.as_deref().unwrap_or_default();
     let wire_name = port.protocol.as_deref().unwrap_or("TCP");
-    let is_here = |ip| config.pod_range.contains(ip) || ip == config.node_address;
+    let is_here = |ip| config.pod_range.contains(&ip) || ip == config.node_address;
     let endpoints = |policy: Option<&str>| {
         let local_only = policy == Some("Local");
         slices.backends(key(service), name, wire_name, |ip| !local_only || is_here(ip))
@@ -196,7 +196,7 @@ impl Ruleset {
             return name;
         }
         let pods = endpoints.iter().map(|endpoint| *endpoint.ip());
-        self.hairpins.extend(pods.filter(|ip| config.pod_range.contains(*ip)));
+        self.hairpins.extend(pods.filter(|ip| config.pod_range.contains(ip)));
         let mut rules = vec![script::mark_as_ours()];
         if let Some(seconds) = affinity {
             // The set's name carries the endpoint: when it goes, so does the memory of it.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
-use kube::runtime::watcher;
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::{Notify, watch};
 
+use berth_api::endpoints::SERVICE_NAME;
 use berth_daemon::Tasks;
 
 use super::Config;
-use crate::endpoints::SERVICE_NAME;
 use crate::follow::follow;
 
 /// The annotation of a class that is meant when an Ingress names none.
@@ -120,13 +120,19 @@ pub(super) fn follow_cluster(
     let all = watcher::Config::default;
     macro_rules! following {
         ($name:literal, $kind:ty, $config:expr) => {
-            follow($name, Api::<$kind>::all(client.clone()), $config, changed.clone(), tasks)
+            follow(
+                $name,
+                watcher(Api::<$kind>::all(client.clone()), $config),
+                changed.clone(),
+                tasks,
+            )
         };
     }
     let ingresses = following!("ingresses", Ingress, all());
     let classes = following!("ingressclasses", IngressClass, all());
     let services = following!("services", Service, all());
-    let slices = following!("endpointslices", EndpointSlice, all().labels(SERVICE_NAME));
+    let slices =
+        follow("endpoints", berth_api::endpoints::follow(client.clone()), changed.clone(), tasks);
     let secrets = following!("secrets", Secret, all().fields("type=kubernetes.io/tls"));
     let class = config.ingress_class.clone();
     tasks.spawn_until_stop("ingress-snapshots", async move {

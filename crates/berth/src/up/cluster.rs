@@ -64,8 +64,8 @@ pub async fn start(instance: &Instance, tasks: &Tasks) -> Result<Cluster> {
     start_controllers(instance, &pki, controllers, scheduler, tasks);
     let l4_config = berth_balancer::l4::Config {
         instance: instance.name.clone(),
-        pod_range: instance.options.pod_range.to_string().parse()?,
-        service_range: instance.options.service_range.to_string().parse()?,
+        pod_range: instance.options.pod_range,
+        service_range: instance.options.service_range,
         node_address: instance.node_address(),
         bridge: instance.name.clone(),
     };
@@ -133,11 +133,8 @@ async fn start_api(instance: &Instance, tasks: &Tasks) -> Result<(ApiServer, Pki
     write_whole(&instance.kubeconfig(), &pki.kubeconfig(&server))?;
     let config = berth_apiserver::Config {
         advertise: SocketAddr::from((node, options.api_port)),
-        service_range: ServiceRange::new(
-            options.service_range.network(),
-            options.service_range.prefix_len(),
-        )
-        .expect("the instance has checked its ranges"),
+        service_range: ServiceRange::new(options.service_range)
+            .expect("the instance has checked its ranges"),
         node_ports: options.node_ports.0.clone(),
         pki: pki.clone(),
         cluster_domain: DOMAIN.to_owned(),
@@ -172,7 +169,7 @@ fn node_config(
         address: instance.node_address(),
         data_dir: instance.dir.clone(),
         instance: instance.name.clone(),
-        pod_range: instance.options.pod_range.to_string().parse().expect("a range prints as one"),
+        pod_range: instance.options.pod_range,
         cluster_dns: instance.dns_address(),
         cluster_domain: DOMAIN.to_owned(),
         sandbox_image: berth_images::system::pause_reference(instance.registry()),

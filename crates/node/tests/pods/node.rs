@@ -47,7 +47,7 @@ impl Node {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("bn").tempdir_in("/tmp").expect("a directory");
-        let range = format!("10.88.{number}.0/24").parse::<berth_node::Cidr>().expect("a range");
+        let range = format!("10.88.{number}.0/24").parse::<ipnet::Ipv4Net>().expect("a range");
         let name = format!("bt{number}");
         let config = Config {
             name: name.clone(),
@@ -165,7 +165,8 @@ async fn api(dir: &Path, tasks: &Tasks) -> kube::Client {
         Pki::load_or_create(&dir.join("pki"), &Sans::default(), "node").expect("certificates");
     let config = berth_apiserver::Config {
         advertise: ([127, 0, 0, 1], 6443).into(),
-        service_range: ServiceRange::new([10, 89, 0, 1].into(), 16).expect("a range"),
+        service_range: ServiceRange::new("10.89.0.0/16".parse().expect("a range"))
+            .expect("a range"),
         node_ports: 30000..=32767,
         pki,
         cluster_domain: "cluster.local".to_owned(),
