@@ -1,109 +1,27 @@
 //! One Berth on this machine: its options, checked, and the directory that holds all of it.
 
+mod options;
+
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
 use ipnet::Ipv4Net;
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure};
 use crate::ports::Wanted;
 
+pub use options::Options;
+
 /// The format of the data directory that this binary writes.
 const FORMAT: u32 = 1;
 /// Where the default instance lives; only it is called `berth0`.
 const DEFAULT_DATA_DIR: &str = "/var/lib/berth";
-
-/// What `berth up` can be told. All have defaults; `DIR/config.json` holds what was chosen last.
-#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Options {
-    /// Return when everything is ready, and go on in the background
-    #[arg(long)]
-    #[serde(skip)]
-    pub detach: bool,
-    /// Port of the Kubernetes API (TLS)
-    #[arg(long, default_value_t = 6443)]
-    pub api_port: u16,
-    /// Port of the node agent's API, on the bridge's address (TLS)
-    #[arg(long, default_value_t = 10250)]
-    pub kubelet_port: u16,
-    /// Port of the image registry, on 127.0.0.1
-    #[arg(long, default_value_t = 5050)]
-    pub registry_port: u16,
-    /// Port of the balancer for HTTP
-    #[arg(long, default_value_t = 8080)]
-    pub http_port: u16,
-    /// Port of the balancer for TLS
-    #[arg(long, default_value_t = 8443)]
-    pub https_port: u16,
-    /// Port that the cluster's DNS listens on (pods ask at port 53 of its service address)
-    #[arg(long, default_value_t = 10053)]
-    pub dns_port: u16,
-    /// First of the 8 ports, on 127.0.0.1, where DNS and balancer answer health checks
-    #[arg(long, default_value_t = 10260)]
-    pub health_port: u16,
-    /// Addresses of pods; the first is the bridge's and the node's
-    #[arg(long, default_value = "10.42.0.0/24")]
-    pub pod_range: Ipv4Net,
-    /// Addresses of services; the first is the API's, the tenth the DNS's
-    #[arg(long, default_value = "10.43.0.0/16")]
-    pub service_range: Ipv4Net,
-    /// Ports for services of type NodePort
-    #[arg(long, default_value = "30000-32767")]
-    pub node_ports: PortRange,
-    /// The node's name [default: the machine's host name]
-    #[arg(long)]
-    pub node_name: Option<String>,
-    /// What the apps' names end in
-    #[arg(long, default_value = "apps.berth.local")]
-    pub apps_domain: String,
-}
-
-/// `30000-32767`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct PortRange(pub RangeInclusive<u16>);
-
-impl FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no port range: write FIRST-LAST, as in 30000-32767");
-        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
-        let (first, last) =
-            (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
-        if first == 0 || first > last { Err(wrong()) } else { Ok(Self(first..=last)) }
-    }
-}
-
-impl TryFrom<String> for PortRange {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<PortRange> for String {
-    fn from(range: PortRange) -> Self {
-        format!("{}-{}", range.0.start(), range.0.end())
-    }
-}
-
-impl std::fmt::Display for PortRange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.0.start(), self.0.end())
-    }
-}
 
 /// An instance whose options have been checked.
 #[derive(Clone, Debug)]
@@ -397,15 +315,6 @@ mod tests {
         let instance = Instance::new(dir.path(), options(&[])).unwrap();
         let error = instance.take().unwrap_err().to_string();
         assert!(error.contains("newer berth (format 99"), "{error}");
-    }
-
-    #[test]
-    fn options_survive_their_file() {
-        let chosen = options(&["--api-port", "7443", "--node-ports", "31000-31999"]);
-        let text = serde_json::to_string(&chosen).unwrap();
-        let read: Options = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.api_port, 7443);
-        assert_eq!(read.node_ports, PortRange(31000..=31999));
     }
 
     #[test]

@@ -81,6 +81,10 @@ fn holder(port: u16) -> Option<Holder> {
     let processes = fs::read_dir("/proc").ok()?;
     for process in processes.flatten() {
         let path = process.path();
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid.parse::<u32>().is_err() {
+            continue; // `self` is one of them under another name
+        }
         let Ok(descriptors) = fs::read_dir(path.join("fd")) else { continue };
         for descriptor in descriptors.flatten() {
             let Ok(target) = fs::read_link(descriptor.path()) else { continue };
@@ -88,7 +92,6 @@ fn holder(port: u16) -> Option<Holder> {
             let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
             if inode.is_some_and(|inode| inodes.iter().any(|held| held == inode)) {
                 let name = fs::read_to_string(path.join("comm")).ok()?;
-                let pid = process.file_name().to_string_lossy().into_owned();
                 return Some(Holder { pid, name: name.trim().to_owned() });
             }
         }

@@ -19,7 +19,7 @@ async fn main() -> anyhow::Result<()> {
     let data_dir = PathBuf::from(next("DATA_DIR")?);
     let instance = next("INSTANCE")?;
     let pod_range: ipnet::Ipv4Net = next("POD_RANGE")?.parse()?;
-    let address = pod_range.hosts().next().ok_or("a range with addresses")?;
+    let address = pod_range.hosts().next().context("a range with addresses")?;
     let config = Config {
         name: instance.clone(),
         address,

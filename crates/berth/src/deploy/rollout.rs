@@ -33,25 +33,33 @@ pub async fn wait(
 ) -> Result<()> {
     let generation = app.metadata.generation;
     let (pods_seen, pods_written) = reflector::store::<Pod>();
-    let (seen, written) = reflector::store::<Deployment>();
+    let (seen, deployments_written) = reflector::store::<Deployment>();
     let (apps_seen, apps_written) = reflector::store::<App>();
     let of_app = watcher::Config::default().labels(&pods::selector(name));
     let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut changes = futures::stream::select_all([
         follow::<Pod>(client, namespace, of_app, pods_written),
-        follow::<Deployment>(client, namespace, named.clone(), written),
+        follow::<Deployment>(client, namespace, named.clone(), deployments_written),
         follow::<App>(client, namespace, named, apps_written),
     ]);
     let begun = Instant::now();
     let (mut trouble_since, mut said) = (None, String::new());
+    let mut written = None;
     loop {
         drop(tokio::time::timeout(LOOK, changes.next()).await);
         let taken = apps_seen.state().iter().any(|app| {
             let observed = app.status.as_ref().and_then(|status| status.observed_generation);
             observed >= generation
         });
-        let progress = match seen.state().first() {
-            Some(deployment) if taken => progress(deployment),
+        if taken && written.is_none() {
+            // The cache may still hold the Deployment from before the App's change.
+            let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+            written = Some(api.get(name).await?.metadata.generation);
+        }
+        let progress = match (seen.state().first(), written) {
+            (Some(deployment), Some(written)) if deployment.metadata.generation >= written => {
+                progress(deployment)
+            }
             _ => Progress { note: "waits for its controller".into(), done: false },
         };
         if progress.done {

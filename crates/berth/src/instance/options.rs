@@ -1,0 +1,121 @@
+//! What `berth up` can be told.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// All have defaults; `DIR/config.json` holds what was chosen last.
+#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Return when everything is ready, and go on in the background
+    #[arg(long)]
+    #[serde(skip)]
+    pub detach: bool,
+    /// Port of the Kubernetes API (TLS)
+    #[arg(long, default_value_t = 6443)]
+    pub api_port: u16,
+    /// Port of the node agent's API, on the bridge's address (TLS)
+    #[arg(long, default_value_t = 10250)]
+    pub kubelet_port: u16,
+    /// Port of the image registry, on 127.0.0.1
+    #[arg(long, default_value_t = 5050)]
+    pub registry_port: u16,
+    /// Port of the balancer for HTTP
+    #[arg(long, default_value_t = 8080)]
+    pub http_port: u16,
+    /// Port of the balancer for TLS
+    #[arg(long, default_value_t = 8443)]
+    pub https_port: u16,
+    /// Port that the cluster's DNS listens on (pods ask at port 53 of its service address)
+    #[arg(long, default_value_t = 10053)]
+    pub dns_port: u16,
+    /// First of the 8 ports, on 127.0.0.1, where DNS and balancer answer health checks
+    #[arg(long, default_value_t = 10260)]
+    pub health_port: u16,
+    /// Addresses of pods; the first is the bridge's and the node's
+    #[arg(long, default_value = "10.42.0.0/24")]
+    pub pod_range: Ipv4Net,
+    /// Addresses of services; the first is the API's, the tenth the DNS's
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_range: Ipv4Net,
+    /// Ports for services of type NodePort
+    #[arg(long, default_value = "30000-32767")]
+    pub node_ports: PortRange,
+    /// The node's name [default: the machine's host name]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// What the apps' names end in
+    #[arg(long, default_value = "apps.berth.local")]
+    pub apps_domain: String,
+}
+
+/// `30000-32767`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange(pub RangeInclusive<u16>);
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no port range: write FIRST-LAST, as in 30000-32767");
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        let (first, last) =
+            (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+        if first == 0 || first > last { Err(wrong()) } else { Ok(Self(first..=last)) }
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> Self {
+        format!("{}-{}", range.0.start(), range.0.end())
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn options_survive_their_file() {
+        let chosen =
+            Line::try_parse_from(["up", "--api-port", "7443", "--node-ports", "31000-31999"])
+                .unwrap()
+                .options;
+        let text = serde_json::to_string(&chosen).unwrap();
+        let read: Options = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.api_port, 7443);
+        assert_eq!(read.node_ports, PortRange(31000..=31999));
+    }
+
+    #[test]
+    fn a_port_range_has_two_ends_in_order() {
+        for wrong in ["30000", "2-1", "0-5", "a-b", "1-70000"] {
+            assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
+        }
+    }
+}
