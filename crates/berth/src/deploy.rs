@@ -116,8 +116,9 @@ async fn build(
     let directory = options.directory.clone().unwrap_or_default();
     steps.begin(format!("image of {}", directory.display()));
     let repository = format!("{}/{name}", options.namespace);
+    let work = instance.dir.join("build");
     let built: Built =
-        build::directory(&directory, &repository, instance.registry(), |done, total| {
+        build::directory_in(&work, &directory, &repository, instance.registry(), |done, total| {
             steps.bytes(done, total);
         })
         .await
