@@ -39,7 +39,8 @@ pub fn run(global: &Global, options: Options) -> Result<()> {
 async fn attach(global: &Global, options: Options) -> Result<i32> {
     let client = connect::client(global).await?;
     let pods = pods::of(&client, &options.namespace, &options.name).await?;
-    let Some(pod) = pods.iter().find(|pod| pods::is_ready(pod)).or(pods.first()) else {
+    let stays = |pod: &&Pod| pods::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
+    let Some(pod) = pods.iter().find(stays).or(pods.first()) else {
         return Err(anyhow!("no pod of `{}` runs", options.name));
     };
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();

@@ -91,7 +91,9 @@ fn converse(service: &Service, stream: &TcpStream) -> io::Result<()> {
         let close = request.close || service.ending.load(Ordering::SeqCst);
         let mut output = stream;
         output.write_all(answer(service, &request, close).as_bytes())?;
-        println!("{} {}", request.method, request.path);
+        if request.path != "/healthz" {
+            println!("{} {}", request.method, request.path);
+        }
         if close {
             return Ok(());
         }
