@@ -5,6 +5,7 @@
 //! too; what it decides lives in `berth_scheduler`.
 
 pub mod apps;
+pub mod disruption;
 pub mod driver;
 pub mod endpoints;
 pub mod gc;
@@ -22,6 +23,7 @@ use berth_daemon::Tasks;
 
 use apps::Apps;
 use apps::template::Domain;
+use disruption::Disruptions;
 use gc::Garbage;
 use gc::pods::LostPods;
 use namespace::Namespaces;
@@ -74,6 +76,7 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
     driver::run(ServiceAccounts { ca_pem: config.ca_pem }, &world, tasks);
     driver::run(Namespaces, &world, tasks);
     driver::run(Garbage::new(&world, tasks), &world, tasks);
+    driver::run(Disruptions, &world, tasks);
     driver::run(LostPods, &world, tasks);
     driver::run(NodeLifecycle::new(config.node_monitor_grace), &world, tasks);
     // A node that lives has renewed its lease, and lost its taint, within twice the grace.

@@ -23,8 +23,8 @@ pub(crate) mod pod;
 mod rank;
 mod recorder;
 mod replicaset;
-mod share;
-mod wake;
+pub(crate) mod share;
+pub(crate) mod wake;
 pub(crate) mod writes;
 
 /// Runs the four controllers in `tasks`.

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 
@@ -51,6 +52,8 @@ pub struct World {
     pub jobs: Cache<Job>,
     /// All Ingresses.
     pub ingresses: Cache<Ingress>,
+    /// All PodDisruptionBudgets.
+    pub budgets: Cache<PodDisruptionBudget>,
     /// All Leases.
     pub leases: Cache<Lease>,
     /// All Apps.
@@ -75,6 +78,7 @@ impl World {
             daemon_sets: everything.of(),
             jobs: everything.of(),
             ingresses: everything.of(),
+            budgets: everything.of(),
             leases: everything.of(),
             apps: everything.of(),
             client,
@@ -96,6 +100,7 @@ impl World {
         self.daemon_sets.ready().await;
         self.jobs.ready().await;
         self.ingresses.ready().await;
+        self.budgets.ready().await;
         self.leases.ready().await;
         self.apps.ready().await;
     }

@@ -163,7 +163,9 @@ fn step(snapshot: &Snapshot<'_>, wanted: &Wanted<'_>, sets: &Sets, plan: &mut Pl
         None => {
             let set = fresh(wanted, sets, next);
             plan.revision = revision::differs(&wanted.deployment.metadata, next);
-            plan.notes.push(scaled(&set, 0, size(&set)));
+            if size(&set) > 0 {
+                plan.notes.push(scaled(&set, 0, size(&set)));
+            }
             plan.create = Some(set);
         }
         Some(new) if wanted.recreate => rollout::resize(wanted, new, wanted.replicas, plan),
