@@ -139,7 +139,7 @@ pub struct AppStatus {
     #[serde(default)]
     pub updated_replicas: i32,
     /// Ready and wanted instances: `2/3`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ready: String,
     /// Where the App answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,10 +162,10 @@ pub struct AppCondition {
     /// `True`, `False` or `Unknown`.
     pub status: String,
     /// Why, in one word.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Why, in a sentence.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Since when, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,5 +227,7 @@ mod tests {
         assert_eq!(spec["required"], json!(["image"]));
         assert_eq!(version["subresources"]["scale"]["specReplicasPath"], ".spec.replicas");
         assert!(!definition.to_string().contains("$ref"), "structural schemas have no references");
+        // Kubernetes 1.20 reads an empty default as null and refuses the definition.
+        assert!(!definition.to_string().contains(r#""default":"""#));
     }
 }
