@@ -48,14 +48,15 @@ impl Node {
         }
         let dir = tempfile::Builder::new().prefix("bn").tempdir_in("/tmp").expect("a directory");
         let range = format!("10.88.{number}.0/24").parse::<ipnet::Ipv4Net>().expect("a range");
+        let address = range.hosts().next().expect("a range with addresses");
         let name = format!("bt{number}");
         let config = Config {
             name: name.clone(),
-            address: range.nth(1),
+            address,
             data_dir: dir.path().join("d"),
             instance: name,
             pod_range: range,
-            cluster_dns: range.nth(1),
+            cluster_dns: address,
             cluster_domain: "cluster.local".to_owned(),
             sandbox_image: PAUSE.to_owned(),
             kubelet_port: 0,
