@@ -68,7 +68,12 @@ async fn a_definition_is_served_until_it_and_its_objects_are_gone() {
     assert_eq!(made["spec"]["size"], 2);
     assert_eq!(made["metadata"]["generation"], 1);
     let mistyped = server.create(WIDGETS, &widget("x", json!({"size": "big"}))).await.unwrap_err();
-    assert!(mistyped.message.contains("spec.size"), "{mistyped:?}");
+    assert_eq!(mistyped.code, 422, "{mistyped:?}");
+    assert!(mistyped.message.contains("spec.size in body must be of type integer"), "{mistyped:?}");
+    let mistyped = widget("x", json!({"size": {"a": ["b"]}}));
+    refused(server.create(WIDGETS, &mistyped).await, 422, "Invalid");
+    let apply = format!("{WIDGETS}/x?fieldManager=me");
+    refused(server.patch(&apply, "apply-patch+yaml", &mistyped).await, 422, "Invalid");
     let one = format!("{WIDGETS}/w");
     let body = json!({"spec": {"size": 5}, "status": {"size": 9}});
     let patched = server.patch(&one, "merge-patch+json", &body).await.unwrap();

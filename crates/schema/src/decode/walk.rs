@@ -111,6 +111,22 @@ impl<'w, 's> Seed<'w, 's> {
         E::custom("the value does not fit")
     }
 
+    /// A scalar of another type: kept where validation judges types, else the end of the walk.
+    fn other<E: Error>(self, found: &str, value: Value) -> Result<Value, E> {
+        if self.keeps_mistyped() { Ok(value) } else { Err(self.unfit(found)) }
+    }
+
+    /// Whether a value of another type is left to validation, which tells all of them at once: in a
+    /// custom resource, but for what every object has.
+    fn keeps_mistyped(&self) -> bool {
+        let everyones = match self.walk.path.as_slice() {
+            [] => true,
+            [Step::Field(name)] => matches!(*name, "apiVersion" | "kind" | "metadata"),
+            _ => false,
+        };
+        !self.walk.native && !everyones
+    }
+
     fn keeps_nulls(&self) -> bool {
         self.schema.nullable || matches!(self.schema.shape, Shape::Any) || !self.walk.native
     }
@@ -138,7 +154,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
         match self.schema.shape {
             Shape::Any | Shape::Bool => Ok(Value::Bool(value)),
-            _ => Err(self.unfit("bool")),
+            _ => self.other("bool", Value::Bool(value)),
         }
     }
 
@@ -150,7 +166,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             }
             Shape::Quantity => self.visit_string(value.to_string()),
             Shape::Int32 | Shape::IntOrString => Err(self.unfit(&format!("number {value}"))),
-            _ => Err(self.unfit("number")),
+            _ => self.other("number", Value::from(value)),
         }
     }
 
@@ -173,9 +189,9 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
                 Ok(Value::from(value as i64))
             }
             (Shape::Int32 | Shape::Int64 | Shape::IntOrString, _) => {
-                Err(self.unfit(&format!("number {value}")))
+                self.other(&format!("number {value}"), Value::from(value))
             }
-            _ => Err(self.unfit("number")),
+            _ => self.other("number", Value::from(value)),
         }
     }
 
@@ -184,10 +200,12 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     }
 
     fn visit_string<E: Error>(self, text: String) -> Result<Value, E> {
-        match scalar::text(&self.schema.shape, text) {
-            Ok(value) => Ok(value),
-            Err(None) => Err(self.unfit("string")),
-            Err(Some(fault)) => {
+        let kept = self.keeps_mistyped().then(|| text.clone());
+        match (scalar::text(&self.schema.shape, text), kept) {
+            (Ok(value), _) => Ok(value),
+            (Err(None), Some(text)) => Ok(Value::String(text)),
+            (Err(None), None) => Err(self.unfit("string")),
+            (Err(Some(fault)), _) => {
                 self.walk.set_fault(fault);
                 Err(E::custom("the value does not fit"))
             }
@@ -210,6 +228,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
         let item = match &self.schema.shape {
             Shape::List(item) => item,
             Shape::Any => &ANY,
+            _ if self.keeps_mistyped() => &ANY,
             _ => return Err(self.unfit("array")),
         };
         let mut items = Vec::new();
@@ -230,6 +249,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             Shape::Object(object) => object_of(object.get(), self.walk, map),
             Shape::Map(item) => map_of(item, self.walk, map),
             Shape::Any | Shape::Raw | Shape::Fields => map_of(&ANY, self.walk, map),
+            _ if self.keeps_mistyped() => map_of(&ANY, self.walk, map),
             _ => Err(self.unfit("object")),
         }
     }
