@@ -10,6 +10,7 @@ use berth_store::{ReadError, Store};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
+use crate::documents::Documents;
 use crate::kubelet::Kubelet;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -103,6 +104,7 @@ impl ApiServer {
             kubelet: Kubelet::new(&config.pki)?,
             metrics: Arc::new(Metrics::default()),
             limits: Limits::default(),
+            documents: Documents::default(),
             tasks: tasks.clone(),
         });
         note_services(&core).await?;

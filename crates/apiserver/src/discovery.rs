@@ -6,7 +6,6 @@ use berth_schema::{discovery, openapi};
 use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::call::Call;
 use crate::media::{Format, Shape};
@@ -31,6 +30,9 @@ pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
         ["metrics"] => return Ok(metrics(core)),
         _ => {}
     }
+    if let ["openapi", rest @ ..] = parts.as_slice() {
+        return document(core, call, rest).ok_or_else(Failure::no_such_path);
+    }
     let found = {
         let catalog = core.catalog.read().expect("nothing panics while holding it");
         let aggregated = matches!(call.output.shape, Shape::Discovery(_));
@@ -44,19 +46,12 @@ pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
             ["api", version] => discovery::resources(&catalog, "", version),
             ["apis", group] => discovery::group(&catalog, group),
             ["apis", group, version] => discovery::resources(&catalog, group, version),
-            ["openapi", "v2"] => Some(openapi::v2(&catalog)),
-            ["openapi", "v3"] => Some(openapi::v3_index(&catalog)),
-            ["openapi", "v3", "api", version] => openapi::v3(&catalog, "", version),
-            ["openapi", "v3", "apis", group, version] => openapi::v3(&catalog, group, version),
             [".well-known", "openid-configuration"] => Some(openid(core)),
             ["openid", "v1", "jwks"] => Some(core.signer.jwks()),
             _ => None,
         }
     };
     let found = found.ok_or_else(Failure::no_such_path)?;
-    if let ["openapi", rest @ ..] = parts.as_slice() {
-        return Ok(document(call, &found, rest == ["v2"]));
-    }
     let mut response = respond::value(StatusCode::OK, &found, &call.output);
     if let Shape::Discovery(version) = &call.output.shape
         && matches!(parts.as_slice(), ["api" | "apis"])
@@ -71,27 +66,35 @@ pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
 }
 
 /// A document that clients keep, and ask for again only when it changed.
-fn document(call: &Call, found: &Value, is_v2: bool) -> Response<Body> {
-    let as_protobuf = is_v2 && call.output.format == Format::OpenApi;
-    let mut response = if as_protobuf {
-        let mut response = Response::new(respond::body(openapi_protobuf::encode(found)));
+fn document(core: &Core, call: &Call, parts: &[&str]) -> Option<Response<Body>> {
+    let as_protobuf = parts == ["v2"] && call.output.format == Format::OpenApi;
+    let document = {
+        let catalog = core.catalog.read().expect("nothing panics while holding it");
+        core.documents.get(catalog.changes(), &parts.join("/"), as_protobuf, || match parts {
+            ["v2"] => Some(openapi::v2(&catalog)),
+            ["v3"] => Some(openapi::v3_index(&catalog)),
+            ["v3", "api", version] => openapi::v3(&catalog, "", version),
+            ["v3", "apis", group, version] => openapi::v3(&catalog, group, version),
+            _ => None,
+        })?
+    };
+    let known = call.headers.get(IF_NONE_MATCH);
+    let mut response = if known.is_some_and(|known| known.as_bytes() == document.tag.as_bytes()) {
+        let mut response = Response::new(respond::body(""));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else if as_protobuf {
+        let mut response = Response::new(respond::body(document.bytes.clone()));
         let kind = HeaderValue::from_static(openapi_protobuf::ANSWERED);
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
     } else {
-        respond::value(StatusCode::OK, found, &call.output)
+        respond::json(StatusCode::OK, document.bytes.clone(), &call.output)
     };
-    let digest = Sha256::digest(found.to_string());
-    let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-    let tag = format!("\"{tag}{}\"", if as_protobuf { "p" } else { "" });
-    if call.headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
-        response = Response::new(respond::body(""));
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    }
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
+    if let Ok(tag) = HeaderValue::from_str(&document.tag) {
         response.headers_mut().insert(ETAG, tag);
     }
-    response
+    Some(response)
 }
 
 fn version() -> Value {

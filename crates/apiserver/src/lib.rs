@@ -16,6 +16,7 @@ mod bootstrap;
 mod call;
 mod connect;
 mod discovery;
+mod documents;
 mod events;
 mod follow;
 mod in_process;

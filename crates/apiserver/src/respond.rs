@@ -40,14 +40,15 @@ pub(crate) fn value(code: StatusCode, value: &Value, output: &Output) -> Respons
 }
 
 /// An answer of bytes that are JSON, in the form asked for.
-pub(crate) fn json(code: StatusCode, json: Vec<u8>, output: &Output) -> Response<Body> {
+pub(crate) fn json(code: StatusCode, json: impl Into<Bytes>, output: &Output) -> Response<Body> {
+    let json = json.into();
     let (bytes, kind) = match output.format {
         Format::Json | Format::OpenApi => (json, "application/json"),
         Format::Yaml => (to_yaml(json), "application/yaml"),
     };
     let zipped = (output.gzip && bytes.len() >= GZIP_FROM).then(|| gzip(&bytes)).flatten();
     let is_zipped = zipped.is_some();
-    let mut response = Response::new(body(zipped.unwrap_or(bytes)));
+    let mut response = Response::new(body(zipped.map_or(bytes, Bytes::from)));
     *response.status_mut() = code;
     set(&mut response, CONTENT_TYPE, kind);
     set(&mut response, CACHE_CONTROL, "no-cache, private");
@@ -58,10 +59,10 @@ pub(crate) fn json(code: StatusCode, json: Vec<u8>, output: &Output) -> Response
     response
 }
 
-fn to_yaml(json: Vec<u8>) -> Vec<u8> {
+fn to_yaml(json: Bytes) -> Bytes {
     let parsed = serde_json::from_slice::<Value>(&json).ok();
     match parsed.and_then(|value| serde_saphyr::to_string(&value).ok()) {
-        Some(yaml) => yaml.into_bytes(),
+        Some(yaml) => Bytes::from(yaml),
         None => json,
     }
 }

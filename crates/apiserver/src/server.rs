@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use crate::authentication::Peer;
 use crate::call::Call;
 use crate::connect::Settings;
+use crate::documents::Documents;
 use crate::kubelet::Kubelet;
 use crate::limits::Limits;
 use crate::media::{Output, Shape};
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     pub(crate) kubelet: Kubelet,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    pub(crate) documents: Documents,
     pub(crate) tasks: Tasks,
 }
 

@@ -153,6 +153,7 @@ pub struct Catalog {
     list: Vec<Arc<Resource>>,
     by_plural: HashMap<String, usize>,
     by_kind: HashMap<String, usize>,
+    changes: u64,
 }
 
 impl Catalog {
@@ -203,7 +204,14 @@ impl Catalog {
         self.list.iter()
     }
 
+    /// How often the catalogue has changed: what was made from it stays true while this does.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     fn set(&mut self, list: Vec<Arc<Resource>>) {
+        self.changes += 1;
         let places = || list.iter().enumerate();
         self.by_plural =
             places().map(|(at, one)| (key(&one.group, &one.version, &one.plural), at)).collect();
