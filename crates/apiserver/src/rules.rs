@@ -7,6 +7,7 @@
 //! delete:  may_delete ─ mark_deleting / grace ─ is_finished ─ store ─ after_delete
 //! ```
 
+pub(crate) mod advice;
 pub(crate) mod crd;
 mod escalation;
 mod ingress;

@@ -137,8 +137,16 @@ impl Failure {
 
     /// A patch that cannot be carried out on the object as it is.
     pub(crate) fn unfit_patch(resource: &Resource, name: &str, why: String) -> Self {
-        Self::new(422, "Invalid", format!("the server rejected our request: {why}"))
-            .about(resource, name)
+        let message = format!("the patch cannot be applied: {why}");
+        let mut failure = Self::new(422, "Invalid", message.clone());
+        // Clients print the causes of what is invalid, and no message.
+        failure.details = Some(json!({
+            "name": name,
+            "group": resource.group,
+            "kind": resource.kind,
+            "causes": [{"reason": "FieldValueInvalid", "message": message}],
+        }));
+        failure
     }
 
     /// The query's parameters break rules.

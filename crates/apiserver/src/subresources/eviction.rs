@@ -29,7 +29,8 @@ pub(super) async fn evict(
     options.dry_run |= call.dry_run()?;
     let pod = rules::find_pod(core, &target.namespace, &target.name).await?;
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-    if !ended && !object::is_deleting(&pod) {
+    let pending = pod["status"]["phase"] == "Pending";
+    if !ended && !pending && !object::is_deleting(&pod) {
         spend_budget(core, &target.namespace, &pod, options.dry_run).await?;
     }
     verbs::remove(core, resource, &target.namespace, &target.name, &options).await?;
@@ -83,6 +84,9 @@ async fn spend_budget(
                 10,
             ));
         }
+        if !is_ready(pod) && spares_unready(&budget) {
+            return Ok(());
+        }
         let allowed = status["disruptionsAllowed"].as_i64().unwrap_or_default();
         if allowed <= 0 {
             let needed = status["desiredHealthy"].as_i64().unwrap_or_default();
@@ -108,4 +112,18 @@ async fn spend_budget(
         }
     }
     Err(Failure::too_many_requests("the disruption budget changes too quickly", 1))
+}
+
+/// Whether a pod that serves nobody may go without being counted (KEP-3017): always, or while the
+/// budget is kept by the others.
+fn spares_unready(budget: &Value) -> bool {
+    let status = &budget["status"];
+    let count = |field: &str| status[field].as_i64().unwrap_or_default();
+    budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        || (count("desiredHealthy") > 0 && count("currentHealthy") >= count("desiredHealthy"))
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }

@@ -42,6 +42,7 @@ pub(crate) async fn create(
         manager: Some(&manager),
     };
     let created = commit(&write, object).await?;
+    warnings.extend(rules::advice::on_create(resource, &created));
     let mut response = read::respond_object(call, resource, StatusCode::CREATED, &created)?;
     respond::warn(&mut response, &warnings);
     Ok(response)

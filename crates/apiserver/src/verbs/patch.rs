@@ -14,10 +14,14 @@ use crate::respond::{self, Body};
 use crate::server::Core;
 use crate::status::Failure;
 use crate::write::Write;
-use crate::{object, record};
+use crate::{object, record, rules};
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
                         application/strategic-merge-patch+json, application/apply-patch+yaml";
+
+/// What custom resources take: their schemas know no merge keys.
+const ACCEPTED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, \
+                               application/apply-patch+yaml";
 
 /// How a patch is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +52,7 @@ pub(crate) async fn patch(
 ) -> Result<Response<Body>, Failure> {
     let kind = Kind::of(call)?;
     if kind == Kind::Strategic && resource.custom.is_some() {
-        return Err(Failure::unsupported_media_type(call.content_type(), ACCEPTED));
+        return Err(Failure::unsupported_media_type(call.content_type(), ACCEPTED_CUSTOM));
     }
     if kind == Kind::Apply {
         return apply(core, call, resource, subresource).await;
@@ -157,6 +161,9 @@ async fn apply(
             Err(failure) => return Err(failure),
         }
     };
+    if code == StatusCode::CREATED {
+        warnings.extend(rules::advice::on_create(resource, &object));
+    }
     let mut response = read::respond_object(call, resource, code, &object)?;
     respond::warn(&mut response, &warnings);
     Ok(response)

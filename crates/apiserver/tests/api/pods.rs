@@ -94,11 +94,24 @@ async fn an_eviction_asks_the_disruption_budget() {
         "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"},
     });
     let evict = format!("{PODS}/a/eviction");
+    let of_pod = |phase: &str, ready: &str| json!({"status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]}});
+    let pod_status = format!("{PODS}/a/status");
+    let running = of_pod("Running", "True");
+    server.patch(&pod_status, "strategic-merge-patch+json", &running).await.unwrap();
     refused(server.create(&evict, &eviction).await, 429, "TooManyRequests");
     server.patch(&path, "merge-patch+json", &status(1)).await.unwrap();
     server.create(&evict, &eviction).await.unwrap();
     refused(server.get(&format!("{PODS}/a")).await, 404, "NotFound");
     let spent = server.get(&format!("{budgets}/keep")).await.unwrap();
     assert_eq!(spent["status"]["disruptionsAllowed"], 0);
+
+    // What serves nobody is not counted while the others keep the budget.
+    for phase in ["Pending", "Running"] {
+        server.create(PODS, &pod("a")).await.unwrap();
+        let sick = of_pod(phase, "False");
+        server.patch(&pod_status, "strategic-merge-patch+json", &sick).await.unwrap();
+        server.create(&evict, &eviction).await.unwrap();
+        refused(server.get(&format!("{PODS}/a")).await, 404, "NotFound");
+    }
     server.stop().await;
 }

@@ -1,0 +1,110 @@
+//! What is stored without anybody acting on it, and what to tell the person who stores it.
+//!
+//! A kind is served whole, so that a manifest made for a larger cluster is taken; but a
+//! StatefulSet that never gets a pod, without a word, looks like a fault. The line goes when the
+//! controller comes.
+
+use berth_schema::Resource;
+use serde_json::Value;
+
+/// Kinds whose controller is not there, and what follows from that.
+const IDLE: &[(&str, &str, &str)] = &[
+    ("", "replicationcontrollers", "no pods are made for it; use a Deployment"),
+    ("", "resourcequotas", "it is not enforced"),
+    ("", "limitranges", "it is not enforced"),
+    ("", "persistentvolumes", "nothing binds or mounts it"),
+    ("", "persistentvolumeclaims", "nothing binds it, and pods that mount it do not start"),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicies", "it is not evaluated"),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "it is not evaluated"),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "it is not called"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies", "it is not evaluated"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "it is not evaluated"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", "it is not called"),
+    ("apiregistration.k8s.io", "apiservices", "requests are not passed on to it"),
+    ("apps", "statefulsets", "no pods are made for it"),
+    ("autoscaling", "horizontalpodautoscalers", "nothing is scaled by it"),
+    ("batch", "cronjobs", "no Jobs are made for it"),
+    ("certificates.k8s.io", "certificatesigningrequests", "nothing signs it"),
+    ("networking.k8s.io", "networkpolicies", "all traffic stays allowed"),
+];
+
+/// Lines for whoever created `object`.
+pub(crate) fn on_create(resource: &Resource, object: &Value) -> Vec<String> {
+    let (group, plural) = super::kind(resource);
+    if (group, plural) == ("apiextensions.k8s.io", "customresourcedefinitions") {
+        return on_definition(object);
+    }
+    let idle = IDLE.iter().find(|(own, name, _)| (*own, *name) == (group, plural));
+    idle.map(|(_, _, why)| format!("this {} is stored, but {why}", resource.kind))
+        .into_iter()
+        .collect()
+}
+
+fn on_definition(definition: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for version in definition["spec"]["versions"].as_array().into_iter().flatten() {
+        if has_rules(&version["schema"]["openAPIV3Schema"]) {
+            let name = version["name"].as_str().unwrap_or_default();
+            lines.push(format!(
+                "version {name}: x-kubernetes-validations are stored, but not evaluated"
+            ));
+        }
+    }
+    if definition["spec"]["conversion"]["strategy"] == "Webhook" {
+        lines.push("the conversion webhook is stored, but not called".to_owned());
+    }
+    lines
+}
+
+fn has_rules(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => fields.iter().any(|(key, value)| {
+            let is_rules = key == "x-kubernetes-validations"
+                && value.as_array().is_some_and(|rules| !rules.is_empty());
+            is_rules || has_rules(value)
+        }),
+        Value::Array(list) => list.iter().any(has_rules),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_acts_on_is_told() {
+        let catalog = berth_schema::Catalog::builtin();
+        let check = |group: &str, plural: &str, object: Value, expected: &[&str]| {
+            let resource = catalog.resource(group, "v1", plural).expect("a served resource");
+            assert_eq!(on_create(resource, &object), expected, "{plural}");
+        };
+        check("apps", "deployments", json!({}), &[]);
+        check(
+            "apps",
+            "statefulsets",
+            json!({}),
+            &["this StatefulSet is stored, but no pods are made for it"],
+        );
+        let definition = |rules: Value| {
+            json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": {
+                "properties": {"spec": {"x-kubernetes-validations": rules}}}}}]}})
+        };
+        let group = "apiextensions.k8s.io";
+        let rules = json!([{"rule": "self.size < 9"}]);
+        let told = "version v1: x-kubernetes-validations are stored, but not evaluated";
+        check(group, "customresourcedefinitions", definition(rules), &[told]);
+        check(group, "customresourcedefinitions", definition(json!([])), &[]);
+    }
+
+    #[test]
+    fn every_kind_told_about_is_served() {
+        let catalog = berth_schema::Catalog::builtin();
+        for (group, plural, _) in IDLE {
+            let is = |one: &&std::sync::Arc<Resource>| one.group == *group && one.plural == *plural;
+            assert!(catalog.resources().any(|one| is(&one)), "{plural}.{group}");
+        }
+    }
+}
