@@ -4,6 +4,7 @@
 //! is a pure plan with a thin [`driver::Controller`] around it. The scheduler's driver lives here
 //! too; what it decides lives in `berth_scheduler`.
 
+pub mod aggregation;
 pub mod apps;
 pub mod disruption;
 pub mod driver;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use berth_daemon::Tasks;
 
+use aggregation::Aggregations;
 use apps::Apps;
 use apps::template::Domain;
 use disruption::Disruptions;
@@ -75,6 +77,7 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
     driver::run(Apps::new(domain), &world, tasks);
     driver::run(ServiceAccounts { ca_pem: config.ca_pem }, &world, tasks);
     driver::run(Namespaces, &world, tasks);
+    driver::run(Aggregations, &world, tasks);
     driver::run(Garbage::new(&world, tasks), &world, tasks);
     driver::run(Disruptions, &world, tasks);
     driver::run(LostPods, &world, tasks);

@@ -2,16 +2,21 @@
 //!
 //! Source: Kubernetes' namespace lifecycle controller: the `kubernetes` finalizer in `spec`.
 
+mod progress;
+
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client};
+use serde_json::json;
 
 use crate::driver::{Controller, Error, Key, Queue, World, gone_is_none};
 use crate::kinds::{Kind, discover};
+use progress::Left;
 
 /// The finalizer that is this controller's to remove.
 const FINALIZER: &str = "kubernetes";
@@ -54,16 +59,24 @@ impl Controller for Namespaces {
         let api: Api<Namespace> = Api::all(world.client.clone());
         let Some(mut namespace) = api.get_opt(name).await?.filter(plan) else { return Ok(None) };
         let kinds = discover(&world.client).await?;
-        let left: Vec<Option<String>> =
+        let left: Vec<Option<Left>> =
             futures::stream::iter(kinds.into_iter().filter(|kind| kind.namespaced))
                 .map(|kind| empty(world.client.clone(), name, kind))
                 .buffer_unordered(AT_ONCE)
                 .try_collect()
                 .await?;
-        let left: Vec<String> = left.into_iter().flatten().collect();
+        let mut left: Vec<Left> = left.into_iter().flatten().collect();
+        left.sort_by(|a, b| a.resource.cmp(&b.resource));
         if !left.is_empty() {
-            tracing::debug!(namespace = %name, left = ?left, "not empty yet");
-            return Err(Error::Unfinished(format!("wait for {} to go", left.join(", "))));
+            let status = namespace.status.unwrap_or_default();
+            let conditions = progress::conditions(&status, &left, Timestamp::now());
+            if status.conditions.as_ref() != Some(&conditions) {
+                let patch = Patch::Merge(json!({ "status": { "conditions": conditions } }));
+                gone_is_none(api.patch_status(name, &PatchParams::default(), &patch).await)?;
+            }
+            let kinds: Vec<&str> = left.iter().map(|left| left.resource.as_str()).collect();
+            tracing::debug!(namespace = %name, left = ?kinds, "not empty yet");
+            return Err(Error::Unfinished(format!("wait for {} to go", kinds.join(", "))));
         }
         if let Some(finalizers) = namespace.spec.as_mut().and_then(|spec| spec.finalizers.as_mut())
         {
@@ -75,8 +88,8 @@ impl Controller for Namespaces {
     }
 }
 
-/// Deletes all objects of `kind` in the namespace; its plural if some are still there.
-async fn empty(client: Client, namespace: &str, kind: Kind) -> kube::Result<Option<String>> {
+/// Deletes all objects of `kind` in the namespace; tells what is still there.
+async fn empty(client: Client, namespace: &str, kind: Kind) -> kube::Result<Option<Left>> {
     let api: Api<DynamicObject> = Api::namespaced_with(client, namespace, &kind.resource);
     let one = ListParams::default().limit(1);
     let is_empty = async || -> kube::Result<bool> {
@@ -95,13 +108,25 @@ async fn empty(client: Client, namespace: &str, kind: Kind) -> kube::Result<Opti
             gone_is_none(api.delete(&name, &params).await)?;
         }
     }
-    Ok((!is_empty().await?).then_some(kind.resource.plural))
+    let Some(page) = gone_is_none(api.list_metadata(&ListParams::default()).await)? else {
+        return Ok(None);
+    };
+    let finalizers =
+        page.items.iter().flat_map(|object| object.metadata.finalizers.iter().flatten());
+    let left = Left {
+        resource: match kind.resource.group.as_str() {
+            "" => kind.resource.plural,
+            group => format!("{}.{group}", kind.resource.plural),
+        },
+        count: page.items.len(),
+        finalizers: finalizers.cloned().collect(),
+    };
+    Ok((left.count > 0).then_some(left))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn only_a_namespace_that_is_going_is_emptied() {

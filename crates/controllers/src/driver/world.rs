@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 
@@ -52,6 +53,8 @@ pub struct World {
     pub jobs: Cache<Job>,
     /// All Ingresses.
     pub ingresses: Cache<Ingress>,
+    /// All ClusterRoles.
+    pub cluster_roles: Cache<ClusterRole>,
     /// All PodDisruptionBudgets.
     pub budgets: Cache<PodDisruptionBudget>,
     /// All Leases.
@@ -78,6 +81,7 @@ impl World {
             daemon_sets: everything.of(),
             jobs: everything.of(),
             ingresses: everything.of(),
+            cluster_roles: everything.of(),
             budgets: everything.of(),
             leases: everything.of(),
             apps: everything.of(),
@@ -100,6 +104,7 @@ impl World {
         self.daemon_sets.ready().await;
         self.jobs.ready().await;
         self.ingresses.ready().await;
+        self.cluster_roles.ready().await;
         self.budgets.ready().await;
         self.leases.ready().await;
         self.apps.ready().await;
