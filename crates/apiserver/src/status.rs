@@ -136,17 +136,10 @@ impl Failure {
     }
 
     /// A patch that cannot be carried out on the object as it is.
+    ///
+    /// Told as a cause: old clients print nothing else of what is invalid.
     pub(crate) fn unfit_patch(resource: &Resource, name: &str, why: String) -> Self {
-        let message = format!("the patch cannot be applied: {why}");
-        let mut failure = Self::new(422, "Invalid", message.clone());
-        // Clients print the causes of what is invalid, and no message.
-        failure.details = Some(json!({
-            "name": name,
-            "group": resource.group,
-            "kind": resource.kind,
-            "causes": [{"reason": "FieldValueInvalid", "message": message}],
-        }));
-        failure
+        Self::invalid_field(resource, name, "patch", format!("cannot be applied: {why}"))
     }
 
     /// The query's parameters break rules.

@@ -86,7 +86,6 @@ pub(crate) async fn patch(
 }
 
 fn patched(resource: &Resource, kind: Kind, live: &Value, body: &[u8]) -> Result<Value, Failure> {
-    let name = object::name(live);
     let done = match kind {
         Kind::Json => patch::json(live, body),
         Kind::Merge => patch::merge(live, body),
@@ -97,7 +96,7 @@ fn patched(resource: &Resource, kind: Kind, live: &Value, body: &[u8]) -> Result
         }
     };
     done.map_err(|error| match error {
-        PatchError::Unfit(why) => Failure::unfit_patch(resource, name, why),
+        PatchError::Unfit(why) => Failure::unfit_patch(resource, object::name(live), why),
         other => Failure::bad_request(other.to_string()),
     })
 }
