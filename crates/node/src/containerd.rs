@@ -133,30 +133,43 @@ impl Files {
         })
     }
 
-    /// The process of the pid file, when it is alive and really ours.
+    /// Our containerd, when one is alive.
     async fn running(&self) -> Option<Process> {
-        Process::adopt(read_pid(&self.pid)?, &self.settings)
+        Process::adopt(find(&self.settings)?, &self.settings)
     }
 }
 
-fn read_pid(path: &Path) -> Option<i32> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+/// The process id of the containerd that runs for `data_dir`.
+///
+/// Asked of /proc: the pid file is for people. It can be stale, or missing because we were killed,
+/// or the disk was full, between the start and the writing; a second containerd on the same root
+/// would wait for the first one's lock for ever.
+pub(crate) fn running_pid(data_dir: &Path) -> Option<i32> {
+    find(&data_dir.join("containerd/config.toml"))
 }
 
-/// The process id of the containerd that runs for `data_dir`, from its pid file.
-///
-/// `None` when there is no such process, or the number belongs to another program by now.
-pub(crate) fn running_pid(data_dir: &Path) -> Option<i32> {
-    let dir = data_dir.join("containerd");
-    let pid = read_pid(&dir.join("containerd.pid"))?;
-    is_ours(pid, &dir.join("config.toml")).then_some(pid)
+fn find(settings: &Path) -> Option<i32> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .find(|pid| is_ours(*pid, settings))
 }
 
 /// Whether the process `pid` was started with our settings file.
 fn is_ours(pid: i32, settings: &Path) -> bool {
-    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let settings = settings.as_os_str().as_encoded_bytes();
-    arguments.split(|byte| *byte == 0).any(|argument| argument == settings)
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|arguments| runs_containerd(&arguments, settings))
+}
+
+/// Whether a command line is containerd's with `settings`, and not an editor's that shows them.
+fn runs_containerd(arguments: &[u8], settings: &Path) -> bool {
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    let program = arguments.next().unwrap_or_default();
+    program.rsplit(|byte| *byte == b'/').next() == Some(b"containerd")
+        && arguments.next() == Some(b"--config")
+        && arguments.next() == Some(settings.as_os_str().as_encoded_bytes())
 }
 
 /// A containerd process, ours or adopted: its end is seen through a pidfd either way.
@@ -418,4 +431,23 @@ disabled_plugins = [
         cni = path(config.cni_dir()),
         hosts = json!(format!("{}:/etc/containerd/certs.d", dir.join("hosts").display())),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_editor_that_shows_the_settings_is_not_taken_for_containerd() {
+        let settings = Path::new("/d/containerd/config.toml");
+        for (line, ours) in [
+            ("/usr/bin/containerd --config /d/containerd/config.toml ", true),
+            ("vim /d/containerd/config.toml ", false),
+            ("containerd --config /e/containerd/config.toml ", false),
+            ("sh -c containerd --config /d/containerd/config.toml ", false),
+        ] {
+            let arguments = line.replace(' ', "\0");
+            assert_eq!(runs_containerd(arguments.as_bytes(), settings), ours, "{line}");
+        }
+    }
 }
