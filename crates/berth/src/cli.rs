@@ -92,7 +92,11 @@ impl Cli {
 
 /// A client has little to do at once.
 pub fn on_one_thread<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(task);
+    // A read of the terminal goes on until somebody types; nothing may wait for it.
+    runtime.shutdown_background();
+    result
 }
 
 fn version(global: &Global) -> Result<()> {

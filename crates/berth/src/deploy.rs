@@ -92,13 +92,35 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
     let url = app.status.as_ref().and_then(|status| status.url.clone()).unwrap_or_default();
     let shown =
         json!({ "name": name, "namespace": options.namespace, "image": source.image, "url": url });
-    global.output.print(&shown, || format!("{name} answers at {url}\n"))
+    global.output.print(&shown, || match url.as_str() {
+        "" => format!("{name} is written; `berth status {name}` shows how far it is\n"),
+        url => format!("{name} answers at {url}\n"),
+    })
 }
 
 fn name(options: &Options) -> Result<String> {
-    if let Some(name) = &options.name {
-        return Ok(name.clone());
-    }
+    let name = match &options.name {
+        Some(name) => name.clone(),
+        None => of_directory(options)?,
+    };
+    anyhow::ensure!(
+        is_name(&name),
+        "`{name}` is no app's name: 1 to 63 lower-case letters, digits and -, the first a letter, \
+         the last no -; say another with --name"
+    );
+    Ok(name)
+}
+
+/// It becomes a Service's name and a part of a host's name (RFC 1035 §2.3.1).
+fn is_name(name: &str) -> bool {
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(inside)
+        && !name.ends_with('-')
+}
+
+fn of_directory(options: &Options) -> Result<String> {
     let directory = options.directory.clone().unwrap_or_default();
     let whole =
         directory.canonicalize().with_context(|| format!("reading {}", directory.display()))?;
@@ -178,6 +200,17 @@ fn without_null(mut spec: Map<String, Value>) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_fits_a_service_and_a_host() {
+        let (longest, longer) = ("a".repeat(63), "a".repeat(64));
+        for good in ["a", "hello-2", &longest] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "2a", "a-", "-a", "a.b", "A", "a_b", &longer] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn a_variable_has_a_key_and_perhaps_an_empty_value() {

@@ -27,7 +27,7 @@ pub struct Options {
 /// # Errors
 /// What could not be removed.
 pub async fn run(global: &Global, options: &Options) -> Result<()> {
-    let instance = Instance::of(global)?;
+    let instance = Instance::to_end(global)?;
     if !nix::unistd::geteuid().is_root() {
         let message = "stopping containers needs root";
         return Err(Failure::new(Exit::Machine, message, "run it as root").into());
@@ -43,16 +43,25 @@ pub async fn run(global: &Global, options: &Options) -> Result<()> {
         };
         if tokio::time::timeout(PATIENCE, gone).await.is_err() {
             kill(pid, Signal::SIGKILL).context("ending the control plane")?;
+            while instance.running().is_some() {
+                tokio::time::sleep(TICK).await;
+            }
         }
     }
+    // Ours until the end: no `berth up` starts on ground that is being cleared.
+    let taken = instance.lock()?;
     steps.begin("containers and what the kernel was told");
     berth_node::teardown(&instance.dir, &instance.name).await?;
     berth_balancer::l4::teardown(&instance.name).await?;
     if options.purge {
         steps.begin("data");
-        std::fs::remove_dir_all(&instance.dir)
-            .with_context(|| format!("removing {}", instance.dir.display()))?;
+        let others = instance.purge()?;
+        steps.done();
+        if others {
+            eprintln!("{} stays: not all in it is Berth's", instance.dir.display());
+        }
     }
+    drop(taken);
     steps.done();
     Ok(())
 }

@@ -94,7 +94,11 @@ async fn converse(mut process: AttachedProcess, terminal: bool) -> Result<i32> {
         () = resize => None,
         (shown, status) = async { tokio::join!(show, status) } => { shown?; status }
     };
-    let Some(status) = status else { return Ok(0) };
+    let Some(status) = status else {
+        let message = "the connection ended before the command";
+        let hint = "whether it still runs is not known; see `berth status`";
+        return Err(Failure::new(Exit::Failed, message, hint).into());
+    };
     match status.status.as_deref() {
         Some("Success") => Ok(0),
         _ => exit_code(&status).ok_or_else(|| {

@@ -65,10 +65,15 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// The messages from the outermost to the cause; one that its outer already says is left out.
-fn chain(error: &anyhow::Error) -> String {
+pub fn chain(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = cause.to_string();
+        let text = match cause.downcast_ref::<kube::Error>() {
+            // Its own words hold the whole object in the notation of Rust.
+            Some(kube::Error::Api(status)) => status.message.clone(),
+            _ => cause.to_string(),
+        };
+        let whole = matches!(cause.downcast_ref(), Some(kube::Error::Api(_)));
         if line.ends_with(&text) {
             continue;
         }
@@ -76,6 +81,9 @@ fn chain(error: &anyhow::Error) -> String {
             line.push_str(": ");
         }
         line.push_str(&text);
+        if whole {
+            break;
+        }
     }
     line
 }
@@ -88,6 +96,9 @@ mod tests {
     fn the_chain_is_one_line_and_says_nothing_twice() {
         let error = anyhow::anyhow!("no such file").context("reading a").context("starting");
         assert_eq!(chain(&error), "starting: reading a: no such file");
+        let status = kube::core::Status::failure("pod x is away", "NotFound");
+        let refused = anyhow::Error::from(kube::Error::Api(status.boxed()));
+        assert_eq!(chain(&refused.context("logs")), "logs: pod x is away");
         let doubled = anyhow::anyhow!("x").context("reading: x");
         assert_eq!(chain(&doubled), "reading: x");
     }

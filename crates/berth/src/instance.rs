@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use ipnet::Ipv4Net;
@@ -20,6 +21,26 @@ pub use options::Options;
 
 /// The format of the data directory that this binary writes.
 const FORMAT: u32 = 1;
+/// Longer than anybody who only looks holds the lock.
+const LOOKED_AT: Duration = Duration::from_millis(200);
+/// All that stands in the data directory; the lock goes last.
+const ENTRIES: [&str; 15] = [
+    "store",
+    "pki",
+    "containerd",
+    "cni",
+    "node",
+    "registry",
+    "build",
+    "logs",
+    "notify.sock",
+    "kubeconfig",
+    "kubeconfig.part",
+    "version",
+    "config.json",
+    "config.part",
+    "berth.pid",
+];
 /// Where the default instance lives; only it is called `berth0`.
 const DEFAULT_DATA_DIR: &str = "/var/lib/berth";
 
@@ -81,8 +102,25 @@ impl Instance {
             let message = format!("no berth has run in {}", dir.display());
             anyhow!(Failure::new(Exit::NotRunning, message, "start one: berth up, or ./dev up"))
         })?;
-        let options =
-            serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        let options = serde_json::from_str(&text).map_err(|error| {
+            let message = format!("{} holds no options: {error}", path.display());
+            Failure::new(Exit::Failed, message, "the next `berth up` writes it anew")
+        })?;
+        Self::new(&dir, options)
+    }
+
+    /// The instance whose directory `global` names, to be ended: what it was told does not matter.
+    ///
+    /// # Errors
+    /// [`Exit::NotRunning`] where none ever ran.
+    pub fn to_end(global: &Global) -> Result<Self> {
+        let dir = std::path::absolute(&global.data_dir)?;
+        let options = match Self::of(global) {
+            Ok(instance) => return Ok(instance),
+            // One that was killed in its first moments has left its pid file alone.
+            Err(error) if !dir.join("berth.pid").exists() => return Err(error),
+            Err(_) => Options::default(),
+        };
         Self::new(&dir, options)
     }
 
@@ -92,24 +130,58 @@ impl Instance {
     /// [`Exit::InUse`] when another process has it; a newer format.
     pub fn take(&self) -> Result<Taken> {
         create_private(&self.dir)?;
-        let pid_path = self.dir.join("berth.pid");
-        let file = fs::File::options()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(&pid_path)
-            .map_err(|error| self.cannot_write(&error))?;
-        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            let pid = fs::read_to_string(&pid_path).unwrap_or_default();
-            let message =
-                format!("berth is already up in {} (process {})", self.dir.display(), pid.trim());
-            Failure::new(Exit::InUse, message, "stop it, or choose another --data-dir")
-        })?;
+        let taken = self.lock()?;
         self.check_format()?;
+        fs::create_dir_all(self.dir.join("logs")).map_err(|error| self.cannot_write(&error))?;
+        Ok(taken)
+    }
+
+    /// Takes the directory whatever its format.
+    ///
+    /// # Errors
+    /// [`Exit::InUse`] when another process has it.
+    pub fn lock(&self) -> Result<Taken> {
+        let pid_path = self.dir.join("berth.pid");
+        let open = fs::File::options().create(true).read(true).append(true).open(&pid_path);
+        let mut file = open.map_err(|error| self.cannot_write(&error))?;
+        let given_up = Instant::now() + LOOKED_AT;
+        let mut lock = loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                // `running` holds it for a moment, to look.
+                Err((back, _)) if Instant::now() < given_up => file = back,
+                Err(_) => {
+                    let pid = fs::read_to_string(&pid_path).unwrap_or_default();
+                    let dir = self.dir.display();
+                    let message = format!("berth is already up in {dir} (process {})", pid.trim());
+                    let hint = "stop it with `berth down`, or choose another --data-dir";
+                    return Err(Failure::new(Exit::InUse, message, hint).into());
+                }
+            }
+            std::thread::sleep(LOOKED_AT / 10);
+        };
+        // At once: a number that a process before us left may mean a stranger by now.
         lock.set_len(0)?;
         writeln!(lock, "{}", std::process::id()).map_err(|error| self.cannot_write(&error))?;
-        fs::create_dir_all(self.dir.join("logs"))?;
         Ok(Taken { _lock: lock })
+    }
+
+    /// Removes what Berth has written below the directory, and the directory if nothing else is
+    /// in it. Says whether something else was: never ours to remove.
+    ///
+    /// # Errors
+    /// The first entry that cannot be removed.
+    pub fn purge(&self) -> Result<bool> {
+        for name in ENTRIES {
+            let path = self.dir.join(name);
+            let removed = match path.symlink_metadata() {
+                Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
+                Ok(_) => fs::remove_file(&path),
+                Err(_) => continue,
+            };
+            removed.with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(fs::remove_dir(&self.dir).is_err() && self.dir.exists())
     }
 
     /// Writes the options down for the other subcommands.
@@ -185,10 +257,11 @@ impl Instance {
         let path = self.dir.join("version");
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let found: u32 = text
-                    .trim()
-                    .parse()
-                    .with_context(|| format!("{} holds no number", path.display()))?;
+                let found: u32 = text.trim().parse().map_err(|_| {
+                    let message = format!("{} holds no number", path.display());
+                    let hint = format!("if this berth has written the directory: {FORMAT}");
+                    Failure::new(Exit::Failed, message, hint)
+                })?;
                 if found > FORMAT {
                     let message = format!(
                         "{} was written by a newer berth (format {found}, this one knows {FORMAT})",
@@ -315,6 +388,34 @@ mod tests {
         let instance = Instance::new(dir.path(), options(&[])).unwrap();
         let error = instance.take().unwrap_err().to_string();
         assert!(error.contains("newer berth (format 99"), "{error}");
+    }
+
+    #[test]
+    fn a_number_that_another_process_left_is_never_taken_for_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("berth.pid"), "1\n").unwrap();
+        fs::write(dir.path().join("version"), "rubbish\n").unwrap();
+        let instance = Instance::new(dir.path(), options(&[])).unwrap();
+        assert_eq!(instance.running(), None);
+        let error = instance.take().unwrap_err().to_string();
+        assert!(error.contains("holds no number"), "{error}");
+        let left = fs::read_to_string(dir.path().join("berth.pid")).unwrap();
+        assert_eq!(left.trim(), std::process::id().to_string());
+    }
+
+    #[test]
+    fn purging_spares_what_berth_has_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        let instance = Instance::new(&home, options(&[])).unwrap();
+        drop(instance.take().unwrap());
+        fs::write(home.join("thesis.txt"), "years").unwrap();
+        assert!(instance.purge().unwrap());
+        let left: Vec<_> = fs::read_dir(&home).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["thesis.txt"]);
+        fs::remove_file(home.join("thesis.txt")).unwrap();
+        assert!(!instance.purge().unwrap());
+        assert!(!home.exists());
     }
 
     #[test]

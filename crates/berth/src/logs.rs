@@ -15,7 +15,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use crate::cli::Global;
-use crate::{connect, pods};
+use crate::{connect, failure, pods};
 
 /// `berth logs`.
 #[derive(clap::Args, Debug)]
@@ -59,8 +59,18 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
     let mut lines: SelectAll<Lines> = SelectAll::new();
     for pod in &first {
         for container in containers(pod, &options) {
-            open.insert((pod.uid().unwrap_or_default(), container.clone()));
-            lines.push(stream(&api, pod.name_any(), container, &options, many).await?);
+            let key = (pod.uid().unwrap_or_default(), container.clone());
+            match stream(&api, pod.name_any(), container, &options, many).await {
+                Ok(more) => {
+                    open.insert(key);
+                    lines.push(more);
+                }
+                // A pod that comes up or goes away hides no other's; while following, it is
+                // opened when it runs.
+                Err(_) if options.follow && pod.metadata.deletion_timestamp.is_none() => {}
+                Err(error) if first.len() > 1 => eprintln!("berth: {}", failure::chain(&error)),
+                Err(error) => return Err(error),
+            }
         }
     }
     if !options.follow {
@@ -74,7 +84,7 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
         tokio::select! {
             Some(line) = lines.next() => match line {
                 Ok(line) => print(&line)?,
-                Err(error) => eprintln!("berth: a log ended: {error:#}"),
+                Err(error) => eprintln!("berth: a log ended: {}", failure::chain(&error)),
             },
             pod = changes.next() => {
                 let pod = pod.ok_or_else(|| anyhow!("the watch of pods ended"))?;
@@ -84,7 +94,7 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
                     }
                     match stream(&api, pod.name_any(), container, &options, many).await {
                         Ok(more) => lines.push(more),
-                        Err(error) => eprintln!("berth: {error:#}"),
+                        Err(error) => eprintln!("berth: {}", failure::chain(&error)),
                     }
                 }
             }

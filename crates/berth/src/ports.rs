@@ -40,7 +40,9 @@ pub fn check(wanted: &[Wanted], instance: &str) -> Result<()> {
             ErrorKind::AddrInUse => match holder(number) {
                 Some(holder) if port.pods && holder.is_of(instance) => continue,
                 Some(holder) => format!("port {number} is in use by {holder}"),
-                None => format!("port {number} is in use by another process"),
+                // An outgoing connection happens to have the number; the pod tries again.
+                None if port.pods => continue,
+                None => format!("port {number} is in use by an open connection"),
             },
             _ => format!("cannot listen on {}: {error}", port.address),
         };

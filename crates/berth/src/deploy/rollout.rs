@@ -16,6 +16,9 @@ use crate::progress::Steps;
 
 /// How long trouble may last before it is taken for final: a first pull may fail by chance.
 const TROUBLE_FOR: Duration = Duration::from_secs(12);
+/// How long the API may be away: a `berth up` that takes over is back within seconds, and the
+/// pauses between tries grow to half of this.
+const SILENT_FOR: Duration = Duration::from_secs(45);
 /// Time goes on even when nothing changes.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -44,9 +47,29 @@ pub async fn wait(
     ]);
     let begun = Instant::now();
     let (mut trouble_since, mut said) = (None, String::new());
+    let (mut silent_since, mut silence_said) = (None, false);
     let mut written = None;
     loop {
-        drop(tokio::time::timeout(LOOK, changes.next()).await);
+        match tokio::time::timeout(LOOK, changes.next()).await {
+            Ok(Some(Seen::Change)) => silent_since = None,
+            Ok(Some(Seen::Silence)) => {
+                silent_since.get_or_insert_with(Instant::now);
+            }
+            Ok(None) | Err(_) => {}
+        }
+        if let Some(since) = silent_since {
+            if since.elapsed() > SILENT_FOR.min(patience) {
+                let message = format!("the API has stopped answering; {name} is written: {said}");
+                let hint = "start it: berth up, or ./dev up; the rollout then goes on by itself";
+                return Err(Failure::new(Exit::NotRunning, message, hint).into());
+            }
+            if !silence_said {
+                steps.note("the API does not answer, waiting for it");
+                silence_said = true;
+            }
+            continue;
+        }
+        silence_said = false;
         let taken = apps_seen.state().iter().any(|app| {
             let observed = app.status.as_ref().and_then(|status| status.observed_generation);
             observed >= generation
@@ -93,6 +116,12 @@ fn hint(name: &str, namespace: &str) -> String {
     )
 }
 
+/// What a watch says.
+enum Seen {
+    Change,
+    Silence,
+}
+
 struct Progress {
     note: String,
     done: bool,
@@ -127,7 +156,7 @@ fn follow<K>(
     namespace: &str,
     config: watcher::Config,
     written: reflector::store::Writer<K>,
-) -> futures::stream::BoxStream<'static, ()>
+) -> futures::stream::BoxStream<'static, Seen>
 where
     K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
         + Clone
@@ -141,7 +170,11 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let backoff = watcher::DefaultBackoff::default();
     let changes = watcher(api, config).backoff(backoff).reflect(written);
-    changes.map(drop).boxed()
+    let seen = |change: Result<_, watcher::Error>| match change {
+        Ok(_) | Err(watcher::Error::WatchError(_)) => Seen::Change,
+        Err(_) => Seen::Silence,
+    };
+    changes.map(seen).boxed()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use clap::{Args, FromArgMatches};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,14 @@ pub struct Options {
     /// What the apps' names end in
     #[arg(long, default_value = "apps.berth.local")]
     pub apps_domain: String,
+}
+
+impl Default for Options {
+    /// What `berth up` runs with when nothing is said.
+    fn default() -> Self {
+        let none = Self::augment_args(clap::Command::new("up")).get_matches_from(["up"]);
+        Self::from_arg_matches(&none).expect("every option has a default")
+    }
 }
 
 /// `30000-32767`.
