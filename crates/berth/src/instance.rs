@@ -246,7 +246,7 @@ impl Instance {
             of("--registry-port", local, o.registry_port, false),
             of("--http-port", all, o.http_port, true),
             of("--https-port", all, o.https_port, true),
-            of("--dns-port", all, o.dns_port, true),
+            of("--dns-port", self.node_address(), o.dns_port, true),
         ];
         let health = o.health_port..o.health_port.saturating_add(8);
         wanted.extend(health.map(|port| of("--health-port", local, port, true)));
