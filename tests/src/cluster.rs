@@ -13,6 +13,8 @@ use crate::machine;
 #[derive(Debug)]
 pub struct Cluster {
     dir: tempfile::TempDir,
+    /// What clients keep; the data directory is Berth's alone.
+    scratch: tempfile::TempDir,
     options: Vec<String>,
     api_port: u16,
     http_port: u16,
@@ -37,6 +39,7 @@ impl Cluster {
     /// When no ports are free.
     pub fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("berth-").tempdir()?;
+        let scratch = tempfile::tempdir()?;
         let [api, kubelet, registry, http, https, dns] = free_ports()?;
         let health = free_run(8)?;
         // A port is free for one of us alone, so ranges made of it are too.
@@ -56,7 +59,7 @@ impl Cluster {
         ];
         let options =
             options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-        Ok(Self { dir, options, api_port: api, http_port: http, https_port: https })
+        Ok(Self { dir, scratch, options, api_port: api, http_port: http, https_port: https })
     }
 
     /// As [`Cluster::new`], and up.
@@ -171,7 +174,7 @@ impl Cluster {
     /// kubectl, told where this cluster is.
     pub fn kubectl_command(&self) -> Command {
         let mut command = Command::new("kubectl");
-        let cache = self.dir().join("kubectl-cache");
+        let cache = self.scratch.path().join("kubectl-cache");
         command.arg("--kubeconfig").arg(self.dir().join("kubeconfig"));
         command.arg("--cache-dir").arg(cache).stdin(Stdio::null());
         command
@@ -182,7 +185,7 @@ impl Cluster {
     /// # Errors
     /// What kubectl said.
     pub fn apply(&self, manifest: &str) -> Result<Ran> {
-        let path = self.dir().join("manifest.yaml");
+        let path = self.scratch.path().join("manifest.yaml");
         std::fs::write(&path, manifest)?;
         self.kubectl(&["apply", "-f", &path.display().to_string()])
     }
