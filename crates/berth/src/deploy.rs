@@ -113,11 +113,7 @@ fn name(options: &Options) -> Result<String> {
 
 /// It becomes a Service's name and a part of a host's name (RFC 1035 §2.3.1).
 fn is_name(name: &str) -> bool {
-    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    name.len() <= 63
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(inside)
-        && !name.ends_with('-')
+    berth_api::names::dns1035_label(name).is_ok()
 }
 
 fn of_directory(options: &Options) -> Result<String> {
