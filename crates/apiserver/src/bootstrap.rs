@@ -172,6 +172,7 @@ fn own_call(resource: &Resource, new: &Value) -> Call {
         body: bytes::Bytes::new(),
         output: Output::default(),
         upgrade: None,
+        notes: Arc::default(),
     }
 }
 

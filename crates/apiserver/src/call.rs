@@ -1,6 +1,7 @@
 //! One request, authenticated and read, on its way through the verbs.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use berth_schema::{FieldValidation, Format, Resource};
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
 
+use crate::admission::Notes;
 use crate::media::Output;
 use crate::path::{Query, Target};
 use crate::status::Failure;
@@ -26,6 +28,7 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) output: Output,
     pub(crate) upgrade: Option<OnUpgrade>,
+    pub(crate) notes: Arc<Notes>,
 }
 
 impl Call {
@@ -141,6 +144,7 @@ impl Call {
             body: self.body.clone(),
             output: self.output.clone(),
             upgrade: None,
+            notes: Arc::clone(&self.notes),
         }
     }
 }

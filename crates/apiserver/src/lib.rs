@@ -11,6 +11,7 @@
 //!
 //! Refuses: protobuf in answers, aggregated API servers, admission webhooks, nodes/proxy.
 
+mod admission;
 mod authentication;
 mod bootstrap;
 mod call;

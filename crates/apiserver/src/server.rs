@@ -137,8 +137,14 @@ impl Core {
             body,
             output,
             upgrade: parts.extensions.remove::<OnUpgrade>(),
+            notes: Arc::default(),
         };
-        self.dispatch(call).await
+        let notes = Arc::clone(&call.notes);
+        let plain = Output { shape: Shape::Whole, ..call.output.clone() };
+        let mut response =
+            self.dispatch(call).await.unwrap_or_else(|failure| respond::failure(&failure, &plain));
+        respond::warn(&mut response, &notes.take().warnings);
+        Ok(response)
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Response<Body>, Failure> {

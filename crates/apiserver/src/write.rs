@@ -7,6 +7,7 @@ use berth_schema::{Cause, Resource, apply};
 use berth_store::{Entry, Expect, WriteError};
 use serde_json::{Value, json};
 
+use crate::admission::{self, Asked, Operation};
 use crate::call::Call;
 use crate::server::Core;
 use crate::status::Failure;
@@ -93,6 +94,20 @@ impl Write<'_> {
         let reserved =
             rules::before_update(core, &self.call.user, resource, self.subresource, old, &mut new)
                 .await?;
+        let namespace = object::namespace(old);
+        let asked = Asked {
+            core,
+            call: self.call,
+            resource,
+            subresource: self.subresource,
+            operation: Operation::Update,
+            namespace,
+            name: &name,
+            dry_run: self.dry_run,
+            old: Some(old),
+        };
+        admission::mutate(&asked, &mut new).await?;
+        berth_schema::default(resource, &mut new);
         rules::bump_generation(resource, old, &mut new);
         if let Some(manager) = self.manager {
             apply::track(resource, Some(old), &mut new, manager, self.subresource, &object::now());
@@ -101,6 +116,7 @@ impl Write<'_> {
         if !causes.is_empty() {
             return Err(Failure::invalid(resource, &name, causes));
         }
+        admission::validate(&asked, Some(&new)).await?;
         if rules::is_finished(resource, &new) {
             return self.finish(entry, new).await;
         }

@@ -252,7 +252,8 @@ async fn empty(core: &Arc<Core>, definition: &Value) -> Result<bool, Failure> {
     let page = core.store.list(prefix.as_bytes(), None, 0, None).await?;
     for entry in &page.entries {
         let (namespace, name) = record::identity(&resource, &entry.key);
-        match verbs::remove(core, &resource, namespace, name, &DeleteOptions::default()).await {
+        let options = DeleteOptions::default();
+        match verbs::remove(core, None, &resource, namespace, name, &options).await {
             Ok(_) => {}
             Err(failure) if failure.code == 404 => {}
             Err(failure) => return Err(failure),

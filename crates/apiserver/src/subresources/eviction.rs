@@ -33,7 +33,7 @@ pub(super) async fn evict(
     if !ended && !pending && !object::is_deleting(&pod) {
         spend_budget(core, &target.namespace, &pod, options.dry_run).await?;
     }
-    verbs::remove(core, resource, &target.namespace, &target.name, &options).await?;
+    verbs::remove(core, None, resource, &target.namespace, &target.name, &options).await?;
     Ok(respond::value(StatusCode::CREATED, &status::success(201), &call.output))
 }
 

@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::read;
+use crate::admission::{self, Asked, Operation};
 use crate::call::Call;
 use crate::respond::{self, Body};
 use crate::server::Core;
@@ -74,6 +75,19 @@ async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Value, Failure
     rules::prepare_create(resource, &mut new);
     berth_schema::default(resource, &mut new);
     let reserved = rules::before_create(core, call, resource, &mut new).await?;
+    let asked = Asked {
+        core,
+        call,
+        resource,
+        subresource: None,
+        operation: Operation::Create,
+        namespace: &namespace,
+        name: &name,
+        dry_run: write.dry_run,
+        old: None,
+    };
+    admission::mutate(&asked, &mut new).await?;
+    berth_schema::default(resource, &mut new);
     if let Some(manager) = write.manager {
         object::set_meta(&mut new, "managedFields", Value::Null);
         apply::track(resource, None, &mut new, manager, None, &object::now());
@@ -84,6 +98,7 @@ async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Value, Failure
     if !causes.is_empty() {
         return Err(Failure::invalid(resource, &name, causes));
     }
+    admission::validate(&asked, Some(&new)).await?;
     let key = record::key(resource, &namespace, &name);
     if write.dry_run {
         if core.store.get(&key).await?.0.is_some() {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::list::{self, Selection};
 use super::read;
+use crate::admission::{self, Asked, Operation};
 use crate::call::Call;
 use crate::respond::{self, Body};
 use crate::server::Core;
@@ -86,7 +87,7 @@ pub(crate) async fn delete(
     let options = Options::parse(call)?;
     let target = &call.target;
     let namespace = if resource.namespaced { target.namespace.as_str() } else { "" };
-    let removed = remove(core, resource, namespace, &target.name, &options).await?;
+    let removed = remove(core, Some(call), resource, namespace, &target.name, &options).await?;
     let answers_object = resource.group.is_empty()
         && matches!(resource.plural.as_str(), "pods" | "services" | "persistentvolumeclaims");
     match removed {
@@ -109,7 +110,7 @@ pub(crate) async fn delete_collection(
     let mut items = Vec::new();
     for entry in &found.entries {
         let (namespace, name) = record::identity(resource, &entry.key);
-        match remove(core, resource, namespace, name, &options).await {
+        match remove(core, Some(call), resource, namespace, name, &options).await {
             Ok(removed) => items.push(removed.object().clone()),
             Err(failure) if failure.code == 404 => {}
             Err(failure) => return Err(failure),
@@ -125,8 +126,10 @@ pub(crate) async fn delete_collection(
 }
 
 /// Deletes an object, or sets about it: [`Updated::Kept`] is one that still waits for something.
+/// Admission is asked when there is a `call`, that is somebody's wish.
 pub(crate) async fn remove(
     core: &Arc<Core>,
+    call: Option<&Call>,
     resource: &Arc<Resource>,
     namespace: &str,
     name: &str,
@@ -136,7 +139,7 @@ pub(crate) async fn remove(
     for _ in 0..TRIES {
         let (entry, _) = core.store.get(&key).await?;
         let entry = entry.ok_or_else(|| Failure::not_found(resource, name))?;
-        if let Some(done) = remove_once(core, resource, &entry, options).await? {
+        if let Some(done) = remove_once(core, call, resource, &entry, options).await? {
             return Ok(done);
         }
     }
@@ -145,6 +148,7 @@ pub(crate) async fn remove(
 
 async fn remove_once(
     core: &Arc<Core>,
+    call: Option<&Call>,
     resource: &Arc<Resource>,
     entry: &Entry,
     options: &Options,
@@ -166,6 +170,20 @@ async fn remove_once(
     precondition("UID", &options.uid, object::uid(&old))?;
     precondition("ResourceVersion", &options.revision, object::meta(&old, "resourceVersion"))?;
     rules::may_delete(resource, &old)?;
+    if let Some(call) = call {
+        let asked = Asked {
+            core,
+            call,
+            resource,
+            subresource: None,
+            operation: Operation::Delete,
+            namespace: object::namespace(&old),
+            name,
+            dry_run: options.dry_run,
+            old: Some(&old),
+        };
+        admission::validate(&asked, None).await?;
+    }
 
     let new = marked(resource, &old, options, Timestamp::now());
     let done = if rules::is_finished(resource, &new) {
