@@ -187,6 +187,15 @@ pub enum OpenError {
         /// What is wrong.
         what: String,
     },
+    /// The server that keeps the store cannot be used.
+    #[error("cannot use the store at {endpoints}")]
+    Unreachable {
+        /// Where it was looked for.
+        endpoints: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
     /// The directory could not be made, read or written.
     #[error("cannot open the store in {}", dir.display())]
     Io {

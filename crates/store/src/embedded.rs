@@ -13,13 +13,11 @@
 
 mod disk;
 mod journal;
-mod state;
 mod writer;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,12 +26,10 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Disk, Loaded};
-use self::state::{State, Window};
 use self::writer::Request;
-use crate::contract::{
-    Change, Entry, Expect, OpenError, Page, ReadError, Revision, Store, WriteError,
-};
-use crate::watch::{Watch, Watchers};
+use crate::contract::{Entry, Expect, OpenError, Page, ReadError, Revision, Store, WriteError};
+use crate::memory::{Memory, Window};
+use crate::watch::Watch;
 
 /// fjall's limit less the byte that we put before a key; more than any key of ours needs.
 const KEY_BYTES_MAX: usize = u16::MAX as usize - 1;
@@ -75,47 +71,10 @@ impl Default for Options {
     }
 }
 
-/// What readers, watchers and the writer share.
-#[derive(Debug)]
-struct Shared {
-    state: RwLock<State>,
-    watchers: Arc<Watchers>,
-    closed: AtomicBool,
-}
-
-impl Shared {
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open_state(&self) -> Result<RwLockReadGuard<'_, State>, ReadError> {
-        match self.closed.load(Ordering::Acquire) {
-            true => Err(ReadError::Closed),
-            false => Ok(self.read()),
-        }
-    }
-
-    /// Shows a batch that is on disk to readers, then to watchers.
-    fn publish(&self, changes: &[Arc<Change>]) {
-        let Some(last) = changes.last() else { return };
-        self.write().apply(changes);
-        self.watchers.publish(changes, last.revision());
-    }
-
-    fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.watchers.close();
-    }
-}
-
 /// The store of one machine. Closed when it is dropped: what is queued is still written.
 #[derive(Debug)]
 pub struct Embedded {
-    shared: Arc<Shared>,
+    memory: Arc<Memory>,
     queue: Option<mpsc::Sender<Request>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -138,17 +97,14 @@ impl Embedded {
         let Loaded { disk, entries, revision } = loaded;
         let window = Window { changes: options.history_changes, bytes: options.history_bytes };
         let backlog = options.watch_backlog.max(options.batch_changes);
-        let shared = Arc::new(Shared {
-            state: RwLock::new(State::new(entries, revision, window)),
-            watchers: Watchers::new(revision, backlog, options.progress_every),
-            closed: AtomicBool::new(false),
-        });
+        let memory =
+            Arc::new(Memory::new(entries, revision, window, backlog, options.progress_every));
         let (queue, requests) = mpsc::channel(options.queue.max(1));
-        let for_writer = shared.clone();
+        let for_writer = memory.clone();
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer::run(requests, &disk, &for_writer, &options))?;
-        Ok(Embedded { shared, queue: Some(queue), writer: Mutex::new(Some(writer)) })
+        Ok(Embedded { memory, queue: Some(queue), writer: Mutex::new(Some(writer)) })
     }
 
     async fn submit<T>(
@@ -176,12 +132,11 @@ impl Drop for Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn revision(&self) -> Result<Revision, ReadError> {
-        Ok(self.shared.open_state()?.revision())
+        self.memory.revision()
     }
 
     async fn get(&self, key: &[u8]) -> Result<(Option<Entry>, Revision), ReadError> {
-        let state = self.shared.open_state()?;
-        Ok((state.get(key).cloned(), state.revision()))
+        self.memory.get(key)
     }
 
     async fn list(
@@ -191,7 +146,7 @@ impl Store for Embedded {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Page, ReadError> {
-        self.shared.open_state()?.list(prefix, after, limit, at)
+        self.memory.list(prefix, after, limit, at)
     }
 
     async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Entry, WriteError> {
@@ -210,15 +165,10 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, ReadError> {
-        // The guard is held until the watcher is registered, so no batch falls between.
-        let state = self.shared.open_state()?;
-        let replay = state.replay(&prefix, after)?;
-        let revision = state.revision();
-        self.shared.watchers.add(prefix, replay, revision).ok_or(ReadError::Closed)
+        self.memory.watch(prefix, after)
     }
 
     async fn compact(&self, floor: Revision) -> Result<(), ReadError> {
-        drop(self.shared.open_state()?);
-        self.shared.write().compact(floor)
+        self.memory.compact(floor)
     }
 }

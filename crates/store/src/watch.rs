@@ -224,6 +224,14 @@ impl Watchers {
         self.published.store(revision.0, Ordering::Release);
     }
 
+    /// Ends every watch; new ones start at `revision`.
+    pub(crate) fn restart(&self, revision: Revision) {
+        let mut registry = self.lock();
+        registry.by_prefix.clear();
+        registry.lengths.clear();
+        self.published.store(revision.0, Ordering::Release);
+    }
+
     /// Ends every watch and refuses new ones.
     pub(crate) fn close(&self) {
         let mut registry = self.lock();

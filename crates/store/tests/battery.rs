@@ -2,14 +2,15 @@
 
 #[path = "battery/model.rs"]
 mod model;
+#[path = "battery/server.rs"]
+mod server;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_store::{
-    Change, Embedded, Expect, Options, ReadError, Revision, Store, Watch, WatchEvent, WriteError,
+    Change, Embedded, Etcd, Expect, Options, ReadError, Revision, Store, Watch, WatchEvent,
+    WriteError,
 };
 use bytes::Bytes;
 
@@ -22,22 +23,30 @@ struct Subject {
     _ground: Box<dyn std::any::Any + Send>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Subject> + Send>>;
+async fn embedded() -> Option<Subject> {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let store = Embedded::open(dir.path(), Options::default()).await.expect("it opens");
+    Some(Subject { store: Arc::new(store), _ground: Box::new(dir) })
+}
 
-fn embedded() -> Opening {
-    Box::pin(async {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let store = Embedded::open(dir.path(), Options::default()).await.expect("it opens");
-        Subject { store: Arc::new(store), _ground: Box::new(dir) }
-    })
+/// One server each: a property may count revisions.
+async fn etcd() -> Option<Subject> {
+    let server = tokio::task::block_in_place(|| server::Server::start(&[]))?;
+    let target = server.url().parse().expect("it is a URL");
+    let store = Etcd::open(&target, &Options::default()).await.expect("it opens");
+    Some(Subject { store: Arc::new(store), _ground: Box::new(server) })
 }
 
 macro_rules! battery {
     ($($property:ident),+ $(,)?) => {
-        mod embedded_store {
+        battery!(embedded_store embedded $($property)+);
+        battery!(etcd_store etcd $($property)+);
+    };
+    ($name:ident $open:ident $($property:ident)+) => {
+        mod $name {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $property() {
-                let subject = super::embedded().await;
+                let Some(subject) = super::$open().await else { return };
                 super::$property(subject.store.clone()).await;
             })+
         }

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Options;
 use super::disk::Disk;
-use super::state::State;
-use super::{Options, Shared};
 use crate::contract::{Change, Entry, Expect, Revision, WriteError};
+use crate::memory::{Memory, State};
 
 /// A write that someone waits for.
 pub(super) enum Request {
@@ -43,7 +43,7 @@ enum Answer {
 }
 
 /// Closes the store however the thread ends.
-struct CloseOnExit(Arc<Shared>);
+struct CloseOnExit(Arc<Memory>);
 
 impl Drop for CloseOnExit {
     fn drop(&mut self) {
@@ -55,10 +55,10 @@ impl Drop for CloseOnExit {
 pub(super) fn run(
     mut queue: mpsc::Receiver<Request>,
     disk: &Disk,
-    shared: &Arc<Shared>,
+    memory: &Arc<Memory>,
     options: &Options,
 ) {
-    let _closer = CloseOnExit(shared.clone());
+    let _closer = CloseOnExit(memory.clone());
     let mut was_full = false;
     while let Some(first) = queue.blocking_recv() {
         let mut bytes = first.bytes();
@@ -70,14 +70,14 @@ pub(super) fn run(
         }
         let room = room(disk, bytes, options.reserve_bytes);
         report_room(&mut was_full, room);
-        let (changes, answers) = plan(&shared.read(), requests, room);
+        let (changes, answers) = plan(&memory.read(), requests, room);
         if let Err(error) = disk.commit(&changes) {
             // The kernel may have thrown the pages away: a second sync proves nothing. The
             // waiting callers see their answer dropped, which reads as closed.
             tracing::error!(%error, "a write to disk failed; the store stops");
             return;
         }
-        shared.publish(&changes);
+        memory.publish(&changes);
         for answer in answers {
             // A caller that no longer waits is no error.
             match answer {
@@ -199,8 +199,8 @@ impl Batch<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::state::Window;
     use super::*;
+    use crate::memory::Window;
 
     const ROOM: Room = Room { puts: true, deletes: true };
 

@@ -18,13 +18,13 @@ const CHANGE_OVERHEAD: u64 = 256;
 
 /// How much history is kept.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    pub(super) changes: usize,
-    pub(super) bytes: u64,
+pub(crate) struct Window {
+    pub(crate) changes: usize,
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(crate) struct State {
     current: BTreeMap<Bytes, Entry>,
     revision: Revision,
     /// Changes with a revision greater than `floor`, oldest first.
@@ -36,7 +36,7 @@ pub(super) struct State {
 
 impl State {
     /// A state without history: its floor is `revision`.
-    pub(super) fn new(
+    pub(crate) fn new(
         current: BTreeMap<Bytes, Entry>,
         revision: Revision,
         window: Window,
@@ -51,18 +51,18 @@ impl State {
         }
     }
 
-    pub(super) fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         self.revision
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Entry> {
         self.current.get(key)
     }
 
-    /// Takes in a batch; its revisions follow the state's own without a gap.
-    pub(super) fn apply(&mut self, changes: &[Arc<Change>]) {
+    /// Takes in a batch; its revisions are greater than the state's own and do not fall.
+    pub(crate) fn apply(&mut self, changes: &[Arc<Change>]) {
         for change in changes {
-            debug_assert_eq!(change.revision(), self.revision.next());
+            debug_assert!(change.revision() >= self.revision);
             match &**change {
                 Change::Put { entry, .. } => {
                     self.current.insert(entry.key.clone(), entry.clone());
@@ -80,6 +80,11 @@ impl State {
         }
     }
 
+    /// Nothing more will come up to `revision`.
+    pub(crate) fn advance(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
     fn forget_oldest(&mut self) {
         if let Some(oldest) = self.history.pop_front() {
             self.history_bytes -= cost(&oldest);
@@ -88,7 +93,7 @@ impl State {
     }
 
     /// Forgets history up to and including `floor`.
-    pub(super) fn compact(&mut self, floor: Revision) -> Result<(), ReadError> {
+    pub(crate) fn compact(&mut self, floor: Revision) -> Result<(), ReadError> {
         if floor > self.revision {
             return Err(ReadError::Future { current: self.revision });
         }
@@ -115,7 +120,7 @@ impl State {
     }
 
     /// Changes of `prefix` after `revision`.
-    pub(super) fn replay(
+    pub(crate) fn replay(
         &self,
         prefix: &[u8],
         revision: Revision,
@@ -125,7 +130,7 @@ impl State {
         Ok(self.since(revision).filter(wanted).cloned().collect())
     }
 
-    pub(super) fn list(
+    pub(crate) fn list(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
