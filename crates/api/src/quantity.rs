@@ -221,8 +221,9 @@ impl fmt::Display for Quantity {
             return out.write_str("0");
         }
         let small = self.nanos.abs() < 1024 * NANOS;
-        if self.family == Family::BinarySi && !small {
-            let (number, suffix) = binary(divide_up(self.nanos, NANOS));
+        // A part of a byte has no binary suffix: nothing is rounded away for the sake of one.
+        if self.family == Family::BinarySi && !small && self.nanos % NANOS == 0 {
+            let (number, suffix) = binary(self.nanos / NANOS);
             return write!(out, "{number}{suffix}");
         }
         let mut number = self.nanos;
@@ -333,6 +334,7 @@ mod tests {
             ("1024Ki", "1Mi"),
             ("1536Mi", "1536Mi"),
             ("0.5Gi", "512Mi"),
+            ("1.55Gi", "1664299827200m"),
             ("1000Mi", "1000Mi"),
             ("100Ki", "100Ki"),
             ("0.5Ki", "512"),
