@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod labels;
 pub mod names;
 pub mod quantity;
+pub mod quota;
 pub mod selector;
 
 pub use quantity::{Quantity, QuantityError};
