@@ -1,0 +1,1 @@
+//! Judgement over requests: rules in CEL, webhooks and policies.
