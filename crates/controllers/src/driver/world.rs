@@ -3,15 +3,18 @@
 use berth_api::app::App;
 use berth_daemon::Tasks;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 
@@ -61,6 +64,16 @@ pub struct World {
     pub leases: Cache<Lease>,
     /// All Apps.
     pub apps: Cache<App>,
+    /// All PersistentVolumes.
+    pub volumes: Cache<PersistentVolume>,
+    /// All PersistentVolumeClaims.
+    pub claims: Cache<PersistentVolumeClaim>,
+    /// All StorageClasses.
+    pub storage_classes: Cache<StorageClass>,
+    /// All ResourceQuotas.
+    pub quotas: Cache<ResourceQuota>,
+    /// All HorizontalPodAutoscalers.
+    pub autoscalers: Cache<HorizontalPodAutoscaler>,
 }
 
 impl World {
@@ -85,6 +98,11 @@ impl World {
             budgets: everything.of(),
             leases: everything.of(),
             apps: everything.of(),
+            volumes: everything.of(),
+            claims: everything.of(),
+            storage_classes: everything.of(),
+            quotas: everything.of(),
+            autoscalers: everything.of(),
             client,
         }
     }
@@ -108,6 +126,11 @@ impl World {
         self.budgets.ready().await;
         self.leases.ready().await;
         self.apps.ready().await;
+        self.volumes.ready().await;
+        self.claims.ready().await;
+        self.storage_classes.ready().await;
+        self.quotas.ready().await;
+        self.autoscalers.ready().await;
     }
 
     /// All objects of a namespaced kind in `namespace`, to write to.
