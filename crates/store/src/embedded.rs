@@ -107,6 +107,35 @@ impl Embedded {
         Ok(Embedded { memory, queue: Some(queue), writer: Mutex::new(Some(writer)) })
     }
 
+    /// Resolves when the store takes no more requests: it was dropped, or a write to disk failed.
+    ///
+    /// After a failed write nothing is known of what is on disk, so the process should end; the
+    /// next opening reads what is there.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let memory = self.memory.clone();
+        async move { memory.closed().await }
+    }
+
+    /// Puts a backup into a new store in `dir`; the revision of the store is then `revision`, which
+    /// is none of an entry's. Blocks.
+    ///
+    /// Not durable as a whole until it returns: what fails half-way leaves a directory to remove.
+    ///
+    /// # Errors
+    /// `Damaged` when something is there, or an entry is newer than `revision`.
+    pub fn fill(
+        dir: &Path,
+        revision: Revision,
+        entries: impl Iterator<Item = io::Result<Entry>>,
+    ) -> Result<(), OpenError> {
+        let Loaded { disk, entries: found, revision: at } = Disk::open(dir)?;
+        if at != Revision::FIRST || !found.is_empty() {
+            let what = format!("{} entries stand there already", found.len());
+            return Err(OpenError::Damaged { dir: dir.to_owned(), what });
+        }
+        disk.fill(revision, entries)
+    }
+
     async fn submit<T>(
         &self,
         request: Request,

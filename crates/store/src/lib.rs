@@ -9,6 +9,7 @@
 //! The model is etcd's key space without leases and transactions: one revision counter for the
 //! whole store, every write takes the next one, and history is kept down to a floor.
 
+pub mod backup;
 pub mod contract;
 pub mod embedded;
 pub mod etcd;

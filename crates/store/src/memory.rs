@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 pub(crate) use self::state::{State, Window};
 use crate::contract::{Change, Entry, Page, ReadError, Revision};
@@ -24,6 +25,7 @@ pub(crate) struct Memory {
     watchers: Arc<Watchers>,
     window: Window,
     closed: AtomicBool,
+    close_told: Notify,
 }
 
 impl Memory {
@@ -39,6 +41,7 @@ impl Memory {
             watchers: Watchers::new(revision, backlog, progress_every),
             window,
             closed: AtomicBool::new(false),
+            close_told: Notify::new(),
         }
     }
 
@@ -113,5 +116,16 @@ impl Memory {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.watchers.close();
+        self.close_told.notify_waiters();
+    }
+
+    /// Resolves when the store has been closed.
+    pub(crate) async fn closed(&self) {
+        let mut told = std::pin::pin!(self.close_told.notified());
+        // Registered before the look, so that a close in between is not missed.
+        told.as_mut().enable();
+        if !self.closed.load(Ordering::Acquire) {
+            told.await;
+        }
     }
 }

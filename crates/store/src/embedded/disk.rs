@@ -35,6 +35,9 @@ const CACHE_BYTES: u64 = 4 << 20;
 /// A table is written when this much is in memory: small, because the entries are there already.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 
+/// Bytes of one batch while a backup is put back.
+const FILL_BYTES: usize = 4 << 20;
+
 pub(super) struct Disk {
     // Fields are dropped in this order: the lock goes last.
     keyspace: Keyspace,
@@ -119,6 +122,31 @@ impl Disk {
         }
         batch.insert(&self.keyspace, REVISION, last.revision().0.to_le_bytes());
         batch.commit()
+    }
+
+    /// Writes entries as they are, and `revision` last, with the only sync.
+    pub(super) fn fill(
+        &self,
+        revision: Revision,
+        entries: impl Iterator<Item = io::Result<Entry>>,
+    ) -> Result<(), OpenError> {
+        let fjall = |error| from_fjall(&self.dir, error);
+        let (mut batch, mut bytes) = (self.database.batch(), 0);
+        for entry in entries {
+            let entry = entry.map_err(|source| OpenError::Io { dir: self.dir.clone(), source })?;
+            if entry.modified > revision {
+                let what = format!("{:?} is newer than the whole", entry.key);
+                return Err(OpenError::Damaged { dir: self.dir.clone(), what });
+            }
+            bytes += entry.key.len() + entry.value.len();
+            batch.insert(&self.keyspace, stored_key(&entry.key), encode(&entry));
+            if bytes > FILL_BYTES {
+                std::mem::replace(&mut batch, self.database.batch()).commit().map_err(fjall)?;
+                bytes = 0;
+            }
+        }
+        batch.insert(&self.keyspace, REVISION, revision.0.to_le_bytes());
+        batch.durability(Some(PersistMode::SyncAll)).commit().map_err(fjall)
     }
 
     /// Bytes that may still be written to the file system.

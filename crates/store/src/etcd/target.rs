@@ -58,6 +58,9 @@ impl FromStr for Target {
             if value.is_empty() {
                 return Err(wrong(format!("`{pair}`"), "NAME=VALUE"));
             }
+            if matches!(name, "ca" | "cert" | "key") && !value.starts_with('/') {
+                return Err(wrong(format!("`{pair}`"), "an absolute path"));
+            }
             match name {
                 "ca" => ca = Some(PathBuf::from(value)),
                 "cert" => cert = Some(PathBuf::from(value)),
@@ -132,9 +135,10 @@ mod tests {
             ("etcd://a:1?user=x", "`user`"),
             ("etcd://a:1?prefix=", "`prefix=`"),
             ("etcds://a:1", "without `ca`"),
-            ("etcd://a:1?ca=x&cert=y", "`cert` alone"),
-            ("etcd://a:1?ca=x&key=y", "`key` alone"),
-            ("etcd://a:1?cert=x&key=y", "without `ca`"),
+            ("etcd://a:1?ca=x", "absolute"),
+            ("etcd://a:1?ca=/x&cert=/y", "`cert` alone"),
+            ("etcd://a:1?ca=/x&key=/y", "`key` alone"),
+            ("etcd://a:1?cert=/x&key=/y", "without `ca`"),
         ] {
             let error = text.parse::<Target>().expect_err(text).to_string();
             assert!(error.contains(named), "{text}: {error}");
