@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{completion, deploy, down, exec, images, instance, logs, status, up};
+use crate::{backup, completion, deploy, down, exec, images, instance, logs, restore, status, up};
 
 /// A container cloud in one binary.
 #[derive(Parser, Debug)]
@@ -52,6 +52,10 @@ enum Command {
     Exec(exec::Options),
     /// Print the path of the kubeconfig
     Kubeconfig,
+    /// Write all objects and keys to one file, now or regularly
+    Backup(backup::Options),
+    /// Make an instance from a backup, beside the broken one or in its place
+    Restore(restore::Options),
     /// List the registry's images
     Images(images::Options),
     /// Print the version
@@ -82,6 +86,8 @@ impl Cli {
             Command::Exec(options) => exec::run(&global, options),
             Command::Kubeconfig => instance::print_kubeconfig(&global),
             Command::Images(options) => images::run(&global, &options),
+            Command::Backup(options) => on_one_thread(backup::run(&global, options)),
+            Command::Restore(options) => restore::run(&global, &options),
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),
             Command::Dns(options) => up::parts::dns(options),

@@ -1,6 +1,7 @@
 //! One Berth on this machine: its options, checked, and the directory that holds all of it.
 
 mod options;
+mod words;
 
 use std::fs;
 use std::io::Write;
@@ -17,15 +18,20 @@ use crate::cli::Global;
 use crate::failure::{Exit, Failure};
 use crate::ports::Wanted;
 
-pub use options::Options;
+pub use options::{Every, Options, StoreAt};
 
 /// The format of the data directory that this binary writes.
 const FORMAT: u32 = 1;
 /// Longer than anybody who only looks holds the lock.
 const LOOKED_AT: Duration = Duration::from_millis(200);
-/// All that stands in the data directory; the lock goes last.
-const ENTRIES: [&str; 15] = [
+/// All that stands in the data directory; the lock goes last. Backups, and a store that was set
+/// aside, are not among it: they outlive a purge.
+const ENTRIES: [&str; 19] = [
     "store",
+    "store.new",
+    "backup.sock",
+    "backup.json",
+    "backup.part",
     "pki",
     "containerd",
     "cni",

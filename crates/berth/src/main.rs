@@ -1,5 +1,6 @@
 //! `berth`: the one binary. Its subcommands start the parts or talk to them.
 
+mod backup;
 mod cli;
 mod completion;
 mod connect;
@@ -14,7 +15,9 @@ mod output;
 mod pods;
 mod ports;
 mod progress;
+mod restore;
 mod status;
+mod store;
 mod up;
 
 use clap::Parser;

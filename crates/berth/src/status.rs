@@ -9,8 +9,9 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
+use crate::instance::Instance;
 use crate::output::{age, columns};
-use crate::{connect, pods};
+use crate::{backup, connect, pods};
 
 /// How many Events of an app are shown.
 const EVENTS: usize = 5;
@@ -44,7 +45,10 @@ async fn cluster(global: &Global, client: &Client) -> Result<()> {
     let ready = all.iter().filter(|pod| pods::is_ready(pod)).count();
     let nodes: Vec<Value> = nodes.iter().map(node).collect();
     let apps: Vec<Value> = apps.iter().map(app_summary).collect();
-    let shown = json!({ "version": version, "nodes": nodes, "apps": apps,
+    // Only the data directory's own cluster; another one's backups are elsewhere.
+    let instance = if global.kubeconfig.is_none() { Instance::of(global).ok() } else { None };
+    let last = instance.as_ref().and_then(backup::last);
+    let shown = json!({ "version": version, "nodes": nodes, "apps": apps, "backup": last,
         "pods": { "all": all.len(), "ready": ready } });
     global.output.print(&shown, || {
         let mut text = format!("berth {version}, {ready} of {} pods ready\n\n", all.len());
@@ -55,6 +59,9 @@ async fn cluster(global: &Global, client: &Client) -> Result<()> {
             &["APP", "NAMESPACE", "READY", "URL"],
             &rows(&apps, &["name", "namespace", "ready", "url"]),
         );
+        if let Some(last) = &last {
+            text += &format!("\n{last}\n");
+        }
         text
     })
 }

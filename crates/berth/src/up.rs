@@ -4,6 +4,7 @@
 //! then node agent, controllers and scheduler, which all are clients of it; then DNS and balancer
 //! as pods. Ending stops the process alone: containers, addresses and names go on.
 
+mod backups;
 mod cluster;
 mod detach;
 pub mod parts;
@@ -25,6 +26,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Runs until SIGTERM or Ctrl-C; with `--detach`, starts such a process and returns when it is
 /// ready.
 pub fn run(global: &Global, options: Options) -> Result<()> {
+    let mut options = options;
+    if let Ok(last) = Instance::of(global) {
+        options.keep(&last.options);
+    }
     let instance = Instance::new(&global.data_dir, options)?;
     cluster::preflight(&instance)?;
     if instance.options.detach {

@@ -1,11 +1,14 @@
 //! What `berth up` can be told.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, FromArgMatches};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use super::words::{Every, StoreAt};
 
 /// All have defaults; `DIR/config.json` holds what was chosen last.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -51,6 +54,35 @@ pub struct Options {
     /// What the apps' names end in
     #[arg(long, default_value = "apps.berth.local")]
     pub apps_domain: String,
+    /// Where objects are kept: `embedded`, or
+    /// etcd://HOST:PORT[,HOST:PORT…][?ca=FILE&cert=FILE&key=FILE&prefix=TEXT]
+    /// [default: as last time, else embedded]
+    #[arg(long, value_name = "STORE")]
+    #[serde(default)]
+    pub store: Option<StoreAt>,
+    /// Take a backup this often: 30s, 1m, 2h; `never` ends it [default: as last time, else never]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default)]
+    pub backup_every: Option<Every>,
+    /// How many backups are kept [default: as last time, else 60]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[serde(default)]
+    pub backup_keep: Option<u32>,
+    /// Where backups go [default: as last time, else DATA_DIR/backups]
+    #[arg(long, value_name = "DIR")]
+    #[serde(default)]
+    pub backup_dir: Option<PathBuf>,
+}
+
+impl Options {
+    /// Takes over what must not be lost by not being repeated: where the objects are, and that
+    /// they are backed up.
+    pub fn keep(&mut self, last: &Self) {
+        self.store = self.store.take().or_else(|| last.store.clone());
+        self.backup_every = self.backup_every.or(last.backup_every);
+        self.backup_keep = self.backup_keep.or(last.backup_keep);
+        self.backup_dir = self.backup_dir.take().or_else(|| last.backup_dir.clone());
+    }
 }
 
 impl Default for Options {
@@ -119,6 +151,24 @@ mod tests {
         let read: Options = serde_json::from_str(&text).unwrap();
         assert_eq!(read.api_port, 7443);
         assert_eq!(read.node_ports, PortRange(31000..=31999));
+    }
+
+    #[test]
+    fn options_of_an_older_berth_are_read_and_the_store_is_kept() {
+        let mut old = serde_json::to_value(Options::default()).unwrap();
+        for new in ["store", "backup_every", "backup_keep", "backup_dir"] {
+            old.as_object_mut().unwrap().remove(new);
+        }
+        let mut last: Options = serde_json::from_value(old).unwrap();
+        assert_eq!(last.store, None);
+        last.store = Some("etcd://h:1".parse().unwrap());
+        last.backup_every = Some("1m".parse().unwrap());
+        let mut next = Options::default();
+        next.keep(&last);
+        assert_eq!((&next.store, next.backup_every), (&last.store, last.backup_every));
+        let mut back = Line::try_parse_from(["up", "--store", "embedded"]).unwrap().options;
+        back.keep(&last);
+        assert_eq!(back.store, Some(StoreAt::Embedded));
     }
 
     #[test]

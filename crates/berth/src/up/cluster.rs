@@ -1,13 +1,11 @@
 //! The parts of a cluster, started in order, each on the public surface of its crate.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use berth_apiserver::{ApiServer, Pki, Sans, ServiceRange, User};
 use berth_daemon::Tasks;
-use berth_store::Embedded;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
@@ -122,9 +120,8 @@ fn push_own_image(registry: SocketAddr, tasks: &Tasks) -> oneshot::Receiver<Resu
 
 async fn start_api(instance: &Instance, tasks: &Tasks) -> Result<(ApiServer, Pki)> {
     let options = &instance.options;
-    let store = Embedded::open(&instance.dir.join("store"), berth_store::Options::default())
-        .await
-        .with_context(|| format!("opening the store in {}", instance.dir.display()))?;
+    let store = crate::store::open(instance, Some(tasks)).await?;
+    super::backups::start(instance, store.clone(), tasks)?;
     let node = IpAddr::from(instance.node_address());
     let ips = vec![node, IpAddr::from(instance.api_address())];
     let sans = Sans { ips, dns: vec![instance.node_name.clone()] };
@@ -139,7 +136,7 @@ async fn start_api(instance: &Instance, tasks: &Tasks) -> Result<(ApiServer, Pki
         pki: pki.clone(),
         cluster_domain: DOMAIN.to_owned(),
     };
-    let api = ApiServer::open(config, Arc::new(store), tasks).await?;
+    let api = ApiServer::open(config, store, tasks).await?;
     let listener = TcpListener::bind(("0.0.0.0", options.api_port)).await?;
     api.serve(listener, tasks);
     Ok((api, pki))
