@@ -193,8 +193,24 @@ pub(crate) fn resources() -> Vec<Resource> {
             }
         }
     }
+    for (group, version, plural) in OLDER {
+        let newest = |one: &Resource| one.group == group && one.version == "v1";
+        let found = list.iter().find(|one| newest(one) && one.plural == plural);
+        let Some(mut older) = found.cloned() else { continue };
+        version.clone_into(&mut older.version);
+        for sub in older.subresources.iter_mut().filter(|sub| sub.kind.group == group) {
+            version.clone_into(&mut sub.kind.version);
+        }
+        let end = list.iter().rposition(|one| one.group == group).map_or(list.len(), |at| at + 1);
+        list.insert(end, older);
+    }
     list
 }
+
+/// Versions that Kubernetes has dropped since and old clients still write: kubectl 1.20 creates
+/// these. The fields are those of v1, which is what is stored.
+const OLDER: [(&str, &str, &str); 2] =
+    [("batch", "v1beta1", "cronjobs"), ("policy", "v1beta1", "poddisruptionbudgets")];
 
 fn read_resource(line: &str) -> Option<Resource> {
     let mut words = line.split(' ');
