@@ -17,7 +17,8 @@ pub fn dns_label(text: &str) -> Checked {
     says(
         is_label(text),
         "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
-         and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc')",
+         and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', \
+         regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
     )
 }
 
@@ -31,7 +32,7 @@ pub fn dns1035_label(text: &str) -> Checked {
         is_label(text) && text.starts_with(|first: char| first.is_ascii_lowercase()),
         "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
          an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or \
-         'abc-123')",
+         'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')",
     )
 }
 
@@ -44,7 +45,9 @@ pub fn dns_subdomain(text: &str) -> Checked {
     says(
         text.split('.').all(is_label),
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
-         or '.', and must start and end with an alphanumeric character (e.g. 'example.com')",
+         or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex \
+         used for validation is \
+         '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
     )
 }
 
@@ -58,7 +61,8 @@ pub fn wildcard_subdomain(text: &str) -> Checked {
         text.len() <= SUBDOMAIN_MOST && !rest.is_empty() && rest.split('.').all(is_label),
         "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, \
          which must consist of lower case alphanumeric characters, '-' or '.' and end with an \
-         alphanumeric character (e.g. '*.example.com')",
+         alphanumeric character (e.g. '*.example.com', regex used for validation is \
+         '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
     )
 }
 
@@ -72,10 +76,10 @@ pub fn qualified_name(text: &str) -> Checked {
         None => (None, text),
     };
     if name.contains('/') {
-        return Err("a qualified name must consist of alphanumeric characters, '-', '_' or '.', \
-                    and must start and end with an alphanumeric character with an optional DNS \
-                    subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            .to_owned());
+        return Err(format!(
+            "a qualified name {LOOSE} with an optional DNS subdomain prefix and '/' (e.g. \
+             'example.com/MyName')"
+        ));
     }
     if let Some(prefix) = prefix {
         if prefix.is_empty() {
@@ -87,12 +91,13 @@ pub fn qualified_name(text: &str) -> Checked {
         return Err("name part must be non-empty".to_owned());
     }
     at_most(name, LABEL_MOST).map_err(|wrong| format!("name part {wrong}"))?;
-    says(
-        is_loose(name),
-        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and \
-         end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc')",
-    )
+    says(is_loose(name), &format!("name part {LOOSE}"))
 }
+
+const LOOSE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and \
+                     end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
+                     '123-abc', regex used for validation is \
+                     '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 
 /// A label's value: empty, or letters, digits, `-`, `_` and `.`.
 ///
@@ -104,7 +109,8 @@ pub fn label_value(text: &str) -> Checked {
         text.is_empty() || is_loose(text),
         "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' \
          or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
-         'my_value',  or '12345')",
+         'my_value',  or '12345', regex used for validation is \
+         '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
     )
 }
 
@@ -157,7 +163,8 @@ pub fn config_key(text: &str) -> Checked {
     says(
         !text.is_empty() && text.bytes().all(fits),
         "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. \
-         'key.name',  or 'KEY_NAME',  or 'key-name')",
+         'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is \
+         '[-._a-zA-Z0-9]+')",
     )?;
     says(text != ".", "must not be '.'")?;
     says(text != "..", "must not be '..'")?;

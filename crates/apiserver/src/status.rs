@@ -301,14 +301,22 @@ impl Failure {
         });
         if let Some(details) = &self.details {
             status["details"] = details.clone();
+            leave_out_empty(&mut status["details"]);
         }
         status
     }
 }
 
+/// What is empty is not said, such as the core group's name.
+fn leave_out_empty(details: &mut Value) {
+    if let Some(details) = details.as_object_mut() {
+        details.retain(|_, value| value != "");
+    }
+}
+
 /// The `Status` of a deletion that left nothing behind.
 pub(crate) fn deleted(resource: &Resource, name: &str, uid: &str) -> Value {
-    json!({
+    let mut status = json!({
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
@@ -319,7 +327,9 @@ pub(crate) fn deleted(resource: &Resource, name: &str, uid: &str) -> Value {
             "kind": resource.plural,
             "uid": uid,
         },
-    })
+    });
+    leave_out_empty(&mut status["details"]);
+    status
 }
 
 /// The `Status` of anything else that went well.

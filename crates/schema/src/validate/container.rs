@@ -139,7 +139,8 @@ pub fn action(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
         let name = header["name"].as_str().unwrap_or_default();
         let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
         if !name.bytes().all(fits) {
-            let wrong = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name')";
+            let wrong = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. \
+                         'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
             causes.push(Cause::invalid(path.field("httpHeaders").index(at), &json!(name), wrong));
         }
     }

@@ -203,7 +203,7 @@ pub fn number_or_percent(
         Some(_) => {}
         None => {
             let wrong = "a valid percent string must be a numeric string followed by an ending '%' \
-                         (e.g. '1%',  or '93%')";
+                         (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
             causes.push(Cause::invalid(path.field(name), value, wrong));
         }
     }
