@@ -1,0 +1,94 @@
+//! Who decides where a pod goes: the seam between a replay and what it rehearses.
+
+mod drawn;
+mod packed;
+
+use std::fmt;
+use std::str::FromStr;
+
+use berth_scheduler::gpu::{Cluster, Demand, Packer, Placed, Workload};
+use berth_scheduler::policy::{Archimedes, BestFit, Fgd};
+
+use crate::trace::Trace;
+
+/// Places pods one after another and keeps the cluster that results.
+///
+/// # Guarantees
+/// Same cluster, same calls, same answers: chance comes from the seed it was made with.
+pub trait Policy {
+    /// Chooses a node and takes what the pod asks for; none when it fits nowhere.
+    fn place(&mut self, demand: &Demand) -> Option<Placed>;
+    /// Gives back what a pod had.
+    fn remove(&mut self, demand: &Demand, placed: Placed);
+    /// What is free now.
+    fn cluster(&self) -> &Cluster;
+}
+
+/// The policies there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PolicyKind {
+    /// Any node where it fits.
+    Random,
+    /// The node that has the least left afterwards.
+    BestFit,
+    /// Fragmentation gradient descent, told the workload.
+    Fgd,
+    /// kube-scheduler's default scores for resources.
+    Kube,
+    /// Berth's own, which learns the workload as it arrives.
+    Archimedes,
+}
+
+impl PolicyKind {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Random, Self::BestFit, Self::Fgd, Self::Kube, Self::Archimedes];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::BestFit => "bestfit",
+            Self::Fgd => "fgd",
+            Self::Kube => "kube",
+            Self::Archimedes => "archimedes",
+        }
+    }
+
+    /// The policy on an empty `cluster`. FGD is told the workload of `trace`, as its source does.
+    pub fn start(self, trace: &Trace, cluster: Cluster, seed: u64) -> Box<dyn Policy> {
+        match self {
+            Self::Random => Box::new(drawn::Random::new(cluster, seed)),
+            Self::Kube => Box::new(drawn::Kube::new(cluster, seed)),
+            Self::BestFit => Box::new(Packer::new(cluster, BestFit)),
+            Self::Fgd => Box::new(Packer::new(cluster, Fgd::new(&workload(trace)))),
+            Self::Archimedes => Box::new(Archimedes::new(cluster)),
+        }
+    }
+}
+
+/// The share of pods that the source of FGD calls typical.
+const TYPICAL: f64 = 0.95;
+
+/// The typical pods of a trace.
+pub fn workload(trace: &Trace) -> Workload {
+    Workload::from_counts(trace.arrivals.iter().map(|arrival| (arrival.demand, 1.0)), TYPICAL)
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for PolicyKind {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == word);
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("no policy is called `{word}`; there are {names}")
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! A file becomes a recording, or an error that says where.
+
+use std::collections::HashSet;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use flate2::read::GzDecoder;
+use sha2::{Digest, Sha256};
+
+use super::write::hex;
+use super::{End, Head, Line, Recording, VERSION};
+
+/// Why a recording was not read. Lines and columns count from 1.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be read, or is no gzip stream.
+    #[error("reading the recording after line {line}")]
+    Io {
+        /// The last whole line.
+        line: usize,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A line is not what it should be.
+    #[error("line {line}, column {column}: {message}")]
+    Line {
+        /// Which line.
+        line: usize,
+        /// Which column.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// Made by a newer Berth.
+    #[error("line 1, column 1: the recording's version is {version}, {VERSION} is the newest known")]
+    Newer {
+        /// The recording's version.
+        version: u32,
+    },
+    /// The last line does not match the others.
+    #[error("line {line}, column 1: the file was changed or cut: its last line tells of other bytes")]
+    Changed {
+        /// The last line.
+        line: usize,
+    },
+}
+
+/// Longest line that is read; a pod with all its labels is far below it.
+const LONGEST_LINE: u64 = 1 << 20;
+
+impl Recording {
+    /// Reads a file whole.
+    ///
+    /// # Errors
+    /// [`ReadError`]: where, and what is wrong there.
+    pub fn read(path: &Path) -> Result<Self, ReadError> {
+        let file = std::fs::File::open(path).map_err(|source| ReadError::Io { line: 0, source })?;
+        Self::read_from(BufReader::new(file))
+    }
+
+    /// Reads compressed lines whole.
+    ///
+    /// # Errors
+    /// [`ReadError`]: where, and what is wrong there.
+    pub fn read_from(input: impl Read) -> Result<Self, ReadError> {
+        let mut input = BufReader::new(GzDecoder::new(input));
+        let mut reading = Reading { recording: Self::default(), ..Reading::default() };
+        let mut text = Vec::new();
+        loop {
+            text.clear();
+            let read = (&mut input).take(LONGEST_LINE).read_until(b'\n', &mut text);
+            read.map_err(|source| ReadError::Io { line: reading.line, source })?;
+            if text.is_empty() {
+                return reading.finish();
+            }
+            reading.line += 1;
+            reading.add(&text)?;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Reading {
+    recording: Recording,
+    line: usize,
+    sum: Sha256,
+    names: HashSet<String>,
+    end: Option<End>,
+}
+
+impl Reading {
+    fn add(&mut self, text: &[u8]) -> Result<(), ReadError> {
+        if self.end.is_some() {
+            return Err(self.fault(1, "nothing may follow the line `end`"));
+        }
+        if !text.ends_with(b"\n") {
+            return Err(self.fault(text.len(), "the line is not finished, the file was cut"));
+        }
+        if self.line == 1 {
+            let head: Head = self.parse(text)?;
+            if head.berth != "recording" {
+                return Err(self.fault(1, "this is no recording"));
+            }
+            if head.version > VERSION {
+                return Err(ReadError::Newer { version: head.version });
+            }
+            self.recording.source = head.source;
+            self.sum.update(text);
+            return Ok(());
+        }
+        match self.parse(text)? {
+            Line::Node(node) => {
+                self.name("node", &node.name)?;
+                self.recording.nodes.push(node);
+            }
+            Line::Pod(pod) => {
+                self.name("pod", &pod.name)?;
+                if pod.gpu_milli > 1000 || (pod.gpus > 0) != (pod.gpu_milli > 0) {
+                    return Err(self.fault(1, "`gpus` and `gpu_milli` (1 to 1000) go together"));
+                }
+                self.recording.pods.push(pod);
+            }
+            Line::Budget(budget) => self.recording.budgets.push(budget),
+            Line::Use(used) => self.recording.uses.push(used),
+            Line::End(end) => {
+                self.end = Some(end);
+                return Ok(());
+            }
+        }
+        self.sum.update(text);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Recording, ReadError> {
+        let told = self.end.as_ref();
+        let Some(told) = told else {
+            return Err(self.fault(1, "the file ends without the line `end`, it was cut"));
+        };
+        let lines = self.line - 1;
+        if told.lines != lines || told.sha256 != hex(&self.sum.clone().finalize()) {
+            return Err(ReadError::Changed { line: self.line });
+        }
+        Ok(self.recording)
+    }
+
+    fn parse<'a, T: serde::Deserialize<'a>>(&self, text: &'a [u8]) -> Result<T, ReadError> {
+        serde_json::from_slice(text).map_err(|error| {
+            let shown = error.to_string();
+            let message = shown.rsplit_once(" at line ").map_or(shown.as_str(), |(what, _)| what);
+            self.fault(error.column().max(1), message)
+        })
+    }
+
+    fn name(&mut self, kind: &str, name: &str) -> Result<(), ReadError> {
+        if self.names.insert(format!("{kind} {name}")) {
+            return Ok(());
+        }
+        Err(self.fault(1, &format!("a second {kind} is called `{name}`")))
+    }
+
+    fn fault(&self, column: usize, message: &str) -> ReadError {
+        ReadError::Line { line: self.line.max(1), column, message: message.to_owned() }
+    }
+}
