@@ -4,187 +4,342 @@
 //! placement is counted at once (long before the watch shows it, so that two pods never get the same
 //! room), and pods that fit nowhere wait until something changed that could help, ever longer.
 //!
-//! Refuses: preemption.
+//! ```text
+//!  watch ─▶ Board ──decide──▶ bind (claims first) ─┬─▶ seen by the watch: placed
+//!             ▲      │                             └─▶ refused: given back
+//!             │      └─▶ say why not; evict victims, wait for their end
+//!             └────────── measured use, reservations
+//! ```
+//!
+//! # Guarantees
+//! A pod is counted where it was decided to go from that moment on. A restart loses nothing but
+//! waits: everything is read from the API again, and a pod that was bound meanwhile is not bound
+//! twice, because the server refuses that.
+//!
+//! # Assumptions
+//! One scheduler of this kind at a time ([`leader`]); beside another one the node's agent refuses
+//! what does not fit. Decision record 0004 says why.
 
+mod act;
 mod board;
+mod extras;
+mod leader;
+mod metrics;
+mod wire;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_daemon::Tasks;
 use berth_scheduler::Profile;
+use berth_scheduler::profile::ProfileError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Api, Client, Resource};
-use serde_json::json;
+use k8s_openapi::api::storage::v1::CSINode;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client};
+use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::driver::{Error, Key, World, chain};
-use board::{Board, Decision};
+use crate::driver::{Cache, Objects, World, follow};
+use act::Act;
+use board::{Board, Decision, Outcome};
+use leader::Leadership;
 
-/// Bindings and reports under way at once.
-const CALLS: usize = 32;
-/// No call to the API server takes longer.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
+pub use metrics::metrics;
+
+/// Reports under way at once: bindings go first.
+const REPORTS: usize = 32;
+/// Decisions of one round: new pods and freed room are looked at between rounds.
+const ROUND: usize = 256;
+
+/// How the scheduler runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// The profiles; a pod is scheduled by the one that it names.
+    pub profiles: Vec<Profile>,
+    /// Bindings under way at once.
+    pub bindings: usize,
+    /// Most bindings begun in a second; nothing for no limit.
+    pub bindings_per_second: Option<u32>,
+    /// The Lease to hold while working, `NAMESPACE/NAME`; nothing where there can be no other.
+    pub lease: Option<String>,
+    /// Read what nodes are measured to use, where the cluster serves it.
+    pub measured_use: bool,
+}
+
+/// A configuration that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A profile is wrong.
+    #[error("profile {name}")]
+    Profile {
+        /// Whose.
+        name: String,
+        /// What is wrong with it.
+        source: ProfileError,
+    },
+    /// Two profiles answer to one name, or there is none.
+    #[error("profiles are {0:?}; at least one is wanted, and each with a name of its own")]
+    Names(Vec<String>),
+    /// A number is out of range.
+    #[error("{key} is {value}; {wanted}")]
+    Range {
+        /// Which key.
+        key: &'static str,
+        /// What it says.
+        value: String,
+        /// What would be right.
+        wanted: &'static str,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let named = |name: &str| Profile { scheduler_name: name.to_owned(), ..Profile::default() };
+        Self {
+            profiles: vec![named("default-scheduler"), named("berth")],
+            bindings: 256,
+            bindings_per_second: None,
+            lease: None,
+            measured_use: false,
+        }
+    }
+}
+
+impl Config {
+    /// The configuration, if it can be meant.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(self) -> Result<Self, ConfigError> {
+        let mut names: Vec<String> =
+            self.profiles.iter().map(|profile| profile.scheduler_name.clone()).collect();
+        names.sort();
+        if names.is_empty() || names.windows(2).any(|two| two[0] == two[1]) {
+            return Err(ConfigError::Names(names));
+        }
+        for profile in &self.profiles {
+            let name = profile.scheduler_name.clone();
+            profile.clone().validate().map_err(|source| ConfigError::Profile { name, source })?;
+        }
+        let range = |key, value, wanted| Err(ConfigError::Range { key, value, wanted });
+        if !(1..=10_000).contains(&self.bindings) {
+            return range("bindings", self.bindings.to_string(), "1 to 10000");
+        }
+        if self.bindings_per_second == Some(0) {
+            return range("bindingsPerSecond", "0".to_owned(), "1 or more, or nothing");
+        }
+        if let Some(lease) = &self.lease
+            && lease.split_once('/').is_none_or(|(space, name)| space.is_empty() || name.is_empty())
+        {
+            return range("lease", lease.clone(), "NAMESPACE/NAME");
+        }
+        Ok(self)
+    }
+}
 
 /// Starts the scheduler in `tasks`; it writes with `client`, as a user of its own.
 pub fn start(client: Client, world: &Arc<World>, tasks: &Tasks) {
-    let board = Arc::new(Mutex::new(Board::default()));
+    start_with(client, world, Config::default(), tasks);
+}
+
+/// As [`start`], as configured. The configuration has been validated.
+pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Tasks) {
+    let board = Arc::new(Mutex::new(Board::new(config.profiles.clone())));
     let changed = Arc::new(Notify::new());
-    board::wire(world, &board, &changed);
-    let recorder = Recorder::new(
-        client.clone(),
-        Reporter { controller: "default-scheduler".to_owned(), instance: None },
-    );
-    let driver = Driver { client, recorder, world: Arc::clone(world), board, changed };
-    tasks.spawn_until_stop("scheduler", driver.run());
+    let csi: Cache<CSINode> = Cache::default();
+    let feed = Objects { api: Api::all(client.clone()), fields: None };
+    tasks.spawn_until_stop("follow", follow(feed, csi.clone()));
+    wire::wire(world, &csi, &board, &changed);
+    let leadership = match &config.lease {
+        Some(lease) => {
+            let leadership = Leadership::contested(Arc::clone(&changed));
+            let (namespace, name) = lease.split_once('/').unwrap_or(("kube-system", lease));
+            let election = leader::elect(
+                client.clone(),
+                namespace.to_owned(),
+                name.to_owned(),
+                identity(),
+                leadership.clone(),
+            );
+            tasks.spawn_until_stop("scheduler-lease", election);
+            leadership
+        }
+        None => Leadership::alone(),
+    };
+    if config.measured_use {
+        let load = extras::follow_load(client.clone(), Arc::clone(world), Arc::clone(&board));
+        tasks.spawn_until_stop("scheduler-load", load);
+    }
+    let driver = Driver {
+        act: Act {
+            recorder: Recorder::new(
+                client.clone(),
+                Reporter { controller: "default-scheduler".to_owned(), instance: None },
+            ),
+            client: client.clone(),
+            world: Arc::clone(world),
+            board: Arc::clone(&board),
+            leadership: leadership.clone(),
+        },
+        csi,
+        board,
+        changed,
+        leadership,
+        config,
+    };
+    tasks.spawn_until_stop("scheduler", driver.run(client));
+}
+
+/// A name that no other process has.
+fn identity() -> String {
+    format!("{}_{:016x}", std::process::id(), rand::random::<u64>())
 }
 
 struct Driver {
-    client: Client,
-    recorder: Recorder,
-    world: Arc<World>,
+    act: Act,
+    csi: Cache<CSINode>,
     board: Arc<Mutex<Board>>,
     changed: Arc<Notify>,
+    leadership: Leadership,
+    config: Config,
 }
 
 impl Driver {
-    async fn run(self) {
-        self.world.ready().await;
-        let profile = Profile::standard(0);
-        let mut calls = FuturesUnordered::new();
+    async fn run(self, client: Client) {
+        self.act.world.ready().await;
+        self.csi.ready().await;
+        let reservations = extras::follow_reservations(
+            client,
+            Arc::clone(&self.board),
+            Arc::clone(&self.changed),
+            self.leadership.clone(),
+        );
+        tokio::select! {
+            () = reservations => {}
+            () = self.schedule() => {}
+        }
+    }
+
+    async fn schedule(&self) {
+        let (mut bindings, mut reports) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut budget = Budget::new(self.config.bindings_per_second);
         loop {
-            let room = CALLS - calls.len();
-            let (decisions, wake) = {
-                let mut board = self.board.lock().expect("no holder of the lock panics");
-                (board.decide(&profile, Instant::now(), room), board.next_due())
-            };
+            let now = Instant::now();
+            let room = (self.config.bindings - bindings.len()).min(ROUND).min(budget.left(now));
+            let room = if reports.len() >= REPORTS || !self.leadership.holds() { 0 } else { room };
+            let (decisions, wake) = self.decide(now, room);
+            let idle = decisions.is_empty();
             for decision in decisions {
-                calls.push(self.carry_out(decision));
+                if matches!(decision.outcome, Outcome::Bind(_)) {
+                    budget.spend();
+                    bindings.push(self.act.bind(decision));
+                } else {
+                    reports.push(self.act.report(decision));
+                }
             }
-            let full = calls.len() >= CALLS;
+            if !idle && room > 0 {
+                // Whoever waits for this thread, the watch above all, goes between rounds.
+                tokio::task::yield_now().await;
+            }
+            let wake = if room > 0 { wake } else { budget.next(now) };
             tokio::select! {
-                Some(()) = calls.next(), if !calls.is_empty() => {}
-                () = self.changed.notified(), if !full => {}
-                () = wake_at(wake), if !full => {}
+                Some(()) = bindings.next(), if !bindings.is_empty() => {}
+                Some(()) = reports.next(), if !reports.is_empty() => {}
+                () = self.changed.notified() => {}
+                () = wake_at(wake) => {}
             }
         }
     }
 
-    async fn carry_out(&self, decision: Decision) {
-        let Decision { key, uid, outcome } = decision;
-        match outcome {
-            Ok(placement) => {
-                if let Err(error) = limited(self.bind(&key, &uid, &placement.node)).await {
-                    if !error.is_stale_view() {
-                        tracing::warn!(pod = %key, error = %chain(&error), "binding failed");
-                    }
-                    let now = self.world.pods.at(&key);
-                    let mut board = self.board.lock().expect("no holder of the lock panics");
-                    board.give_back(&key, now.as_deref(), Instant::now());
-                }
-            }
-            Err(reason) => {
-                if let Err(error) = limited(self.report(&key, &uid, &reason.to_string())).await
-                    && !error.is_stale_view()
-                {
-                    tracing::warn!(pod = %key, error = %chain(&error), "report failed");
-                }
+    fn decide(&self, now: Instant, room: usize) -> (Vec<Decision>, Option<Instant>) {
+        let mut board = self.board.lock().expect("no holder of the lock panics");
+        let begun = std::time::Instant::now();
+        let decisions = if room > 0 { board.decide(now, room) } else { Vec::new() };
+        let each = begun.elapsed() / u32::try_from(decisions.len().max(1)).unwrap_or(u32::MAX);
+        for decision in &decisions {
+            metrics::extension_point("Schedule", each);
+            if !matches!(decision.outcome, Outcome::Bind(_)) {
+                metrics::attempt("unschedulable", each);
             }
         }
-    }
-
-    async fn bind(&self, key: &Key, uid: &str, node: &str) -> Result<(), Error> {
-        let binding = Binding {
-            metadata: ObjectMeta {
-                name: Some(key.name.clone()),
-                namespace: Some(key.namespace.clone()),
-                uid: Some(uid.to_owned()),
-                ..ObjectMeta::default()
-            },
-            target: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Node".to_owned()),
-                name: Some(node.to_owned()),
-                ..ObjectReference::default()
-            },
-        };
-        let _: serde_json::Value = self
-            .pods(key)
-            .create_subresource("binding", &key.name, &PostParams::default(), &binding)
-            .await?;
-        let note = format!("Successfully assigned {key} to {node}");
-        self.tell(key, EventType::Normal, "Scheduled", "Binding", note).await
-    }
-
-    /// Says on the pod and in an Event why it fits nowhere; once for each reason.
-    async fn report(&self, key: &Key, uid: &str, reason: &str) -> Result<(), Error> {
-        let Some(pod) = self.world.pods.at(key) else { return Ok(()) };
-        if pod.metadata.uid.as_deref() != Some(uid) || said(&pod, reason) {
-            return Ok(());
-        }
-        let condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": reason, "lastTransitionTime": Time(Timestamp::now()),
-        });
-        let patch = json!({
-            "metadata": { "uid": uid },
-            "status": { "conditions": [condition] },
-        });
-        let params = PatchParams::default();
-        let pod = self.pods(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await?;
-        self.world.pods.remember(pod);
-        self.tell(key, EventType::Warning, "FailedScheduling", "Scheduling", reason.to_owned())
-            .await
-    }
-
-    async fn tell(
-        &self,
-        key: &Key,
-        kind: EventType,
-        reason: &str,
-        action: &str,
-        note: String,
-    ) -> Result<(), Error> {
-        let Some(pod) = self.world.pods.at(key) else { return Ok(()) };
-        let event = Event {
-            type_: kind,
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: action.to_owned(),
-            secondary: None,
-        };
-        Ok(self.recorder.publish(&event, &pod.object_ref(&())).await?)
-    }
-
-    fn pods(&self, key: &Key) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), &key.namespace)
+        metrics::pending(board.pending());
+        (decisions, board.next_due(now))
     }
 }
 
-/// Whether the pod's status gives this reason already.
-fn said(pod: &Pod, reason: &str) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| {
-        condition.type_ == "PodScheduled"
-            && condition.status == "False"
-            && condition.message.as_deref() == Some(reason)
-    })
+/// How many bindings may begin, where that is limited.
+struct Budget {
+    per_second: Option<u32>,
+    since: Option<Instant>,
+    begun: u32,
 }
 
-async fn limited(call: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    tokio::time::timeout(CALL_LIMIT, call).await.unwrap_or(Err(Error::TimedOut))
+impl Budget {
+    fn new(per_second: Option<u32>) -> Self {
+        Self { per_second, since: None, begun: 0 }
+    }
+
+    fn left(&mut self, now: Instant) -> usize {
+        let Some(limit) = self.per_second else { return usize::MAX };
+        if self.since.is_none_or(|since| now.saturating_duration_since(since).as_secs() >= 1) {
+            (self.since, self.begun) = (Some(now), 0);
+        }
+        limit.saturating_sub(self.begun) as usize
+    }
+
+    fn spend(&mut self) {
+        self.begun = self.begun.saturating_add(1);
+    }
+
+    /// When a spent budget is full again.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let limit = self.per_second?;
+        (self.begun >= limit)
+            .then(|| self.since.map_or(now, |since| since + Duration::from_secs(1)))
+    }
 }
 
 async fn wake_at(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_configuration_is_refused_by_key() {
+        fn check(text: &str, expected: &str) {
+            let config = serde_json::from_str::<Config>(text).map_err(|error| error.to_string());
+            let error = config
+                .and_then(|config| config.validate().map_err(|error| crate::driver::chain(&error)))
+                .unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        assert!(Config::default().validate().is_ok());
+        check(r#"{"binding": 1}"#, "unknown field `binding`");
+        check(r#"{"bindings": 0}"#, "bindings is 0");
+        check(r#"{"profiles": []}"#, "at least one");
+        check(r#"{"profiles": [{}, {}]}"#, "a name of its own");
+        check(r#"{"lease": "name"}"#, "lease is name");
+        check(r#"{"profiles": [{"loadCeiling": 200}]}"#, "loadCeiling");
+    }
+
+    #[test]
+    fn a_limit_counts_bindings_by_the_second() {
+        let mut budget = Budget::new(Some(2));
+        let now = Instant::now();
+        assert_eq!(budget.left(now), 2);
+        budget.spend();
+        budget.spend();
+        assert_eq!((budget.left(now), budget.next(now)), (0, Some(now + Duration::from_secs(1))));
+        assert_eq!(budget.left(now + Duration::from_secs(1)), 2);
     }
 }

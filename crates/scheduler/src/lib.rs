@@ -1,24 +1,33 @@
-//! Which node a pod goes to: a pure function of a snapshot.
+//! Which node a pod goes to: a pure function of what the cluster is.
 //!
 //! No clock, no I/O, no randomness but the profile's seed: production and rehearsal run the same
 //! code on the same numbers. The driver that watches, assumes and binds is in `berth_controllers`.
 //!
 //! ```text
-//!  Snapshot, Pod ──▶ filters (may it?) ──▶ scores (how well?) ──▶ Placement
-//!                        └─ none left ──▶ Unschedulable: how many nodes refused why
+//!  Cluster, Pod ──▶ filters (may it?) ──▶ scores (how well?) ──▶ Placement
+//!                       └─ none left ──▶ Unschedulable: how many nodes refused why
 //! ```
 //!
 //! Source: the scheduling framework of Kubernetes (KEP-624), whose filters, scores and weights these
-//! follow; one file for each.
+//! follow.
 
 pub mod amount;
-pub mod filter;
+mod class;
+pub mod cluster;
+pub mod decision;
+pub mod gang;
+pub mod gpu;
+pub mod policy;
+pub mod preempt;
 pub mod profile;
-pub mod schedule;
-pub mod score;
+pub mod reservation;
 pub mod selector;
 pub mod snapshot;
+pub mod volumes;
+mod world;
 
+pub use cluster::Cluster;
+pub use decision::{Explanation, Placement, Unschedulable};
 pub use profile::Profile;
-pub use schedule::{Placement, Unschedulable, schedule};
-pub use snapshot::{Node, Pod, Snapshot};
+pub use snapshot::{Node, Pod};
+pub use world::Load;

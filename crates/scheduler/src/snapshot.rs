@@ -3,36 +3,14 @@
 mod build;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use berth_api::Selector;
 
 use crate::amount::{Amounts, Bytes};
 use crate::selector::{Labels, NodeTerm};
 
+pub(crate) use build::node_term;
 pub use build::{node, pod};
-
-/// Nodes with the pods on them, and the labels of namespaces.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// By name.
-    pub places: BTreeMap<String, Place>,
-    /// Labels of each namespace.
-    pub namespaces: BTreeMap<String, Labels>,
-}
-
-/// A node and what is on it.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The node.
-    pub node: Arc<Node>,
-    /// The pods on it, those assumed to come included.
-    pub pods: Vec<Arc<Pod>>,
-    /// The sum of their requests.
-    pub used: Amounts,
-    /// The same with a small amount for each container that asks for none: for scores.
-    pub weighed: Amounts,
-}
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +29,8 @@ pub struct Node {
     pub taints: Vec<Taint>,
     /// Images on its disk, by every name, with their sizes.
     pub images: BTreeMap<String, Bytes>,
+    /// How many volumes each storage driver can attach here.
+    pub volume_limits: BTreeMap<String, i64>,
 }
 
 /// What a taint does to pods that do not tolerate it.
@@ -147,6 +127,66 @@ pub struct Pod {
     pub anti_affinity: Vec<Near>,
     /// Weighted wishes, below zero for being away.
     pub near_preferences: Vec<(i64, Near)>,
+    /// `spec.schedulerName`.
+    pub scheduler: String,
+    /// Whether it may displace pods of lower priority.
+    pub preempts: bool,
+    /// When it started, seconds since 1970.
+    pub start: Option<i64>,
+    /// Where room was made for it.
+    pub nominated: Option<String>,
+    /// Its claims, by name.
+    pub claims: Vec<String>,
+    /// What its volumes ask of a node; filled in by [`crate::volumes`].
+    pub volumes: Needs,
+    /// Its like as Services and its controller select them: what default constraints spread.
+    pub like: Option<Selector>,
+    /// The gang it belongs to.
+    pub gang: Option<Gang>,
+    /// Whether it wants the node its predecessor was on.
+    pub rebuild: Option<Rebuild>,
+    /// UID of the controller that owns it.
+    pub owner: Option<String>,
+}
+
+/// What volumes ask of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Each list needs one term that means the node.
+    pub all_of: Vec<(VolumeRefusal, Vec<NodeTerm>)>,
+    /// Claims, as `namespace/name`, that one pod alone may use.
+    pub exclusive: Vec<String>,
+    /// Storage driver and volume to attach.
+    pub attach: Vec<(String, String)>,
+}
+
+/// Why a node does not suit a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum VolumeRefusal {
+    /// The bound volume is elsewhere.
+    Conflict,
+    /// The bound volume is in another zone.
+    Zone,
+    /// Nothing free suits, and nothing can be made there.
+    Unbound,
+}
+
+/// Pods that are placed all or none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Gang {
+    /// Its name within the namespace.
+    pub name: String,
+    /// How many must have a place at once.
+    pub least: usize,
+}
+
+/// How much a pod wants its predecessor's node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rebuild {
+    /// There if it fits, else elsewhere.
+    Preferred,
+    /// There or nowhere, as long as that node exists.
+    Required,
 }
 
 /// "Near these pods", in a domain that a node label tells.
@@ -190,37 +230,4 @@ pub struct Spread {
     pub honour_affinity: bool,
     /// Whether nodes whose taints the pod does not bear are no domains.
     pub honour_taints: bool,
-}
-
-impl Snapshot {
-    /// Of `nodes` and the pods that are on them; pods on no known node are left out.
-    pub fn new(
-        nodes: impl IntoIterator<Item = Arc<Node>>,
-        pods: impl IntoIterator<Item = Arc<Pod>>,
-        namespaces: BTreeMap<String, Labels>,
-    ) -> Self {
-        let places = nodes.into_iter().map(|node| (node.name.clone(), Place::new(node))).collect();
-        let mut snapshot = Self { places, namespaces };
-        for pod in pods {
-            if let Some(node) = pod.node.clone() {
-                snapshot.put(pod, &node);
-            }
-        }
-        snapshot
-    }
-
-    /// Counts `pod` on `node` from now on.
-    pub fn put(&mut self, pod: Arc<Pod>, node: &str) {
-        if let Some(place) = self.places.get_mut(node) {
-            place.used += &pod.requests;
-            place.weighed += &pod.weighed;
-            place.pods.push(pod);
-        }
-    }
-}
-
-impl Place {
-    fn new(node: Arc<Node>) -> Self {
-        Self { node, pods: Vec::new(), used: Amounts::default(), weighed: Amounts::default() }
-    }
 }

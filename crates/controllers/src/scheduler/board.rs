@@ -1,240 +1,453 @@
-//! What the scheduler knows: nodes, pods on them, pods that wait. Kept in step by the caches.
+//! What the scheduler knows and what waits: the cluster, and a queue of pods without a node.
+//!
+//! ```text
+//!  new pod ─▶ active ──decide──▶ assumed ──bound, seen by the watch──▶ placed
+//!               ▲                  │ binding failed
+//!               │                  ▼
+//!            waiting until ◀── parked, with the filters that refused it
+//!                            woken only by a change that could change their minds
+//! ```
+//!
+//! Pure but for the time that is passed in.
+//!
+//! Source: the three queues and the queueing hints of kube-scheduler (KEP-4247).
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+mod attempt;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
+use berth_api::Selector;
+use berth_scheduler::preempt::{Budget, Preemption};
 use berth_scheduler::selector::Labels;
-use berth_scheduler::{Node, Placement, Pod, Profile, Snapshot, Unschedulable, schedule, snapshot};
+use berth_scheduler::snapshot::{Node, Pod, Rebuild};
+use berth_scheduler::volumes::Volumes;
+use berth_scheduler::{Cluster, Placement, Profile, Unschedulable, snapshot};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::driver::{Key, World};
+use crate::driver::Key;
 
 /// The wait of a pod that fitted nowhere, from the first time to the last.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(10);
 /// A pod that fits nowhere is looked at again after this even if nothing changed.
 const PARKED: Duration = Duration::from_secs(300);
-/// The names under which pods ask for this scheduler.
-const NAMES: [&str; 2] = ["default-scheduler", "berth"];
+/// Nodes of pods that are gone are remembered for so many pods that want to come back.
+const HOMES: usize = 10_000;
+
+/// What changed, for those that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// A node came or changed, a namespace's labels did: anything may be possible now.
+    Anything,
+    /// A pod went: there is room, a port, a distance.
+    PodGone,
+    /// A pod came: someone to be near of, or another count of a spread.
+    PodCame,
+    /// Claims, volumes or classes changed.
+    Volumes,
+}
 
 /// All that decisions are made of.
-#[derive(Default)]
 pub struct Board {
-    nodes: BTreeMap<String, Arc<Node>>,
-    placed: BTreeMap<Key, Arc<Pod>>,
-    assumed: BTreeMap<Key, Arc<Pod>>,
-    waiting: BTreeMap<Key, Waiting>,
-    namespaces: BTreeMap<String, Labels>,
+    pub cluster: Cluster,
+    pub volumes: Volumes,
+    pub budgets: BTreeMap<Key, Budget>,
+    names: BTreeSet<String>,
+    placed: HashMap<Key, Arc<Pod>>,
+    assumed: HashMap<Key, Arc<Pod>>,
+    waiting: HashMap<Key, Waiting>,
+    active: BTreeSet<Rank>,
+    due: BTreeSet<(Instant, Key)>,
+    parked: BTreeSet<Key>,
+    /// How many placed pods have each priority.
+    priorities: BTreeMap<i32, usize>,
+    homes: BTreeMap<(String, String), String>,
 }
+
+/// The more important, then those that come back, then the older first.
+type Rank = (Reverse<i32>, bool, Option<Timestamp>, Key);
 
 struct Waiting {
     pod: Arc<Pod>,
     created: Option<Timestamp>,
+    seen: Instant,
     attempts: u32,
-    /// Not before this.
+    stage: Stage,
+    /// No attempt before this, whatever happens.
     from: Option<Instant>,
-    /// Fitted nowhere: only a change in the cluster, or much time, makes it worth another look.
-    parked_until: Option<Instant>,
+    /// Who refused it last.
+    refused_by: BTreeSet<&'static str>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Active,
+    Due(Instant),
+    Parked(Instant),
 }
 
 /// What was decided for one pod.
 pub struct Decision {
     /// Which pod.
     pub key: Key,
-    /// That very pod, and no later one of its name.
-    pub uid: String,
-    /// Where it goes, or why nowhere.
-    pub outcome: Result<Placement, Unschedulable>,
+    /// The pod as it was decided about.
+    pub pod: Arc<Pod>,
+    /// What comes of it.
+    pub outcome: Outcome,
+    /// How long it waited, counted from when it was first seen, and how often it was tried.
+    pub waited: Duration,
+    /// Attempts before this one.
+    pub attempts: u32,
 }
 
-/// Keeps `board` in step with `world` and tells `changed`.
-pub fn wire(world: &World, board: &Arc<Mutex<Board>>, changed: &Arc<Notify>) {
-    let lock = |board: &Arc<Mutex<Board>>| Arc::clone(board);
-    let (own, wake) = (lock(board), Arc::clone(changed));
-    world.namespaces.subscribe(move |change| {
-        let name = Key::of(&change.latest().metadata).name;
-        let labels = change.new.map(|new| new.metadata.labels.clone().unwrap_or_default());
-        own.lock().expect("no holder panics").see_namespace(name, labels);
-        wake.notify_one();
-    });
-    let (own, wake) = (lock(board), Arc::clone(changed));
-    world.nodes.subscribe(move |change| {
-        let name = Key::of(&change.latest().metadata).name;
-        let node = change.new.map(|new| snapshot::node(new));
-        if own.lock().expect("no holder panics").see_node(name, node) {
-            wake.notify_one();
-        }
-    });
-    let (own, wake) = (lock(board), Arc::clone(changed));
-    world.pods.subscribe(move |change| {
-        let key = Key::of(&change.latest().metadata);
-        if own.lock().expect("no holder panics").see_pod(key, change.new.map(|new| &**new)) {
-            wake.notify_one();
-        }
-    });
+/// Where a pod goes, or why nowhere and what is done about it.
+pub enum Outcome {
+    /// There.
+    Bind(Placement),
+    /// Nowhere; others may have to go first.
+    Refuse {
+        /// Why.
+        why: Unschedulable,
+        /// Who must go, and from where.
+        preemption: Option<Preemption>,
+        /// What is said about it after the reason.
+        note: Option<String>,
+    },
+}
+
+/// How many pods wait, by stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Can be tried.
+    pub active: usize,
+    /// Must wait some time.
+    pub backoff: usize,
+    /// Wait for a change.
+    pub unschedulable: usize,
 }
 
 impl Board {
+    /// An empty board for these profiles; pods that name another scheduler are not ours.
+    pub fn new(profiles: Vec<Profile>) -> Self {
+        let names = profiles.iter().map(|profile| profile.scheduler_name.clone()).collect();
+        Self {
+            cluster: Cluster::new(profiles),
+            volumes: Volumes::default(),
+            budgets: BTreeMap::new(),
+            names,
+            placed: HashMap::new(),
+            assumed: HashMap::new(),
+            waiting: HashMap::new(),
+            active: BTreeSet::new(),
+            due: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            priorities: BTreeMap::new(),
+            homes: BTreeMap::new(),
+        }
+    }
+
     /// A namespace came, changed, or went.
-    pub fn see_namespace(&mut self, name: String, labels: Option<Labels>) {
-        let changed = match labels {
-            Some(labels) => self.namespaces.insert(name, labels.clone()) != Some(labels),
-            None => self.namespaces.remove(&name).is_some(),
-        };
-        if changed {
-            self.unpark();
+    pub fn see_namespace(&mut self, name: String, labels: Option<Labels>, now: Instant) {
+        if self.cluster.set_namespace(name, labels) {
+            self.wake(Hint::Anything, now);
         }
     }
 
     /// A node came, changed, or went; whether that can matter to anyone.
-    pub fn see_node(&mut self, name: String, node: Option<Node>) -> bool {
-        match node {
+    pub fn see_node(&mut self, name: &str, node: Option<Node>, now: Instant) -> bool {
+        let changed = match node {
             Some(node) => {
+                let new = !self.cluster.has_node(name);
                 // Heartbeats change nothing that is read here.
-                if self.nodes.get(&name).is_some_and(|known| **known == node) {
-                    return false;
+                let changed = self.cluster.set_node(node);
+                if new {
+                    self.put_back(name);
                 }
-                self.nodes.insert(name, Arc::new(node));
+                changed
             }
-            None => {
-                self.nodes.remove(&name);
-            }
+            None => self.cluster.remove_node(name),
+        };
+        if changed {
+            self.wake(Hint::Anything, now);
         }
-        self.unpark();
-        true
+        changed
     }
 
-    /// A pod came, changed, or went; whether there is something to decide.
-    pub fn see_pod(&mut self, key: Key, object: Option<&core::Pod>) -> bool {
-        let Some(object) = object.filter(|object| !is_over(object)) else {
-            self.waiting.remove(&key);
-            self.assumed.remove(&key);
-            if self.placed.remove(&key).is_some() {
-                self.unpark();
-                return true;
-            }
-            return false;
-        };
-        let pod = Arc::new(snapshot::pod(object));
-        if pod.node.is_some() {
-            self.waiting.remove(&key);
-            self.assumed.remove(&key);
-            let new = self.placed.insert(key, pod).is_none();
-            // One more pod helps only those that want to be near it.
-            let social = |waiting: &Waiting| {
-                !waiting.pod.affinity.is_empty() || !waiting.pod.spread.is_empty()
-            };
-            if new && self.waiting.values().any(social) {
-                self.unpark();
-                return true;
-            }
-            return false;
+    /// Pods that are known to be on a node that came only now.
+    fn put_back(&mut self, name: &str) {
+        let there = |pod: &&Arc<Pod>| pod.node.as_deref() == Some(name);
+        let pods = self.placed.values().chain(self.assumed.values());
+        for pod in pods.filter(there).cloned().collect::<Vec<_>>() {
+            self.cluster.place(pod, name);
         }
-        if let Some(assumed) = self.assumed.get(&key) {
+    }
+
+    /// A pod came, changed, or went; whether there is something to decide. `like` is what Services
+    /// and its controller select it by.
+    pub fn see_pod(
+        &mut self,
+        key: &Key,
+        object: Option<&core::Pod>,
+        like: Option<Selector>,
+        now: Instant,
+    ) -> bool {
+        let Some(object) = object.filter(|object| !is_over(object)) else {
+            return self.drop_pod(key, now);
+        };
+        let mut pod = snapshot::pod(object);
+        pod.like = like;
+        if pod.node.is_some() {
+            return self.see_placed(key, pod, now);
+        }
+        if let Some(assumed) = self.assumed.get(key) {
             if assumed.uid == pod.uid && !pod.terminating {
                 return false;
             }
-            self.assumed.remove(&key);
+            self.unassume(key);
         }
-        if !is_ours(object) || pod.terminating {
-            self.waiting.remove(&key);
+        if !self.is_ours(object) || pod.terminating {
+            self.unqueue(key);
             return false;
         }
-        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        match self.waiting.get_mut(&key) {
+        let pod = Arc::new(pod);
+        // Room that was made for it before this scheduler was started.
+        if self.cluster_nominates(&pod) {
+            self.cluster.nominate(&pod, pod.nominated.as_deref());
+        }
+        match self.waiting.get_mut(key) {
             Some(waiting) if waiting.pod.uid == pod.uid => {
                 // Our own report changes the pod's status; only what it asks for matters.
-                let asks_the_same = same_wishes(&waiting.pod, &pod);
+                let asks_the_same = asks_the_same(&waiting.pod, &pod);
                 waiting.pod = pod;
                 if asks_the_same {
                     return false;
                 }
-                waiting.parked_until = None;
             }
             _ => {
-                let waiting = Waiting { pod, created, attempts: 0, from: None, parked_until: None };
-                self.waiting.insert(key, waiting);
+                self.unqueue(key);
+                let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+                let waiting = Waiting {
+                    pod,
+                    created,
+                    seen: now,
+                    attempts: 0,
+                    stage: Stage::Parked(now),
+                    from: None,
+                    refused_by: BTreeSet::new(),
+                };
+                self.waiting.insert(key.clone(), waiting);
             }
         }
+        self.stage(key, Stage::Active);
         true
     }
 
-    /// Decides for at most `limit` pods that are due, by priority and age, and counts each placement.
-    pub fn decide(&mut self, profile: &Profile, now: Instant, limit: usize) -> Vec<Decision> {
-        let mut due: Vec<(Key, Arc<Pod>, Option<Timestamp>)> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.due().is_none_or(|at| at <= now))
-            .map(|(key, waiting)| (key.clone(), Arc::clone(&waiting.pod), waiting.created))
-            .collect();
-        if due.is_empty() {
-            return Vec::new();
-        }
-        due.sort_by(|one, other| {
-            (other.1.priority, one.2, &one.0).cmp(&(one.1.priority, other.2, &other.0))
-        });
-        due.truncate(limit);
-        let mut world = Snapshot::new(
-            self.nodes.values().cloned(),
-            self.placed.values().chain(self.assumed.values()).cloned(),
-            self.namespaces.clone(),
-        );
-        let mut decisions = Vec::with_capacity(due.len());
-        for (key, pod, _) in due {
-            let outcome = schedule(&world, &pod, profile);
-            match &outcome {
-                Ok(placement) => {
-                    let mut placed = Pod::clone(&pod);
-                    placed.node = Some(placement.node.clone());
-                    let placed = Arc::new(placed);
-                    world.put(Arc::clone(&placed), &placement.node);
-                    self.waiting.remove(&key);
-                    self.assumed.insert(key.clone(), placed);
-                }
-                Err(_) => self.wait_longer(&key, now, true),
+    fn cluster_nominates(&self, pod: &Pod) -> bool {
+        pod.nominated.as_deref().is_some_and(|node| self.cluster.has_node(node))
+    }
+
+    fn see_placed(&mut self, key: &Key, pod: Pod, now: Instant) -> bool {
+        self.unqueue(key);
+        self.assumed.remove(key);
+        let pod = Arc::new(pod);
+        self.cluster.nominate(&pod, None);
+        let node = pod.node.clone().expect("the caller has looked");
+        if pod.rebuild.is_some() {
+            if self.homes.len() >= HOMES {
+                self.homes.pop_first();
             }
-            decisions.push(Decision { key, uid: pod.uid.clone(), outcome });
+            self.homes.insert((pod.namespace.clone(), pod.name.clone()), node.clone());
         }
-        decisions
+        self.cluster.place(Arc::clone(&pod), &node);
+        *self.priorities.entry(pod.priority).or_default() += 1;
+        match self.placed.insert(key.clone(), Arc::clone(&pod)) {
+            Some(old) => {
+                self.uncount(&old);
+                if old.uid != pod.uid {
+                    self.cluster.remove(&old.uid);
+                }
+                let shrank = old.requests != pod.requests || old.labels != pod.labels;
+                shrank && self.wake(Hint::Anything, now)
+            }
+            // One more pod helps only those that want to be near it or count it.
+            None => self.wake(Hint::PodCame, now),
+        }
+    }
+
+    fn drop_pod(&mut self, key: &Key, now: Instant) -> bool {
+        if let Some(waiting) = self.unqueue(key) {
+            self.cluster.nominate(&waiting.pod, None);
+        }
+        self.unassume(key);
+        let Some(pod) = self.placed.remove(key) else { return false };
+        self.uncount(&pod);
+        self.cluster.remove(&pod.uid);
+        self.wake(Hint::PodGone, now)
+    }
+
+    fn uncount(&mut self, pod: &Pod) {
+        if let Some(count) = self.priorities.get_mut(&pod.priority) {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&pod.priority);
+            }
+        }
+    }
+
+    fn unassume(&mut self, key: &Key) {
+        if let Some(pod) = self.assumed.remove(key) {
+            self.cluster.remove(&pod.uid);
+        }
     }
 
     /// A placement did not come to be: the pod, as it is now, waits again.
-    pub fn give_back(&mut self, key: &Key, object: Option<&core::Pod>, now: Instant) {
-        if self.assumed.remove(key).is_some() {
-            self.see_pod(key.clone(), object);
-            self.wait_longer(key, now, false);
+    pub fn give_back(
+        &mut self,
+        key: &Key,
+        object: Option<&core::Pod>,
+        like: Option<Selector>,
+        now: Instant,
+    ) {
+        if self.assumed.contains_key(key) {
+            self.unassume(key);
+            self.see_pod(key, object, like, now);
+            self.wait_longer(key, now, BTreeSet::new());
+            if let Some(waiting) = self.waiting.get(key)
+                && let Some(from) = waiting.from
+            {
+                self.stage(key, Stage::Due(from));
+            }
         }
     }
 
     /// When the next waiting pod is due, if any waits.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.waiting.values().filter_map(Waiting::due).min()
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        if !self.active.is_empty() {
+            return Some(now);
+        }
+        self.due.first().map(|(at, _)| *at)
     }
 
-    /// Something changed that may make room: parked pods are due when their wait is over.
-    fn unpark(&mut self) {
-        for waiting in self.waiting.values_mut() {
-            waiting.parked_until = None;
+    /// How many pods wait.
+    pub fn pending(&self) -> Pending {
+        let unschedulable = self.parked.len();
+        let backoff = self.due.len() - unschedulable;
+        Pending { active: self.active.len(), backoff, unschedulable }
+    }
+
+    /// Something changed: those whom it could help are tried again; whether there are any.
+    pub fn wake(&mut self, hint: Hint, now: Instant) -> bool {
+        let helped: Vec<Key> = self
+            .parked
+            .iter()
+            .filter(|key| self.waiting.get(*key).is_some_and(|each| helps(hint, &each.refused_by)))
+            .cloned()
+            .collect();
+        for key in &helped {
+            let from = self.waiting.get(key).and_then(|waiting| waiting.from);
+            match from.filter(|from| *from > now) {
+                Some(from) => self.stage(key, Stage::Due(from)),
+                None => self.stage(key, Stage::Active),
+            }
+        }
+        !helped.is_empty()
+    }
+
+    /// Moves a waiting pod to another part of the queue.
+    fn stage(&mut self, key: &Key, stage: Stage) {
+        let Some(waiting) = self.waiting.get_mut(key) else { return };
+        let old = std::mem::replace(&mut waiting.stage, stage);
+        let rank = rank(key, waiting, &self.homes);
+        match old {
+            Stage::Active => {
+                // Its rank may have changed with it.
+                if !self.active.remove(&rank) {
+                    self.active.retain(|(.., known)| known != key);
+                }
+            }
+            Stage::Due(at) => {
+                self.due.remove(&(at, key.clone()));
+            }
+            Stage::Parked(at) => {
+                self.due.remove(&(at, key.clone()));
+                self.parked.remove(key);
+            }
+        }
+        match stage {
+            Stage::Active => {
+                self.active.insert(rank);
+            }
+            Stage::Due(at) => {
+                self.due.insert((at, key.clone()));
+            }
+            Stage::Parked(at) => {
+                self.due.insert((at, key.clone()));
+                self.parked.insert(key.clone());
+            }
         }
     }
 
-    fn wait_longer(&mut self, key: &Key, now: Instant, parked: bool) {
+    fn unqueue(&mut self, key: &Key) -> Option<Waiting> {
+        self.waiting.get(key)?;
+        // Out of every part, by way of one that is cheap to leave.
+        let at = Instant::now();
+        self.stage(key, Stage::Due(at));
+        self.due.remove(&(at, key.clone()));
+        self.waiting.remove(key)
+    }
+
+    fn wait_longer(&mut self, key: &Key, now: Instant, refused_by: BTreeSet<&'static str>) {
         if let Some(waiting) = self.waiting.get_mut(key) {
             let wait = FIRST_WAIT.saturating_mul(1 << waiting.attempts.min(8)).min(LAST_WAIT);
             waiting.attempts += 1;
             waiting.from = Some(now + wait);
-            waiting.parked_until = parked.then(|| now + PARKED);
+            waiting.refused_by = refused_by;
+            self.stage(key, Stage::Parked(now + PARKED));
         }
+    }
+
+    /// Whether this scheduler is asked for, and nothing holds the pod back.
+    fn is_ours(&self, pod: &core::Pod) -> bool {
+        let Some(spec) = &pod.spec else { return false };
+        let name = spec.scheduler_name.as_deref().unwrap_or("default-scheduler");
+        self.names.contains(name) && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    fn home(&self, pod: &Pod) -> Option<(Rebuild, &str)> {
+        let home = self.homes.get(&(pod.namespace.clone(), pod.name.clone()))?;
+        Some((pod.rebuild?, home))
     }
 }
 
-impl Waiting {
-    fn due(&self) -> Option<Instant> {
-        self.from.max(self.parked_until)
+fn rank(key: &Key, waiting: &Waiting, homes: &BTreeMap<(String, String), String>) -> Rank {
+    let pod = &waiting.pod;
+    let stranger =
+        pod.rebuild.is_none() || !homes.contains_key(&(pod.namespace.clone(), pod.name.clone()));
+    (Reverse(pod.priority), stranger, waiting.created, key.clone())
+}
+
+/// Whether a change can matter to a pod that these filters refused; none known, any change can.
+fn helps(hint: Hint, refused_by: &BTreeSet<&'static str>) -> bool {
+    let any = |names: &[&str]| {
+        refused_by.is_empty() || refused_by.iter().any(|name| names.contains(name))
+    };
+    match hint {
+        Hint::Anything => true,
+        Hint::PodGone => any(&[
+            "NodeResourcesFit",
+            "NodePorts",
+            "NodeVolumeLimits",
+            "VolumeRestrictions",
+            "PodTopologySpread",
+            "InterPodAffinity",
+        ]),
+        Hint::PodCame => any(&["PodTopologySpread", "InterPodAffinity"]),
+        Hint::Volumes => any(&["VolumeBinding", "VolumeZone"]),
     }
 }
 
@@ -243,94 +456,15 @@ fn is_over(pod: &core::Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Whether this scheduler is asked for, and nothing holds the pod back.
-fn is_ours(pod: &core::Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let name = spec.scheduler_name.as_deref().unwrap_or(NAMES[0]);
-    NAMES.contains(&name) && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
-}
-
-fn same_wishes(one: &Pod, other: &Pod) -> bool {
+fn asks_the_same(one: &Pod, other: &Pod) -> bool {
     one.labels == other.labels
         && one.requests == other.requests
         && one.tolerations == other.tolerations
         && one.node_selector == other.node_selector
         && one.node_affinity == other.node_affinity
         && one.priority == other.priority
+        && one.gang == other.gang
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn pod(name: &str, priority: i32, more: serde_json::Value) -> core::Pod {
-        let mut spec = json!({ "priority": priority, "containers": [{ "name": "c",
-            "resources": { "requests": { "cpu": "1" } } }] });
-        if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
-            spec.extend(more.clone());
-        }
-        serde_json::from_value(json!({
-            "metadata": { "namespace": "default", "name": name, "uid": name },
-            "spec": spec,
-        }))
-        .unwrap()
-    }
-
-    fn see(board: &mut Board, pod: &core::Pod) -> bool {
-        board.see_pod(Key::of(&pod.metadata), Some(pod))
-    }
-
-    fn board_with_room_for(cores: i64) -> Board {
-        let mut board = Board::default();
-        let node = json!({ "metadata": { "name": "a" },
-            "status": { "allocatable": { "cpu": cores.to_string(), "pods": "9" } } });
-        let node = snapshot::node(&serde_json::from_value(node).unwrap());
-        assert!(board.see_node("a".into(), Some(node.clone())));
-        assert!(!board.see_node("a".into(), Some(node)), "a heartbeat wakes no one");
-        board
-    }
-
-    fn outcomes(board: &mut Board, now: Instant) -> Vec<(String, bool)> {
-        let decisions = board.decide(&Profile::standard(0), now, 10);
-        decisions.into_iter().map(|each| (each.key.name, each.outcome.is_ok())).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn two_pods_never_get_the_same_room_and_the_more_important_goes_first() {
-        let mut board = board_with_room_for(1);
-        assert!(see(&mut board, &pod("low", 0, json!({}))));
-        assert!(see(&mut board, &pod("high", 5, json!({}))));
-        let now = Instant::now();
-        assert_eq!(outcomes(&mut board, now), [("high".into(), true), ("low".into(), false)]);
-        assert!(!see(&mut board, &pod("high", 5, json!({}))), "assumed until the watch shows it");
-        assert_eq!(outcomes(&mut board, now), []);
-        see(&mut board, &pod("high", 5, json!({ "nodeName": "a" })));
-        assert_eq!(outcomes(&mut board, now + LAST_WAIT), [], "nothing changed that helps");
-        board.see_pod(Key::new("default", "high"), None);
-        assert_eq!(outcomes(&mut board, now), [], "its wait is not over");
-        assert_eq!(outcomes(&mut board, now + FIRST_WAIT), [("low".into(), true)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failed_binding_gives_the_room_back() {
-        let mut board = board_with_room_for(1);
-        let one = pod("one", 0, json!({}));
-        see(&mut board, &one);
-        let now = Instant::now();
-        assert_eq!(outcomes(&mut board, now), [("one".into(), true)]);
-        board.give_back(&Key::new("default", "one"), Some(&one), now);
-        assert_eq!(outcomes(&mut board, now + FIRST_WAIT), [("one".into(), true)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn gated_foreign_and_ending_pods_are_left_alone() {
-        let mut board = board_with_room_for(9);
-        see(&mut board, &pod("gated", 0, json!({ "schedulingGates": [{ "name": "g" }] })));
-        see(&mut board, &pod("foreign", 0, json!({ "schedulerName": "other" })));
-        see(&mut board, &pod("ours", 0, json!({ "schedulerName": "berth" })));
-        assert_eq!(outcomes(&mut board, Instant::now()), [("ours".into(), true)]);
-        assert!(see(&mut board, &pod("gated", 0, json!({}))), "the gate opened");
-        assert_eq!(outcomes(&mut board, Instant::now()), [("gated".into(), true)]);
-    }
-}
+mod tests;

@@ -5,15 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_api::Selector;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement, ObjectMeta,
+};
 
-use super::{Effect, HostPort, Near, Node, Pod, Spread, Taint, Toleration};
+use super::{Effect, Gang, HostPort, Near, Node, Pod, Rebuild, Spread, Taint, Toleration};
 use crate::amount::{Amounts, Bytes, Millicores};
 use crate::selector::{NodeTerm, Operator, Requirement};
 
 /// What a container without requests is taken to use when nodes are compared.
 const UNSTATED_CPU: Millicores = Millicores(100);
 const UNSTATED_MEMORY: Bytes = Bytes(200 * 1024 * 1024);
+
+/// The gang that a pod belongs to, annotation or label.
+const GANG: &str = "scheduling.berth.dev/gang";
+/// How many of the gang must have a place at once.
+const GANG_LEAST: &str = "scheduling.berth.dev/gang-min";
+/// `preferred` or `required`: back to the node of the pod it replaces.
+const REBUILD: &str = "scheduling.berth.dev/rebuild";
 
 /// What the scheduler reads of a node.
 pub fn node(object: &core::Node) -> Node {
@@ -40,6 +49,7 @@ pub fn node(object: &core::Node) -> Node {
                 image.names.iter().flatten().map(move |name| (name.clone(), size))
             })
             .collect(),
+        volume_limits: BTreeMap::new(),
     }
 }
 
@@ -52,15 +62,29 @@ pub fn pod(object: &core::Pod) -> Pod {
         name: meta.name.clone().unwrap_or_default(),
         uid: meta.uid.clone().unwrap_or_default(),
         terminating: meta.deletion_timestamp.is_some(),
+        preempts: true,
         ..Pod::default()
     };
+    let owners = meta.owner_references.iter().flatten();
+    pod.owner =
+        owners.clone().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone());
+    asked_beyond_kubernetes(meta, &mut pod);
+    if let Some(status) = &object.status {
+        pod.start = status.start_time.as_ref().map(|time| time.0.as_second());
+        pod.nominated = status.nominated_node_name.clone().filter(|name| !name.is_empty());
+    }
     if let Some(spec) = &object.spec {
         pod.node = spec.node_name.clone().filter(|name| !name.is_empty());
         pod.priority = spec.priority.unwrap_or(0);
+        pod.scheduler =
+            spec.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".to_owned());
+        pod.preempts = spec.preemption_policy.as_deref() != Some("Never");
+        pod.claims = claims(spec, &pod.name);
         pod.requests = requests(spec, false);
         pod.weighed = requests(spec, true);
         pod.host_ports = host_ports(spec);
-        pod.images = spec.containers.iter().filter_map(|each| each.image.clone()).collect();
+        let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        pod.images = all.filter_map(|each| each.image.as_deref().map(tagged)).collect();
         pod.node_selector = spec.node_selector.clone().unwrap_or_default();
         pod.tolerations = spec.tolerations.iter().flatten().map(toleration).collect();
         pod.spread = spec
@@ -77,6 +101,43 @@ pub fn pod(object: &core::Pod) -> Pod {
     pod.namespace = namespace;
     pod.labels = labels;
     pod
+}
+
+/// An image's name as nodes list it: with a tag.
+fn tagged(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains(':') || last.contains('@') {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+/// Claims by name; an ephemeral volume's claim is named after the pod and the volume.
+fn claims(spec: &core::PodSpec, pod: &str) -> Vec<String> {
+    let volumes = spec.volumes.iter().flatten();
+    volumes
+        .filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(claim), _) => Some(claim.claim_name.clone()),
+            (None, Some(_)) => Some(format!("{pod}-{}", volume.name)),
+            (None, None) => None,
+        })
+        .collect()
+}
+
+/// Gangs and rebuilding in place are asked for by annotations; a gang's name may be a label too.
+fn asked_beyond_kubernetes(meta: &ObjectMeta, pod: &mut Pod) {
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
+    let label = |key: &str| meta.labels.as_ref().and_then(|all| all.get(key));
+    if let Some(name) = annotation(GANG).or_else(|| label(GANG)) {
+        let least = annotation(GANG_LEAST).and_then(|text| text.parse().ok()).unwrap_or(1);
+        pod.gang = Some(Gang { name: name.clone(), least });
+    }
+    pod.rebuild = match annotation(REBUILD).map(String::as_str) {
+        Some("preferred") => Some(Rebuild::Preferred),
+        Some("required") => Some(Rebuild::Required),
+        _ => None,
+    };
 }
 
 fn amounts(list: &BTreeMap<String, Quantity>) -> Amounts {
@@ -250,7 +311,7 @@ fn spread(object: &core::TopologySpreadConstraint, labels: &BTreeMap<String, Str
     }
 }
 
-fn node_term(object: &core::NodeSelectorTerm) -> NodeTerm {
+pub(crate) fn node_term(object: &core::NodeSelectorTerm) -> NodeTerm {
     let all = |list: &Option<Vec<core::NodeSelectorRequirement>>| {
         list.iter()
             .flatten()

@@ -46,15 +46,27 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-fn decide(nodes: &[Value], placed: &[Value], wanted: &Value) -> Result<Placement, Unschedulable> {
-    let nodes = nodes
-        .iter()
-        .map(|value| Arc::new(snapshot::node(&serde_json::from_value(value.clone()).unwrap())));
-    let read = |value: &Value| snapshot::pod(&serde_json::from_value(value.clone()).unwrap());
+fn read(value: &Value) -> Arc<Pod> {
+    Arc::new(snapshot::pod(&serde_json::from_value(value.clone()).unwrap()))
+}
+
+fn cluster(nodes: &[Value], placed: &[Value], profile: Profile) -> Cluster {
+    let mut cluster = Cluster::new(vec![profile]);
     let labels = BTreeMap::from([("env".to_owned(), "test".to_owned())]);
-    let namespaces = BTreeMap::from([("default".to_owned(), labels)]);
-    let world = Snapshot::new(nodes, placed.iter().map(|value| Arc::new(read(value))), namespaces);
-    schedule(&world, &read(wanted), &Profile::standard(7))
+    cluster.set_namespace("default".to_owned(), Some(labels));
+    for value in nodes {
+        cluster.set_node(snapshot::node(&serde_json::from_value(value.clone()).unwrap()));
+    }
+    for value in placed {
+        let pod = read(value);
+        let node = pod.node.clone().unwrap();
+        cluster.place(pod, &node);
+    }
+    cluster
+}
+
+fn decide(nodes: &[Value], placed: &[Value], wanted: &Value) -> Result<Placement, Unschedulable> {
+    cluster(nodes, placed, Profile::standard(7)).decide(&read(wanted))
 }
 
 fn goes(nodes: &[Value], placed: &[Value], wanted: &Value, expected: &str) {
@@ -293,7 +305,140 @@ fn the_emptier_node_wins_and_ties_are_drawn_by_seed() {
     assert_eq!(first, again);
     assert_eq!(first.candidates, 2);
     let names: std::collections::BTreeSet<String> = (0..32)
-        .map(|at| decide(&nodes, &[], &pod(&format!("p{at}"), json!({}))).expect("fits").node)
+        .map(|seed| {
+            let mut cluster = cluster(&nodes, &[], Profile::standard(seed));
+            cluster.decide(&read(&pod("p", json!({})))).expect("fits").node
+        })
         .collect();
     assert_eq!(names.len(), 2, "draws favour no node");
+}
+
+/// The best node's scores by name, weight included.
+fn scores(nodes: &[Value], placed: &[Value], wanted: &Value, node: &str) -> BTreeMap<String, i64> {
+    let explained = cluster(nodes, placed, Profile::standard(7)).explain(&read(wanted));
+    let rated = explained.best.into_iter().find(|rated| rated.node == node).expect("it fits");
+    assert_eq!(rated.total, rated.scores.iter().map(|(_, value)| value).sum::<i64>());
+    rated.scores.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[test]
+fn scores_are_those_of_the_documentation() {
+    let zoned =
+        |name: &str, zone: &str| node(name, json!({ "metadata": { "labels": { "zone": zone } } }));
+    let nodes = [zoned("a", "x"), zoned("b", "x"), zoned("c", "y")];
+    // Two cores and 4 GiB: 1 core and nothing stated (200 MiB) leave 50 % and 95 %.
+    let plain = scores(&nodes, &[], &pod("p", cpu("1")), "a");
+    assert_eq!(plain["NodeResourcesFit"], (50 + 95) / 2);
+    // Half of the processor, none of the memory: deviation 0.25.
+    assert_eq!(plain["NodeResourcesBalancedAllocation"], 75);
+    assert_eq!(plain["TaintToleration"], 300);
+    assert_eq!(plain["NodeAffinity"], 0);
+    let soft = json!({ "metadata": { "labels": { "app": "web" } }, "spec": {
+        "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "zone",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": { "app": "web" } } }] } });
+    let placed = [web("1", "a"), web("2", "b"), web("3", "c")];
+    // Two domains: a pod counts ln 4; x holds 2.77 ≈ 3, y holds 1.39 ≈ 1.
+    let spread =
+        |on: &str| scores(&nodes, &placed, &pod("p", soft.clone()), on)["PodTopologySpread"];
+    assert_eq!(
+        (spread("a"), spread("c")),
+        (2 * (100 * (3 + 1 - 3) / 3), 2 * (100 * (3 + 1 - 1) / 3))
+    );
+    let wish = json!({ "spec": { "affinity": { "podAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [{ "weight": 10, "podAffinityTerm": {
+            "topologyKey": "zone", "labelSelector": { "matchLabels": { "app": "web" } } } }] } } } });
+    let near = |on: &str| scores(&nodes, &placed, &pod("p", wish.clone()), on)["InterPodAffinity"];
+    assert_eq!((near("a"), near("c")), (200, 0));
+    let image = |size: i64| {
+        node("i", json!({ "status": { "images": [{ "names": ["web:1"], "sizeBytes": size }] } }))
+    };
+    let asks = json!({ "spec": { "containers": [{ "name": "c", "image": "web:1" }] } });
+    let nodes = [image(1000 * 1024 * 1024), node("j", json!({}))];
+    // On one node of two an image counts half.
+    let held = scores(&nodes, &[], &pod("p", asks), "i")["ImageLocality"];
+    assert_eq!(held, (500 - 23) * 100 / (1000 - 23));
+}
+
+#[test]
+fn strategies_rate_room_as_configured() {
+    fn check(strategy: &str, expected: i64) {
+        let text = format!(r#"{{"strategy": {strategy}, "resources": [{{"name": "cpu"}}]}}"#);
+        let profile: Profile = serde_json::from_str(&text).unwrap();
+        let nodes = [node("a", json!({}))];
+        let mut cluster = cluster(&nodes, &[], profile.validate().unwrap());
+        let explained = cluster.explain(&read(&pod("p", cpu("500m"))));
+        let fit = explained.best[0].scores.iter().find(|(name, _)| *name == "NodeResourcesFit");
+        assert_eq!(fit.unwrap().1, expected, "{strategy}");
+    }
+    check(r#"{"type": "LeastAllocated"}"#, 75);
+    check(r#"{"type": "MostAllocated"}"#, 25);
+    let line = r#"[{"utilization": 0, "score": 0}, {"utilization": 50, "score": 10}]"#;
+    check(&format!(r#"{{"type": "RequestedToCapacityRatio", "shape": {line}}}"#), 50);
+}
+
+#[test]
+fn a_gang_is_placed_whole_or_not_at_all() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let mut cluster = cluster(&nodes, &[], Profile::standard(7));
+    let gang: Vec<_> = (0..3).map(|at| read(&pod(&format!("g{at}"), cpu("2")))).collect();
+    let refused = crate::gang::place(&mut cluster, &gang, 0, 3).unwrap_err();
+    assert_eq!((refused.found, refused.least), (2, 3));
+    assert!(gang.iter().all(|pod| cluster.node_of(&pod.uid).is_none()));
+    let placed = crate::gang::place(&mut cluster, &gang, 0, 2).unwrap();
+    assert_eq!(placed.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 2);
+    assert_eq!(gang.iter().filter(|pod| cluster.node_of(&pod.uid).is_some()).count(), 2);
+}
+
+#[test]
+fn reserved_room_is_for_its_owner_alone() {
+    use crate::reservation::{Reservation, settle};
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let mut cluster = cluster(&nodes, &[], Profile::standard(7));
+    let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+    let wanted = Reservation {
+        name: "release".into(),
+        namespace: "default".into(),
+        selector: Selector::labels(&labels),
+        slots: 2,
+        slot: read(&pod("s", cpu("2"))).requests.clone(),
+        until: Some(100),
+        ..Reservation::default()
+    };
+    let (kept, missing) = settle(&mut cluster, &[wanted], 0);
+    assert_eq!((missing, kept[0].floors.len()), (0, 2));
+    let stranger = read(&pod("o", cpu("1")));
+    assert!(cluster.decide(&stranger).is_err());
+    let mut own = pod("w", cpu("2"));
+    merge(&mut own, json!({ "metadata": { "labels": { "app": "web" } } }));
+    let own = read(&own);
+    let node = cluster.decide(&own).unwrap().node;
+    cluster.place(Arc::clone(&own), &node);
+    assert!(cluster.decide(&stranger).is_err(), "the other slot is still held");
+    cluster.remove(&own.uid);
+    assert!(cluster.decide(&stranger).is_err(), "a slot that is left is held again");
+    let (kept, _) = settle(&mut cluster, &kept, 99);
+    assert_eq!(kept[0].floors.len(), 2, "settled again, the slots are where they were");
+    settle(&mut cluster, &kept, 100);
+    assert!(cluster.decide(&stranger).is_ok(), "it ended");
+}
+
+#[test]
+fn a_node_above_the_ceiling_takes_nothing_and_an_idle_one_is_preferred() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let profile = Profile { load_ceiling: Some(80), ..Profile::standard(7) };
+    let mut cluster = cluster(&nodes, &[], profile);
+    let wanted = read(&pod("p", json!({})));
+    for (busy, idle) in [("a", "b"), ("b", "a")] {
+        cluster.set_load(busy, Some(Load { cpu: 60.0, memory: 10.0 }));
+        cluster.set_load(idle, Some(Load { cpu: 20.0, memory: 10.0 }));
+        assert_eq!(cluster.decide(&wanted).unwrap().node, idle);
+    }
+    for name in ["a", "b"] {
+        cluster.set_load(name, Some(Load { cpu: 81.0, memory: 10.0 }));
+    }
+    let why = cluster.decide(&wanted).unwrap_err().to_string();
+    assert_eq!(why, "0/2 nodes are available: 2 node(s) were measured above the load ceiling.");
+    cluster.set_load("a", None);
+    assert!(cluster.decide(&wanted).is_ok(), "what is not measured is not held against a node");
 }

@@ -1,0 +1,194 @@
+//! One round of decisions: who is due, what is decided for each, and what the board keeps of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use berth_scheduler::snapshot::{Gang, Pod, Rebuild};
+use berth_scheduler::{Placement, Unschedulable, gang, preempt};
+use tokio::time::Instant;
+
+use super::{Board, Decision, Outcome, Stage, Waiting};
+use crate::driver::Key;
+
+impl Board {
+    /// Decides for at most `limit` pods that are due, in order, and counts each placement.
+    ///
+    /// A gang is decided for as a whole, so that there may be more decisions than `limit`.
+    pub fn decide(&mut self, now: Instant, limit: usize) -> Vec<Decision> {
+        while let Some((at, key)) = self.due.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.stage(&key, Stage::Active);
+        }
+        let mut decisions = Vec::new();
+        while decisions.len() < limit {
+            let Some((.., key)) = self.active.first().cloned() else { break };
+            let Some(waiting) = self.waiting.get(&key) else {
+                self.active.pop_first();
+                continue;
+            };
+            match waiting.pod.gang.clone() {
+                Some(gang) => self.attempt_gang(&key, &gang, now, &mut decisions),
+                None => decisions.push(self.attempt(&key, now)),
+            }
+        }
+        decisions
+    }
+
+    fn attempt(&mut self, key: &Key, now: Instant) -> Decision {
+        let waiting = self.waiting.get(key).expect("the caller has looked");
+        let (waited, attempts) = (now.saturating_duration_since(waiting.seen), waiting.attempts);
+        let pod = Arc::clone(&waiting.pod);
+        let outcome = self.with_volumes(&pod).and_then(|pod| {
+            let placement = self.place_for(&pod)?;
+            Ok((pod, placement))
+        });
+        let outcome = match outcome {
+            Ok((pod, placement)) => {
+                self.assume(key, &pod, &placement);
+                Outcome::Bind(placement)
+            }
+            Err(why) => self.refuse(key, &pod, why, now),
+        };
+        Decision { key: key.clone(), pod, outcome, waited, attempts }
+    }
+
+    /// The pod with what its volumes ask of a node.
+    fn with_volumes(&self, pod: &Arc<Pod>) -> Result<Arc<Pod>, Unschedulable> {
+        if pod.claims.is_empty() {
+            return Ok(Arc::clone(pod));
+        }
+        match self.volumes.needs(pod) {
+            Ok(volumes) => Ok(Arc::new(Pod { volumes, ..Pod::clone(pod) })),
+            Err(reason) => Err(Unschedulable::prior(self.cluster.nodes().count(), reason)),
+        }
+    }
+
+    /// Back home if it wants that, else to the best node.
+    fn place_for(&mut self, pod: &Arc<Pod>) -> Result<Placement, Unschedulable> {
+        let home = self.home(pod).map(|(rebuild, node)| (rebuild, node.to_owned()));
+        if let Some((rebuild, node)) = home
+            && self.cluster.has_node(&node)
+        {
+            match (self.cluster.check(pod, &node), rebuild) {
+                (Ok(()), _) => return Ok(Placement { node, candidates: 1, score: 0 }),
+                (Err(reasons), Rebuild::Required) => {
+                    let nodes = self.cluster.nodes().count();
+                    let reasons = reasons.join(", ");
+                    let text = format!("it must go back to {node}, which refuses: {reasons}");
+                    return Err(Unschedulable::prior(nodes, text));
+                }
+                (Err(_), Rebuild::Preferred) => {}
+            }
+        }
+        self.cluster.decide(pod)
+    }
+
+    fn assume(&mut self, key: &Key, pod: &Arc<Pod>, placement: &Placement) {
+        let mut placed = Pod::clone(pod);
+        placed.node = Some(placement.node.clone());
+        let placed = Arc::new(placed);
+        self.cluster.nominate(&placed, None);
+        self.cluster.place(Arc::clone(&placed), &placement.node);
+        self.unqueue(key);
+        self.assumed.insert(key.clone(), placed);
+    }
+
+    fn refuse(&mut self, key: &Key, pod: &Arc<Pod>, why: Unschedulable, now: Instant) -> Outcome {
+        let mut refused_by: BTreeSet<&'static str> = why.by_filter.keys().copied().collect();
+        if why.prior.is_some() && !pod.claims.is_empty() {
+            refused_by.insert("VolumeBinding");
+        }
+        self.wait_longer(key, now, refused_by);
+        let lower = self.priorities.keys().next().is_some_and(|lowest| *lowest < pod.priority);
+        if why.prior.is_some() || why.resolvable == 0 || !lower {
+            let note = (why.prior.is_none() && why.nodes > 0).then(|| not_helpful(&why));
+            return Outcome::Refuse { why, preemption: None, note };
+        }
+        let budgets: Vec<_> = self.budgets.values().cloned().collect();
+        match preempt::preempt(&mut self.cluster, pod, &budgets) {
+            Ok(preemption) => {
+                self.cluster.nominate(pod, Some(&preemption.node));
+                Outcome::Refuse { why, preemption: Some(preemption), note: None }
+            }
+            Err(none) => Outcome::Refuse { why, preemption: None, note: Some(none.to_string()) },
+        }
+    }
+
+    fn attempt_gang(&mut self, key: &Key, gang: &Gang, now: Instant, out: &mut Vec<Decision>) {
+        let of_gang = |pod: &Pod| {
+            pod.namespace == key.namespace
+                && pod.gang.as_ref().is_some_and(|other| other.name == gang.name)
+        };
+        let mut members: Vec<(Key, &Waiting)> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| of_gang(&waiting.pod))
+            .map(|(key, waiting)| (key.clone(), waiting))
+            .collect();
+        members.sort_by(|(one, first), (other, second)| {
+            (first.created, one).cmp(&(second.created, other))
+        });
+        let there = self.placed.values().chain(self.assumed.values());
+        let there = there.filter(|pod| of_gang(pod) && !pod.terminating).count();
+        let meta: Vec<_> = members
+            .iter()
+            .map(|(key, waiting)| {
+                let waited = now.saturating_duration_since(waiting.seen);
+                (key.clone(), Arc::clone(&waiting.pod), waited, waiting.attempts)
+            })
+            .collect();
+        let least = meta.iter().filter_map(|(_, pod, ..)| pod.gang.as_ref()).map(|own| own.least);
+        let least = least.max().unwrap_or(1);
+        let ready: Result<Vec<_>, _> =
+            meta.iter().map(|(_, pod, ..)| self.with_volumes(pod)).collect();
+        let placed = match ready {
+            Ok(_) if there + meta.len() < least => Err(format!(
+                "the gang {} needs {least} pods at once, and {} exist",
+                gang.name,
+                there + meta.len()
+            )),
+            Ok(pods) => gang::place(&mut self.cluster, &pods, there, least)
+                .map_err(|few| few.to_string().trim_end_matches('.').to_owned()),
+            Err(why) => Err(why.prior.unwrap_or_default()),
+        };
+        match placed {
+            Ok(outcomes) => {
+                for ((key, _, waited, attempts), (pod, outcome)) in meta.into_iter().zip(outcomes) {
+                    let outcome = match outcome {
+                        Ok(placement) => {
+                            self.assume(&key, &pod, &placement);
+                            Outcome::Bind(placement)
+                        }
+                        Err(why) => self.refuse(&key, &pod, why, now),
+                    };
+                    out.push(Decision { key, pod, outcome, waited, attempts });
+                }
+            }
+            Err(reason) => {
+                let nodes = self.cluster.nodes().count();
+                for (key, pod, waited, attempts) in meta {
+                    // Any change may let the whole in.
+                    self.wait_longer(&key, now, BTreeSet::new());
+                    let why = Unschedulable::prior(nodes, reason.clone());
+                    let outcome = Outcome::Refuse { why, preemption: None, note: None };
+                    out.push(Decision { key, pod, outcome, waited, attempts });
+                }
+            }
+        }
+    }
+}
+
+/// What Kubernetes says where taking pods off would not help.
+fn not_helpful(why: &Unschedulable) -> String {
+    let mut parts = Vec::new();
+    if why.resolvable > 0 {
+        parts.push(format!("{} No preemption victims found for incoming pod", why.resolvable));
+    }
+    let hopeless = why.nodes.saturating_sub(why.resolvable);
+    if hopeless > 0 {
+        parts.push(format!("{hopeless} Preemption is not helpful for scheduling"));
+    }
+    format!("preemption: 0/{} nodes are available: {}.", why.nodes, parts.join(", "))
+}
