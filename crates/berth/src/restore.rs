@@ -55,7 +55,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
             false => beside(&dir, options).await.map(|restored| (restored, None)),
         }
     })?;
-    tell(global, &dir, header, aside)?;
+    tell(global, &dir, header, aside, options.up)?;
     match options.up {
         true => up::run(global, restored),
         false => Ok(()),
@@ -147,7 +147,8 @@ async fn replace(
         }
         fs::rename(&fresh, &store).context("putting the restored store in its place")?;
         sync_parent(&store)?;
-    } else if before != at {
+    }
+    if aside.is_none() && before != at {
         aside = Some(before.to_string());
     }
     instance.options.store = Some(at);
@@ -192,7 +193,13 @@ fn sync_parent(path: &Path) -> Result<()> {
     Ok(fs::File::open(parent)?.sync_all()?)
 }
 
-fn tell(global: &Global, dir: &Path, header: Header, aside: Option<String>) -> Result<()> {
+fn tell(
+    global: &Global,
+    dir: &Path,
+    header: Header,
+    aside: Option<String>,
+    start: bool,
+) -> Result<()> {
     let created = i64::try_from(header.created).ok().and_then(|s| Timestamp::from_second(s).ok());
     let shown = serde_json::json!({
         "dir": dir, "entries": header.entries, "revision": header.revision.0,
@@ -205,7 +212,13 @@ fn tell(global: &Global, dir: &Path, header: Header, aside: Option<String>) -> R
         if let Some(aside) = aside {
             text += &format!("the store from before is kept: {aside}\n");
         }
-        text + &format!("start it: berth up --data-dir {}\n", dir.display())
+        if !start {
+            text += &format!(
+                "start it with the options it had: berth up --data-dir {} …\n",
+                dir.display()
+            );
+        }
+        text
     })
 }
 

@@ -21,9 +21,15 @@ pub async fn open(instance: &Instance, tasks: Option<&Tasks>) -> Result<Arc<dyn 
     match &instance.options.store {
         None | Some(StoreAt::Embedded) => {
             let dir = instance.dir.join("store");
-            let store = Embedded::open(&dir, Options::default())
-                .await
-                .with_context(|| format!("opening the store in {}", instance.dir.display()))?;
+            let store = match Embedded::open(&dir, Options::default()).await {
+                Err(error @ OpenError::Damaged { .. }) => {
+                    let hint = "do not repair it: berth restore FILE --replace --up puts a backup \
+                        in its place and keeps it aside";
+                    return Err(Failure::new(Exit::Failed, chain(&error.into()), hint).into());
+                }
+                opened => opened
+                    .with_context(|| format!("opening the store in {}", instance.dir.display()))?,
+            };
             if let Some(tasks) = tasks {
                 let stopped = store.stopped();
                 tasks.spawn_until_stop("store-watchdog", async move {
@@ -38,6 +44,19 @@ pub async fn open(instance: &Instance, tasks: Option<&Tasks>) -> Result<Arc<dyn 
         Some(StoreAt::Etcd(_, target)) => {
             let opened = Etcd::open(target, &Options::default()).await;
             Ok(Arc::new(opened.map_err(|error| etcd_failure(target, error))?))
+        }
+    }
+}
+
+/// Asks a store that is not in the data directory whether it is there, before anything starts.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub async fn preflight(instance: &Instance) -> Result<()> {
+    match &instance.options.store {
+        None | Some(StoreAt::Embedded) => Ok(()),
+        Some(StoreAt::Etcd(_, target)) => {
+            Etcd::reach(target).await.map_err(|error| etcd_failure(target, error))
         }
     }
 }

@@ -32,6 +32,7 @@ pub fn run(global: &Global, options: Options) -> Result<()> {
     }
     let instance = Instance::new(&global.data_dir, options)?;
     cluster::preflight(&instance)?;
+    crate::cli::on_one_thread(crate::store::preflight(&instance))?;
     if instance.options.detach {
         return detach::run(&instance);
     }

@@ -121,6 +121,15 @@ impl Etcd {
         Ok(Etcd { memory, kv: Kv(kv), place, applied: seen, _tasks: tasks })
     }
 
+    /// Finds out whether `target` can be used, without reading what is there.
+    ///
+    /// # Errors
+    /// As [`Etcd::open`].
+    pub async fn reach(target: &Target) -> Result<(), OpenError> {
+        let client = connect(target).await?;
+        find_place(&mut client.kv_client(), target).await.map(drop)
+    }
+
     /// Waits until the memory is as `shown` says.
     async fn until(&self, shown: impl Fn(&State) -> bool) -> Result<(), WriteError> {
         let mut applied = self.applied.clone();
