@@ -8,6 +8,14 @@
 //!
 //! Every step sees one [`Asked`]; warnings and audit annotations go to the call's [`Notes`].
 
+mod builtin;
+mod limit_range;
+pub(crate) mod node_restriction;
+mod pod_security;
+mod quota;
+mod runtime_class;
+mod storage_class;
+
 use std::sync::{Arc, Mutex};
 
 use berth_schema::Resource;
@@ -80,14 +88,11 @@ impl Notes {
 
 /// Changes a new or changed object as the cluster's owner wants it.
 pub(crate) async fn mutate(asked: &Asked<'_>, new: &mut Value) -> Result<(), Failure> {
-    // LimitRange defaults, default storage class; then mutating webhooks.
-    let _ = (asked, new);
-    Ok(())
+    builtin::mutate(asked, new).await
 }
 
 /// Judges a write whose object is complete; `new` is none for a delete.
 pub(crate) async fn validate(asked: &Asked<'_>, new: Option<&Value>) -> Result<(), Failure> {
-    // Pod security, limit ranges, node restriction; policies and validating webhooks; quota last.
-    let _ = (asked, new);
-    Ok(())
+    builtin::validate(asked, new).await?;
+    builtin::charge(asked, new).await
 }

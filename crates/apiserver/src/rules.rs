@@ -122,6 +122,11 @@ pub(crate) async fn before_update(
     Ok(Reserved::none())
 }
 
+/// Notes the quality of service that a pod's requests and limits make.
+pub(crate) fn set_pod_quality(pod: &mut Value) {
+    pod["status"]["qosClass"] = json!(pod::quality(pod));
+}
+
 fn differs(old: &Value, new: &Value, fields: &[&str]) -> bool {
     fields.iter().any(|field| old[*field] != new[*field])
 }

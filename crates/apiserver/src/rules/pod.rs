@@ -35,7 +35,7 @@ pub(super) async fn admit(
 
 /// The quality of service that a pod's requests and limits make: guaranteed when every container
 /// asks for all it may have, best effort when none asks for anything.
-fn quality(pod: &Value) -> &'static str {
+pub(super) fn quality(pod: &Value) -> &'static str {
     let lists = ["initContainers", "containers"];
     let containers = || lists.iter().filter_map(|list| pod["spec"][*list].as_array()).flatten();
     let amount = |container: &Value, kind: &str, what: &str| {
