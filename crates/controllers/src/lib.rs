@@ -6,6 +6,7 @@
 
 pub mod aggregation;
 pub mod apps;
+pub mod autoscale;
 pub mod disruption;
 pub mod driver;
 pub mod endpoints;
@@ -13,8 +14,10 @@ pub mod gc;
 pub mod kinds;
 pub mod namespace;
 pub mod node_lifecycle;
+pub mod quota;
 pub mod scheduler;
 pub mod service_accounts;
+pub mod volumes;
 pub mod workloads;
 
 use std::sync::Arc;
@@ -68,6 +71,9 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
     let world = Arc::new(World::start(client, tasks));
     workloads::start(&world, tasks);
     endpoints::start(&world, tasks);
+    volumes::start(&world, tasks);
+    driver::run(quota::Quotas::default(), &world, tasks);
+    driver::run(autoscale::Autoscalers::new(&world), &world, tasks);
     apps::define(world.client.clone(), tasks);
     let domain = Domain {
         name: config.apps_domain,

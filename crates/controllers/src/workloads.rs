@@ -21,7 +21,7 @@ mod hash;
 mod job;
 pub(crate) mod pod;
 mod rank;
-mod recorder;
+pub(crate) mod recorder;
 mod replicaset;
 pub(crate) mod share;
 pub(crate) mod wake;
