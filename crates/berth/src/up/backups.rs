@@ -131,3 +131,76 @@ fn until_due(instance: &Instance, every: Duration) -> Duration {
     // A clock that was set back must not put it off for long either.
     every.saturating_sub(since.try_into().unwrap_or(Duration::ZERO)).min(every)
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_store::Expect;
+    use clap::Parser;
+
+    use super::*;
+    use crate::instance::{Options, StoreAt};
+    use crate::store;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: backup::Options,
+    }
+
+    async fn berth_backup(instance: &Instance, words: &[&str]) -> Result<()> {
+        let options = Line::try_parse_from(std::iter::once(&"backup").chain(words))?.options;
+        let data_dir = instance.dir.clone();
+        let global = Global { data_dir, kubeconfig: None, output: Format::default() };
+        backup::run(&global, options).await
+    }
+
+    fn backups(dir: &Path) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(dir).into_iter().flatten();
+        files.map(|file| file.unwrap().path()).collect()
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        let waiting = async {
+            while !what() {
+                looks.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_process_takes_backups_when_asked_and_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { store: Some(StoreAt::Embedded), ..Options::default() };
+        let instance = Instance::new(&dir.path().join("data"), options).unwrap();
+        let _taken = instance.take().unwrap();
+        instance.remember_options().unwrap();
+        let store = store::open(&instance, None).await.unwrap();
+        store.put("a".into(), "1".into(), Expect::Anything).await.unwrap();
+        let tasks = Tasks::new();
+        start(&instance, store.clone(), &tasks).unwrap();
+
+        let file = dir.path().join("asked");
+        berth_backup(&instance, &[file.to_str().unwrap()]).await.unwrap();
+        assert_eq!(berth_store::backup::check(&file).unwrap().entries, 1);
+        let nowhere = dir.path().join("nowhere/file");
+        let refused = berth_backup(&instance, &[nowhere.to_str().unwrap()]).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("No such file"), "{refused:#}");
+
+        berth_backup(&instance, &["--every", "1s", "--keep", "2"]).await.unwrap();
+        let there = instance.dir.join("backups");
+        until(|| backups(&there).len() == 2).await;
+        let first = backups(&there);
+        until(|| backups(&there).iter().all(|path| !first.contains(path))).await;
+        assert!(backups(&there).len() <= 3, "one more while it is being written");
+
+        // A file stands where the directory should be: said, and gone on with.
+        let wrong = dir.path().join("wrong");
+        std::fs::write(&wrong, "").unwrap();
+        berth_backup(&instance, &["--dir", wrong.to_str().unwrap()]).await.unwrap();
+        until(|| backup::last(&instance).is_some_and(|last| last.error.is_some())).await;
+        berth_backup(&instance, &["--every", "never"]).await.unwrap();
+        tasks.stop(Duration::from_secs(5)).await;
+    }
+}
