@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use berth_api::Quantity;
 use berth_api::quota::{Usage, add, counts, matches_scopes, usage};
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuotaStatus};
 use kube::Api;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject};

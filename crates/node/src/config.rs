@@ -44,6 +44,11 @@ impl Config {
         self.data_dir.join("node")
     }
 
+    /// `volumes/`: one directory a PersistentVolume that this node gave out.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.data_dir.join("volumes")
+    }
+
     /// `node/logs`: one directory a pod.
     pub fn logs_dir(&self) -> PathBuf {
         self.node_dir().join("logs")

@@ -94,17 +94,20 @@ impl Keeper {
     async fn register(&self) -> Result<(), StatusError> {
         let name = &self.config.name;
         let labels = facts::labels(name);
+        let annotations = facts::annotations(&self.config);
         let node = json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": { "name": name, "labels": labels },
+            "metadata": { "name": name, "labels": labels, "annotations": annotations },
             "spec": {
                 "podCIDR": self.config.pod_range.to_string(),
                 "podCIDRs": [self.config.pod_range.to_string()],
             },
         });
         if self.ask(self.nodes.get_opt(name)).await?.is_some() {
-            let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
+            let patch = Patch::Merge(json!({
+                "metadata": { "labels": labels, "annotations": annotations },
+            }));
             self.ask(self.nodes.patch(name, &PatchParams::default(), &patch)).await?;
             return Ok(());
         }

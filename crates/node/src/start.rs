@@ -35,6 +35,7 @@ pub async fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Resul
     server::start(config.clone(), cri.clone(), pods.clone(), tasks).await?;
     node_status::start(client.clone(), config.clone(), cri.clone(), tasks);
     volumes::start_refreshing(&config, &client, pods.clone(), tasks);
+    volumes::start_reclaiming(&config, &client, tasks);
     logs::start_rotating(cri.clone(), pods.clone(), tasks);
     network::start_host_ports(&config, pods.clone(), tasks);
     agent::start(client, config, cri, pods, tasks);

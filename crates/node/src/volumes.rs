@@ -5,13 +5,15 @@
 //!  DIR/node/pods/UID/volume-subpaths/NAME/C/N   bind mounts of `subPath`, one a container's mount
 //! ```
 //!
-//! configMap, secret, downwardAPI, projected, emptyDir and hostPath; every other kind is refused by
-//! name. Secrets and tokens never touch the disk: they are on tmpfs.
+//! configMap, secret, downwardAPI, projected, emptyDir, hostPath, and claims whose volume is a
+//! directory of this node; every other kind is refused by name. Secrets and tokens never touch the disk: they are on tmpfs.
 
 mod atomic;
+mod claim;
 mod host_path;
 mod ownership;
 mod payload;
+mod reclaim;
 mod refresh;
 mod subpath;
 mod token;
@@ -29,6 +31,7 @@ use crate::environment::expand;
 use crate::mounts::{self, UnmountError};
 use crate::{Config, quantity};
 
+pub use reclaim::start_reclaiming;
 pub use refresh::{refresh, start_refreshing};
 
 /// Why a volume is not there. Most reasons go away when somebody makes the object that is missing,
@@ -37,7 +40,7 @@ pub use refresh::{refresh, start_refreshing};
 pub enum VolumeError {
     /// A kind of volume that this node does not have.
     #[error(
-        "volume {volume:?}: {kind} is not supported; use configMap, secret, downwardAPI, projected, emptyDir or hostPath"
+        "volume {volume:?}: {kind} is not supported; use configMap, secret, downwardAPI, projected, emptyDir, hostPath or a claim"
     )]
     Unsupported {
         /// The volume's name.
@@ -45,12 +48,22 @@ pub enum VolumeError {
         /// The field of its source.
         kind: String,
     },
-    /// A ConfigMap or Secret does not exist.
+    /// A claim that cannot be mounted, or not yet.
+    #[error("volume {volume:?}: persistentvolumeclaim {claim:?} {why}")]
+    Claim {
+        /// The volume's name.
+        volume: String,
+        /// The claim's name.
+        claim: String,
+        /// What is the matter with it.
+        why: String,
+    },
+    /// An object that the volume names does not exist.
     #[error("volume {volume:?}: {kind} {name:?} not found")]
     Missing {
         /// The volume's name.
         volume: String,
-        /// `configmap`, `secret` or `serviceaccount`.
+        /// `configmap`, `secret`, `persistentvolumeclaim` and so on.
         kind: &'static str,
         /// The object's name.
         name: String,
@@ -198,6 +211,10 @@ pub async fn prepare(
                 empty_dir(config, &volume.name, &source, &path, fs_group)?;
                 Prepared { path, read_only: false }
             }
+            "persistentVolumeClaim" | "ephemeral" => {
+                let (path, read_only) = claim::prepare(config, client, pod, volume).await?;
+                Prepared { path, read_only }
+            }
             filled => {
                 let path = volume_dir(&dir, filled, &volume.name);
                 fill(config, client, pod, volume, &path).await?;
@@ -320,7 +337,14 @@ fn kind(volume: &Volume) -> Result<String, VolumeError> {
     match field.map(String::as_str) {
         None => Ok("emptyDir".to_owned()),
         Some(
-            kind @ ("configMap" | "secret" | "downwardAPI" | "projected" | "emptyDir" | "hostPath"),
+            kind @ ("configMap"
+            | "secret"
+            | "downwardAPI"
+            | "projected"
+            | "emptyDir"
+            | "hostPath"
+            | "persistentVolumeClaim"
+            | "ephemeral"),
         ) => Ok(kind.to_owned()),
         Some(kind) => {
             Err(VolumeError::Unsupported { volume: volume.name.clone(), kind: kind.to_owned() })

@@ -67,6 +67,11 @@ pub(super) fn labels(name: &str) -> BTreeMap<&'static str, String> {
     ])
 }
 
+/// Where the provisioner finds room on this node.
+pub(super) fn annotations(config: &Config) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([("berth.dev/volumes-dir", config.volumes_dir().display().to_string())])
+}
+
 /// The status without its conditions.
 pub(super) fn status(config: &Config, facts: &Facts, images: &[Image]) -> Value {
     json!({

@@ -41,7 +41,9 @@ pub async fn refresh(
         let Ok(kind) = kind(volume) else { continue };
         let path = volume_dir(&dir, &kind, &volume.name);
         // A volume that was never made is the worker's to make.
-        if matches!(kind.as_str(), "hostPath" | "emptyDir") || !path.exists() {
+        let is_filled =
+            matches!(kind.as_str(), "configMap" | "secret" | "downwardAPI" | "projected");
+        if !is_filled || !path.exists() {
             continue;
         }
         match fill(config, client, pod, volume, &path).await {
