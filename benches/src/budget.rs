@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A measured budget. Smaller is better for all there are so far.
+/// A measured budget. Smaller is better but for rates.
 #[derive(Clone, Debug, Serialize)]
 pub struct Budget {
     /// `GROUP-WHAT`, with the unit at its end (`_s`, `_ms`, `_mib`, `_percent`) unless it counts.
@@ -13,7 +13,7 @@ pub struct Budget {
     pub ours: f64,
     /// What the peer gave in this run; none where there is no peer, or it is not installed.
     pub peer: Option<f64>,
-    /// At most this.
+    /// At most this; for rates, at least.
     pub goal: f64,
     /// Whether it was reached.
     pub met: bool,
@@ -26,6 +26,12 @@ impl Budget {
     pub fn at_most(name: &str, goal: f64, samples: Vec<f64>) -> Self {
         let ours = median(&samples);
         Self { name: name.to_owned(), ours, peer: None, goal, met: ours <= goal, samples }
+    }
+
+    /// A budget of `samples` that should be at least `goal` (its median).
+    pub fn at_least(name: &str, goal: f64, samples: Vec<f64>) -> Self {
+        let ours = median(&samples);
+        Self { name: name.to_owned(), ours, peer: None, goal, met: ours >= goal, samples }
     }
 
     /// With the peer's figure of the same run.

@@ -5,6 +5,7 @@
 mod budget;
 mod conditions;
 mod group_main;
+mod group_scheduler;
 mod peer;
 
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 1] = [("main", group_main::measure)];
+const GROUPS: [Group; 2] = [("main", group_main::measure), ("scheduler", group_scheduler::measure)];
 
 fn main() -> ExitCode {
     match run() {
