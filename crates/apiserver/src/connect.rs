@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, RwLock};
 
 use berth_daemon::Tasks;
-use berth_schema::Catalog;
 use berth_store::{ReadError, Store};
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -23,7 +22,7 @@ use crate::status::Failure;
 use crate::tls::{self, TlsError};
 use crate::tokens::{KeyError, Signer};
 use crate::user::User;
-use crate::{bootstrap, events, follow, in_process, record};
+use crate::{bootstrap, events, follow, in_process, metrics_api, record};
 
 /// What an API server is opened with.
 #[derive(Clone, Debug)]
@@ -92,7 +91,7 @@ impl ApiServer {
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let core = Arc::new(Core {
             store: store.clone(),
-            catalog: RwLock::new(Catalog::builtin()),
+            catalog: RwLock::new(metrics_api::catalog()),
             rbac: Index::default(),
             signer: Signer::new(issuer, config.pki.service_account_key())?,
             settings: Settings {
@@ -105,6 +104,7 @@ impl ApiServer {
             metrics: Arc::new(Metrics::default()),
             limits: Limits::default(),
             documents: Documents::default(),
+            usage: metrics_api::Readings::default(),
             tasks: tasks.clone(),
         });
         note_services(&core).await?;
@@ -119,6 +119,7 @@ impl ApiServer {
             follow::follow(store, roles, from, |seen| following.rbac.see(seen)).await;
         });
         tasks.spawn_until_stop("custom resource definitions", crd::run(core.clone(), definitions));
+        tasks.spawn_until_stop("node metrics", metrics_api::follow(core.clone()));
         tasks.spawn_until_stop("event sweep", events::sweep(store));
         Ok(Self { core, tls })
     }

@@ -25,6 +25,7 @@ mod kubelet;
 mod limits;
 mod media;
 mod metrics;
+mod metrics_api;
 mod object;
 mod openapi_protobuf;
 mod path;

@@ -28,7 +28,7 @@ use crate::rules::service::Allocations;
 use crate::status::Failure;
 use crate::tokens::Signer;
 use crate::user::User;
-use crate::{discovery, protobuf, reviews, subresources, verbs};
+use crate::{discovery, metrics_api, protobuf, reviews, subresources, verbs};
 
 /// Kubernetes' own limit for a request's body.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -46,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) documents: Documents,
+    pub(crate) usage: metrics_api::Readings,
     pub(crate) tasks: Tasks,
 }
 
@@ -167,6 +168,9 @@ impl Core {
             && !matches!(target.verb.as_str(), "list" | "watch")
         {
             return Err(Failure::method_not_allowed());
+        }
+        if target.group == metrics_api::GROUP {
+            return metrics_api::answer(self, &call, &resource).await;
         }
         if !target.subresource.is_empty() {
             return subresources::answer(self, call, &resource).await;

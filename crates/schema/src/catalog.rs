@@ -180,6 +180,22 @@ impl Catalog {
         Ok(())
     }
 
+    /// Takes up what a definition describes without storing it: of its verbs only `verbs`.
+    ///
+    /// # Errors
+    /// As for [`Catalog::add_crd`].
+    pub fn add_computed(&mut self, definition: &Value, verbs: &[&str]) -> Result<(), CrdError> {
+        let mut resources = crd::resources(definition)?;
+        for resource in &mut resources {
+            resource.verbs.retain(|verb| verbs.contains(&verb.as_str()));
+            resource.singular.clear();
+        }
+        let mut list = std::mem::take(&mut self.list);
+        list.extend(resources.into_iter().map(Arc::new));
+        self.set(list);
+        Ok(())
+    }
+
     /// Serves a custom resource definition no more.
     pub fn remove_crd(&mut self, name: &str) {
         let mut list = std::mem::take(&mut self.list);

@@ -14,6 +14,9 @@ use crate::cri::v1::ContainerStats;
 use crate::machine;
 use crate::pod::labels;
 
+/// What the kernel counts in for programs, on every platform of Linux (`USER_HZ`).
+const TICKS_A_SECOND: u64 = 100;
+
 /// What one container uses.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Usage {
@@ -21,6 +24,8 @@ struct Usage {
     pod: String,
     uid: String,
     container: String,
+    /// When the runtime counted.
+    at: Timestamp,
     cpu_nanos: u64,
     memory_bytes: u64,
     written_bytes: u64,
@@ -38,6 +43,9 @@ impl Usage {
             pod: label(labels::POD_NAME),
             uid: label(labels::POD_UID),
             container: label(labels::CONTAINER_NAME),
+            at: cpu
+                .and_then(|cpu| Timestamp::from_nanosecond(cpu.timestamp.into()).ok())
+                .unwrap_or_else(Timestamp::now),
             cpu_nanos: cpu.and_then(|c| c.usage_core_nano_seconds.as_ref()).map_or(0, |v| v.value),
             memory_bytes: memory.and_then(|m| m.working_set_bytes.as_ref()).map_or(0, |v| v.value),
             written_bytes: layer.and_then(|l| l.used_bytes.as_ref()).map_or(0, |v| v.value),
@@ -90,6 +98,7 @@ pub(super) async fn summary(State(node): State<Node>) -> Result<Response, Refusa
     let document = json!({
         "node": {
             "nodeName": node.config.name,
+            "cpu": { "time": now, "usageCoreNanoSeconds": machine_cpu_nanos().await },
             "memory": {
                 "time": now,
                 "availableBytes": available,
@@ -99,6 +108,20 @@ pub(super) async fn summary(State(node): State<Node>) -> Result<Response, Refusa
         "pods": pods(&usages, &now),
     });
     Ok(([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response())
+}
+
+/// All that the machine's processors did since it started, in nanoseconds of one of them.
+async fn machine_cpu_nanos() -> u64 {
+    let stat = tokio::fs::read_to_string("/proc/stat").await.unwrap_or_default();
+    busy_ticks(&stat).saturating_mul(1_000_000_000 / TICKS_A_SECOND)
+}
+
+/// The first line is the sum: user nice system idle iowait irq softirq steal; the rest is in user.
+fn busy_ticks(stat: &str) -> u64 {
+    let words = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<u64> = words.filter_map(|word| word.parse().ok()).take(8).collect();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    ticks.iter().sum::<u64>().saturating_sub(idle)
 }
 
 fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
@@ -111,9 +134,10 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
         let containers: Vec<Value> = usages
             .iter()
             .map(|usage| {
+                let at = usage.at.to_string();
                 json!({
                     "name": usage.container,
-                    "cpu": { "time": now, "usageCoreNanoSeconds": usage.cpu_nanos },
+                    "cpu": { "time": at, "usageCoreNanoSeconds": usage.cpu_nanos },
                     "memory": { "time": now, "workingSetBytes": usage.memory_bytes },
                     "rootfs": { "time": now, "usedBytes": usage.written_bytes },
                 })
@@ -133,6 +157,13 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_is_busy_when_it_is_not_idle() {
+        let stat = "cpu  100 20 30 4000 500 6 7 8 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
+        assert_eq!(busy_ticks(stat), 171);
+        assert_eq!(busy_ticks(""), 0);
+    }
 
     #[test]
     fn usage_is_written_as_prometheus_reads_it() {
