@@ -31,9 +31,8 @@ pub fn svg(comparison: &Comparison) -> String {
     let left: Vec<(String, [f64; 2])> = SizeClass::ALL
         .iter()
         .map(|class| {
-            let count = |side: &Side| {
-                side.figures.left_over.get(class).copied().unwrap_or(0) as f64
-            };
+            let count =
+                |side: &Side| side.figures.left_over.get(class).copied().unwrap_or(0) as f64;
             (class.words().to_owned(), [0, 1].map(|index| count(&comparison.sides[index])))
         })
         .collect();
@@ -115,5 +114,6 @@ fn bar(text: &mut String, x: f64, y: f64, width: f64, height: f64, colour: &str)
 
 fn label(text: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
     let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let _ = writeln!(text, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
+    let _ =
+        writeln!(text, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
 }

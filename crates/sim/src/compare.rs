@@ -46,12 +46,11 @@ pub struct Comparison {
     pub moves: Vec<(String, String, String)>,
 }
 
-/// Replays `trace` under both policies; `orders` orders for the machines needed, 0 to leave it out.
+/// Replays `trace` under both policies.
 pub fn compare(
     trace: &Trace,
     policies: [PolicyKind; 2],
     seed: u64,
-    orders: u64,
     mut progress: impl FnMut(PolicyKind, Stage),
 ) -> Comparison {
     let outcomes = policies.map(|policy| {
@@ -72,22 +71,12 @@ pub fn compare(
             _ => {}
         }
     }
-    let mut sides = policies.into_iter().zip(&outcomes).map(|(policy, outcome)| {
-        let report = |order| progress(policy, Stage::Order(order, orders));
-        let compaction =
-            (orders > 0).then(|| machines_needed(trace, policy, orders, seed, report)).flatten();
-        side(policy, outcome, compaction)
-    });
-    let (Some(a), Some(b)) = (sides.next(), sides.next()) else {
-        unreachable!("there are two policies")
-    };
-    drop(sides);
     Comparison {
         source: trace.source.clone(),
         seed,
         pods: trace.arrivals.len(),
         nodes: trace.nodes.len(),
-        sides: [a, b],
+        sides: [side(policies[0], first, None), side(policies[1], second, None)],
         moved: moves.len(),
         only_first,
         only_second,
@@ -116,6 +105,20 @@ pub fn side(policy: PolicyKind, outcome: &Outcome, compaction: Option<Compaction
 }
 
 impl Comparison {
+    /// Counts the machines that the pods of `trace` need under each, over `orders` orders of removal.
+    pub fn compact(
+        &mut self,
+        trace: &Trace,
+        policies: [PolicyKind; 2],
+        orders: u64,
+        mut progress: impl FnMut(PolicyKind, Stage),
+    ) {
+        for (side, policy) in self.sides.iter_mut().zip(policies) {
+            let report = |order| progress(policy, Stage::Order(order, orders));
+            side.compaction = machines_needed(trace, policy, orders, self.seed, report);
+        }
+    }
+
     /// The table for people.
     pub fn table(&self) -> String {
         let mut text = format!(
@@ -141,7 +144,8 @@ pub fn table(sides: &[&Side]) -> String {
         let cells: Vec<String> = sides.iter().map(|side| format!("{:>14}", cell(side))).collect();
         let _ = writeln!(text, "{name:<26}{}", cells.concat());
     };
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2} %"));
+    let percent =
+        |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2} %"));
     row("", &|side| side.policy.clone());
     row("allocated at 100 % asked", &|side| percent(side.figures.allocated_at_capacity_percent));
     row("allocated at the end", &|side| percent(Some(side.figures.allocated_percent)));

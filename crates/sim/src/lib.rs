@@ -16,6 +16,8 @@ mod chance;
 pub mod chart;
 pub mod compaction;
 pub mod compare;
+pub mod hollow;
+pub mod live;
 pub mod measure;
 pub mod openb;
 pub mod policy;

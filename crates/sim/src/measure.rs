@@ -96,7 +96,8 @@ impl Figures {
             sum += share;
             squares += share * share;
             figures.cpu_nodes[((share / 10.0) as usize).min(9)] += 1;
-            let idle = node.pods == shape.pods || (used == 0 && node.memory_mib == shape.memory_mib);
+            let idle =
+                node.pods == shape.pods || (used == 0 && node.memory_mib == shape.memory_mib);
             figures.empty_nodes += usize::from(idle && node.gpu_total() == full(shape.gpus));
         }
         let count = cluster.nodes().len().max(1) as f64;

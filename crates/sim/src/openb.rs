@@ -238,8 +238,7 @@ mod tests {
         check(NODE, &pod("a,1,2"), &wanted);
         let wanted = format!("{pods} line 1, column 1: the header should say `name` here");
         check(NODE, "", &wanted);
-        let wanted =
-            "openb_node_list_gpu_node.csv: line 1, column 14: the header should say `memory_mib` here";
+        let wanted = "openb_node_list_gpu_node.csv: line 1, column 14: the header should say `memory_mib` here";
         check("sn,cpu_milli,memory,gpu,model\n", POD, wanted);
     }
 }

@@ -21,14 +21,14 @@ fn traces() -> Option<PathBuf> {
 
 /// Allocation at 100 % and 130 % asked, and the first failure.
 fn figures(workload: &str, policy: PolicyKind) -> Option<[f64; 3]> {
-    let recording = openb::import(&traces()?, workload).unwrap();
-    let trace = Trace::of(&recording).unwrap();
+    let recording = openb::import(&traces()?, workload).expect("the trace is whole");
+    let trace = Trace::of(&recording).expect("its nodes are of few kinds");
     let mut sums = [0.0; 3];
     for seed in 1..=SEEDS {
         let stream = trace.saturated(130, seed);
         let outcome = Run { policy, seed }.replay(&stream, |_| ());
         let figures = outcome.figures;
-        let at = figures.allocated_at_capacity_percent.unwrap();
+        let at = figures.allocated_at_capacity_percent.expect("130 % arrive");
         let failure = figures.first_failure_percent.unwrap_or(130.0);
         for (sum, one) in sums.iter_mut().zip([at, figures.allocated_percent, failure]) {
             *sum += one / SEEDS as f64;

@@ -111,9 +111,10 @@ impl Node {
     pub fn tightest(&self, demand: &Demand) -> Devices {
         let mut chosen: Devices = 0;
         for _ in 0..demand.gpus {
-            let open = self.free().iter().enumerate().filter(|(index, free)| {
-                **free >= demand.gpu_milli && chosen & (1 << index) == 0
-            });
+            let open =
+                self.free().iter().enumerate().filter(|(index, free)| {
+                    **free >= demand.gpu_milli && chosen & (1 << index) == 0
+                });
             let Some((index, _)) = open.min_by_key(|(_, free)| **free) else { break };
             chosen |= 1 << index;
         }

@@ -16,9 +16,7 @@
 use std::collections::BTreeMap;
 
 use super::{TIE, choices, key, tightness};
-use crate::gpu::{
-    Cluster, Demand, Devices, Learner, Node, Packer, Placed, Score, WHOLE, Workload,
-};
+use crate::gpu::{Cluster, Demand, Devices, Learner, Node, Packer, Placed, Score, WHOLE, Workload};
 
 /// Room counts by this power of its scarcity: 0 not at all, 1 as in proportional fairness.
 const SCARCITY: f64 = -0.5;
@@ -151,7 +149,8 @@ impl Worth {
         let free = free(cluster);
         let mut sizes: BTreeMap<Demand, Vec<Weighed>> = BTreeMap::new();
         for (demand, share) in &typical {
-            let slots: f64 = cluster.nodes().iter().map(|node| f64::from(slots(node, demand))).sum();
+            let slots: f64 =
+                cluster.nodes().iter().map(|node| f64::from(slots(node, demand))).sum();
             let room = slots * f64::from(demand.gpu_total());
             let room = ((room + whole) / (free + whole)).min(1.0);
             let extra = if demand.gpus > 1 {

@@ -33,13 +33,17 @@ pub enum ReadError {
         message: String,
     },
     /// Made by a newer Berth.
-    #[error("line 1, column 1: the recording's version is {version}, {VERSION} is the newest known")]
+    #[error(
+        "line 1, column 1: the recording's version is {version}, {VERSION} is the newest known"
+    )]
     Newer {
         /// The recording's version.
         version: u32,
     },
     /// The last line does not match the others.
-    #[error("line {line}, column 1: the file was changed or cut: its last line tells of other bytes")]
+    #[error(
+        "line {line}, column 1: the file was changed or cut: its last line tells of other bytes"
+    )]
     Changed {
         /// The last line.
         line: usize,
