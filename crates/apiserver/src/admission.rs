@@ -10,11 +10,15 @@
 
 mod builtin;
 mod limit_range;
+pub(crate) mod matched;
 pub(crate) mod node_restriction;
 mod pod_security;
+mod policy;
 mod quota;
 mod runtime_class;
 mod storage_class;
+mod webhook;
+mod webhook_client;
 
 use std::sync::{Arc, Mutex};
 
@@ -31,6 +35,8 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    /// A session or a proxy is opened.
+    Connect,
 }
 
 /// One write that asks to be admitted.
@@ -88,11 +94,30 @@ impl Notes {
 
 /// Changes a new or changed object as the cluster's owner wants it.
 pub(crate) async fn mutate(asked: &Asked<'_>, new: &mut Value) -> Result<(), Failure> {
-    builtin::mutate(asked, new).await
+    builtin::mutate(asked, new).await?;
+    webhook::mutate(asked, new).await
+}
+
+/// Judges an action on an object: an eviction, a token, a session. `body` is what was asked for.
+pub(crate) async fn validate_action(
+    asked: &Asked<'_>,
+    body: Option<&Value>,
+) -> Result<(), Failure> {
+    if let Some(body) = body {
+        webhook::mutate(asked, &mut body.clone()).await?;
+    }
+    policy::validate(asked, body).await?;
+    webhook::validate(asked, body).await
 }
 
 /// Judges a write whose object is complete; `new` is none for a delete.
 pub(crate) async fn validate(asked: &Asked<'_>, new: Option<&Value>) -> Result<(), Failure> {
+    if let Some(new) = new {
+        policy::check_own(asked, new)?;
+        policy::check_rules(asked, new).await?;
+    }
     builtin::validate(asked, new).await?;
+    policy::validate(asked, new).await?;
+    webhook::validate(asked, new).await?;
     builtin::charge(asked, new).await
 }

@@ -9,6 +9,7 @@ use berth_store::{ReadError, Store};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
+use crate::admission::matched::{self, Guards};
 use crate::documents::Documents;
 use crate::kubelet::Kubelet;
 use crate::limits::Limits;
@@ -93,6 +94,7 @@ impl ApiServer {
             store: store.clone(),
             catalog: RwLock::new(metrics_api::catalog()),
             rbac: Index::default(),
+            guards: Guards::default(),
             signer: Signer::new(issuer, config.pki.service_account_key())?,
             settings: Settings {
                 advertise: config.advertise,
@@ -112,6 +114,16 @@ impl ApiServer {
         bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;
         let roles = Bytes::from_static(rbac::PREFIX.as_bytes());
         let from = follow::load(store.as_ref(), &roles, |seen| core.rbac.see(seen)).await?;
+
+        let laid_down = Bytes::from_static(matched::PREFIX.as_bytes());
+        let guarded =
+            follow::load(store.as_ref(), &laid_down, |seen| core.guards.see(&store, seen)).await?;
+        let following = core.clone();
+        tasks.spawn_until_stop("admission configuration", async move {
+            let store = following.store.clone();
+            let see = |seen: follow::Seen<'_>| following.guards.see(&following.store, seen);
+            follow::follow(store, laid_down, guarded, see).await;
+        });
 
         let following = core.clone();
         tasks.spawn_until_stop("rbac index", async move {

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 
+use crate::admission::matched::Guards;
 use crate::authentication::Peer;
 use crate::call::Call;
 use crate::connect::Settings;
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) catalog: RwLock<Catalog>,
     pub(crate) rbac: Index,
+    pub(crate) guards: Guards,
     pub(crate) signer: Signer,
     pub(crate) settings: Settings,
     pub(crate) allocations: Allocations,

@@ -288,6 +288,18 @@ impl Failure {
         failure
     }
 
+    /// A webhook refused the request in its own words.
+    pub(crate) fn denied(code: u16, reason: &str, message: String) -> Self {
+        const KNOWN: &[&str] = &[
+            "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "Invalid",
+            "InternalError", "MethodNotAllowed", "NotAcceptable", "NotFound",
+            "RequestEntityTooLarge", "ServerTimeout", "ServiceUnavailable", "Timeout",
+            "TooManyRequests", "Unauthorized", "UnsupportedMediaType",
+        ];
+        let known = KNOWN.iter().find(|own| **own == reason);
+        Self::new(code, known.copied().unwrap_or("Unknown"), message)
+    }
+
     /// The `Status` object.
     pub fn to_status(&self) -> Value {
         let mut status = json!({

@@ -11,6 +11,7 @@ use berth_schema::Resource;
 use http::Response;
 
 pub(crate) use pods::bind_named;
+pub(crate) use scale::{back as scale_back, view as scale_view};
 
 use crate::call::Call;
 use crate::respond::Body;

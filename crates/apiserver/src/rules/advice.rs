@@ -16,10 +16,6 @@ const IDLE: &[(&str, &str, &str)] = &[
     ("", "persistentvolumeclaims", "nothing binds it, and pods that mount it do not start"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies", "it is not evaluated"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "it is not evaluated"),
-    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "it is not called"),
-    ("admissionregistration.k8s.io", "validatingadmissionpolicies", "it is not evaluated"),
-    ("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "it is not evaluated"),
-    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", "it is not called"),
     ("apiregistration.k8s.io", "apiservices", "requests are not passed on to it"),
     ("apps", "statefulsets", "no pods are made for it"),
     ("autoscaling", "horizontalpodautoscalers", "nothing is scaled by it"),
@@ -42,30 +38,10 @@ pub(crate) fn on_create(resource: &Resource, object: &Value) -> Vec<String> {
 
 fn on_definition(definition: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    for version in definition["spec"]["versions"].as_array().into_iter().flatten() {
-        if has_rules(&version["schema"]["openAPIV3Schema"]) {
-            let name = version["name"].as_str().unwrap_or_default();
-            lines.push(format!(
-                "version {name}: x-kubernetes-validations are stored, but not evaluated"
-            ));
-        }
-    }
     if definition["spec"]["conversion"]["strategy"] == "Webhook" {
         lines.push("the conversion webhook is stored, but not called".to_owned());
     }
     lines
-}
-
-fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(fields) => fields.iter().any(|(key, value)| {
-            let is_rules = key == "x-kubernetes-validations"
-                && value.as_array().is_some_and(|rules| !rules.is_empty());
-            is_rules || has_rules(value)
-        }),
-        Value::Array(list) => list.iter().any(has_rules),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -88,15 +64,11 @@ mod tests {
             json!({}),
             &["this StatefulSet is stored, but no pods are made for it"],
         );
-        let definition = |rules: Value| {
-            json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": {
-                "properties": {"spec": {"x-kubernetes-validations": rules}}}}}]}})
-        };
+        let told = "the conversion webhook is stored, but not called";
+        let definition = json!({"spec": {"conversion": {"strategy": "Webhook"}}});
         let group = "apiextensions.k8s.io";
-        let rules = json!([{"rule": "self.size < 9"}]);
-        let told = "version v1: x-kubernetes-validations are stored, but not evaluated";
-        check(group, "customresourcedefinitions", definition(rules), &[told]);
-        check(group, "customresourcedefinitions", definition(json!([])), &[]);
+        check(group, "customresourcedefinitions", definition, &[told]);
+        check(group, "customresourcedefinitions", json!({"spec": {}}), &[]);
     }
 
     #[test]

@@ -166,6 +166,7 @@ fn serve(core: &Core, seen: &Seen<'_>) -> Vec<String> {
     let mut catalog = core.catalog.write().expect("nothing panics while holding it");
     let mut put = |value: &[u8]| -> Option<String> {
         let definition: Value = serde_json::from_slice(value).ok()?;
+        core.guards.define(&definition);
         if let Err(error) = catalog.add_crd(&definition) {
             tracing::warn!(%error, name = object::name(&definition), "definition not served");
         }
@@ -178,6 +179,7 @@ fn serve(core: &Core, seen: &Seen<'_>) -> Vec<String> {
             let key = std::str::from_utf8(&previous.key).unwrap_or_default();
             if let Some(name) = key.strip_prefix(PREFIX) {
                 catalog.remove_crd(name);
+                core.guards.undefine(name);
             }
             Vec::new()
         }

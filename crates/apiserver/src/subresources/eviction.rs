@@ -7,6 +7,7 @@ use berth_store::{Expect, WriteError};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::admission::{self, Asked, Operation};
 use crate::call::Call;
 use crate::respond::{self, Body};
 use crate::rules;
@@ -28,6 +29,18 @@ pub(super) async fn evict(
     let mut options = DeleteOptions::from_value(&body["deleteOptions"])?;
     options.dry_run |= call.dry_run()?;
     let pod = rules::find_pod(core, &target.namespace, &target.name).await?;
+    let asked = Asked {
+        core,
+        call,
+        resource,
+        subresource: Some("eviction"),
+        operation: Operation::Create,
+        namespace: &target.namespace,
+        name: &target.name,
+        dry_run: options.dry_run,
+        old: None,
+    };
+    admission::validate_action(&asked, Some(&body)).await?;
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     let pending = pod["status"]["phase"] == "Pending";
     if !ended && !pending && !object::is_deleting(&pod) {

@@ -6,6 +6,7 @@ use berth_schema::Resource;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
+use crate::admission::{self, Asked, Operation};
 use crate::call::Call;
 use crate::kubelet::Place;
 use crate::object;
@@ -96,6 +97,18 @@ pub(super) async fn session(core: &Arc<Core>, call: Call) -> Result<Response<Bod
     }
     let pod = rules::find_pod(core, &target.namespace, &target.name).await?;
     let (namespace, name) = (&target.namespace, &target.name);
+    let asked = Asked {
+        core,
+        call: &call,
+        resource: &core.resource("", "v1", "pods")?,
+        subresource: Some(&target.subresource),
+        operation: Operation::Connect,
+        namespace,
+        name,
+        dry_run: false,
+        old: None,
+    };
+    admission::validate_action(&asked, Some(&session_options(&call))).await?;
     let path = match target.subresource.as_str() {
         "portforward" => {
             let query = encode(call.query.all("ports").map(|value| ("ports", value)));
@@ -117,6 +130,31 @@ pub(super) async fn session(core: &Arc<Core>, call: Call) -> Result<Response<Bod
     };
     let place = place(core, &pod).await?;
     core.kubelet.session(&place, &path, call, &core.tasks).await
+}
+
+/// What a session asks for, as admission sees it.
+fn session_options(call: &Call) -> Value {
+    let kind = match call.target.subresource.as_str() {
+        "exec" => "PodExecOptions",
+        "attach" => "PodAttachOptions",
+        _ => "PodPortForwardOptions",
+    };
+    let mut options = serde_json::json!({"kind": kind, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.is_on(flag) {
+            options[flag] = serde_json::json!(true);
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = serde_json::json!(container);
+    }
+    for (key, shown) in [("command", "command"), ("ports", "ports")] {
+        let values: Vec<&str> = call.query.all(key).collect();
+        if !values.is_empty() {
+            options[shown] = serde_json::json!(values);
+        }
+    }
+    options
 }
 
 /// The container asked for, else the only or the annotated one.

@@ -93,6 +93,18 @@ pub(super) async fn answer(
     Ok(respond::value(StatusCode::OK, &scale, &call.output))
 }
 
+/// What the scale of an object shows.
+pub(crate) fn view(resource: &Resource, object: &Value) -> Value {
+    show(&Places::of(resource), object)
+}
+
+/// Takes the replicas that a scale wants back into its object.
+pub(crate) fn back(resource: &Resource, object: &mut Value, scale: &Value) {
+    if let Some(replicas) = scale["spec"]["replicas"].as_i64() {
+        put(object, &Places::of(resource).spec, json!(replicas));
+    }
+}
+
 fn put(object: &mut Value, pointer: &str, value: Value) {
     let mut place = object;
     for part in pointer.split('/').filter(|part| !part.is_empty()) {

@@ -1,9 +1,12 @@
 //! `serviceaccounts/token`: a token of one's own length, audience and binding.
 
+use std::sync::Arc;
+
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use crate::admission::{self, Asked, Operation};
 use crate::call::Call;
 use crate::object;
 use crate::respond::{self, Body};
@@ -16,11 +19,23 @@ const DEFAULT_SECONDS: i64 = 3600;
 const LEAST_SECONDS: i64 = 600;
 const MOST_SECONDS: i64 = 48 * 3600;
 
-pub(super) async fn request(core: &Core, call: &Call) -> Result<Response<Body>, Failure> {
+pub(super) async fn request(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Failure> {
     let target = &call.target;
     let (namespace, name) = (target.namespace.as_str(), target.name.as_str());
     let body = call.body_value()?;
     let account = verbs::found(core, "serviceaccounts", namespace, name).await?;
+    let asked = Asked {
+        core,
+        call,
+        resource: &core.resource("", "v1", "serviceaccounts")?,
+        subresource: Some("token"),
+        operation: Operation::Create,
+        namespace,
+        name,
+        dry_run: call.dry_run()?,
+        old: None,
+    };
+    admission::validate_action(&asked, Some(&body)).await?;
     let seconds = match &body["spec"]["expirationSeconds"] {
         Value::Null => DEFAULT_SECONDS,
         value => value.as_i64().filter(|seconds| *seconds >= LEAST_SECONDS).ok_or_else(|| {

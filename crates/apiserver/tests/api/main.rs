@@ -4,6 +4,7 @@
 
 mod access;
 mod crd;
+mod crd_rules;
 mod documents;
 mod kubectl;
 mod limits;
@@ -12,8 +13,10 @@ mod node;
 mod patch;
 mod pod_security;
 mod pods;
+mod policies;
 mod quota;
 mod server;
 mod services;
 mod watch;
+mod webhooks;
 mod write;
