@@ -327,3 +327,6 @@ pub fn limits(object: &storage::CSINode) -> BTreeMap<String, i64> {
 fn bytes(text: &str) -> i64 {
     text.parse::<berth_api::Quantity>().map_or(0, |amount| amount.whole())
 }
+
+#[cfg(test)]
+mod tests;

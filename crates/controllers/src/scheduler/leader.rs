@@ -140,3 +140,30 @@ fn held(mut spec: LeaseSpec, identity: &str) -> LeaseSpec {
     spec.renew_time = Some(now);
     spec
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_stops_before_another_could_begin_whatever_wall_clocks_say() {
+        let leadership = Leadership::contested(Arc::default());
+        assert!(!leadership.holds());
+        leadership.set(Some(Instant::now() + WORKS));
+        assert!(leadership.holds());
+        // Not renewed: the process was stopped, or the server was not reached.
+        tokio::time::advance(WORKS).await;
+        assert!(!leadership.holds());
+        assert!(WORKS < HOLDS);
+        // What is written for people may be of any time; what is compared is not in it.
+        let old = LeaseSpec {
+            holder_identity: Some("other".into()),
+            lease_transitions: Some(4),
+            renew_time: Some(MicroTime(Timestamp::MIN)),
+            ..LeaseSpec::default()
+        };
+        let taken = held(old, "own");
+        assert_eq!(taken.lease_transitions, Some(5));
+        assert_eq!(held(taken.clone(), "own").acquire_time, taken.acquire_time);
+    }
+}

@@ -81,3 +81,70 @@ async fn gated_foreign_and_ending_pods_are_left_alone() {
     assert!(see(&mut board, &pod("gated", 0, json!({}))), "the gate opened");
     assert_eq!(outcomes(&mut board, Instant::now()), [("gated".into(), true)]);
 }
+
+fn room(name: &str, cpu: &str) -> Node {
+    let node = json!({ "metadata": { "name": name },
+        "status": { "allocatable": { "cpu": cpu, "pods": "9" } } });
+    snapshot::node(&serde_json::from_value(node).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_change_that_can_help_wakes_a_pod() {
+    let mut board = board_with_room_for(1);
+    let selective = pod("p", 0, json!({ "nodeSelector": { "disk": "ssd" } }));
+    see(&mut board, &selective);
+    let now = Instant::now();
+    assert_eq!(outcomes(&mut board, now), [("p".into(), false)]);
+    let waiting = Pending { active: 0, backoff: 0, unschedulable: 1 };
+    assert_eq!(board.pending(), waiting);
+    assert!(!board.wake(Hint::PodGone, now), "room was not what it lacked");
+    assert!(!board.wake(Hint::Volumes, now));
+    assert!(board.see_node("b", Some(room("b", "1")), now));
+    assert_eq!(board.pending(), Pending { active: 0, backoff: 1, unschedulable: 0 });
+    assert_eq!(board.next_due(now), Some(now + FIRST_WAIT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_comes_back_to_the_node_of_its_predecessor() {
+    let wanting = |how: &str, more: serde_json::Value| {
+        let mut pod = pod("db-0", 0, more);
+        let annotations = [("scheduling.berth.dev/rebuild".to_owned(), how.to_owned())];
+        pod.metadata.annotations = Some(annotations.into());
+        pod
+    };
+    for (how, full) in [("preferred", "b"), ("required", "nowhere")] {
+        let mut board = empty();
+        let now = Instant::now();
+        board.see_node("a", Some(room("a", "1")), now);
+        board.see_node("b", Some(room("b", "64")), now);
+        see(&mut board, &wanting(how, json!({ "nodeName": "a" })));
+        board.see_pod(&Key::new("default", "db-0"), None, None, now);
+        see(&mut board, &wanting(how, json!({})));
+        let place = |board: &mut Board| match &board.decide(now, 9)[0].outcome {
+            Outcome::Bind(placement) => placement.node.clone(),
+            Outcome::Refuse { .. } => "nowhere".to_owned(),
+        };
+        assert_eq!(place(&mut board), "a", "{how}: though b is emptier");
+        board.see_pod(&Key::new("default", "db-0"), None, None, now);
+        see(&mut board, &pod("squatter", 0, json!({ "nodeName": "a" })));
+        see(&mut board, &wanting(how, json!({})));
+        assert_eq!(place(&mut board), full, "{how}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_was_made_is_kept_for_whom_it_was_made() {
+    let mut board = board_with_room_for(1);
+    see(&mut board, &pod("low", 0, json!({ "nodeName": "a" })));
+    see(&mut board, &pod("high", 5, json!({})));
+    let now = Instant::now();
+    let decisions = board.decide(now, 9);
+    let Outcome::Refuse { preemption: Some(preemption), .. } = &decisions[0].outcome else {
+        unreachable!("it must displace the other");
+    };
+    assert_eq!(preemption.victims.len(), 1);
+    board.see_pod(&Key::new("default", "low"), None, None, now);
+    see(&mut board, &pod("middle", 1, json!({})));
+    assert_eq!(outcomes(&mut board, now), [("middle".into(), false)], "the room is not its");
+    assert_eq!(outcomes(&mut board, now + FIRST_WAIT)[0], ("high".into(), true));
+}
