@@ -137,7 +137,7 @@ async fn torn_altered_and_newer_backups_are_refused() {
     filled(&store).await;
     let bytes = taken(&store).await;
     assert_eq!(read_all(&bytes).expect("it is whole"), 299);
-    let step = bytes.len() / 500;
+    let step = bytes.len() / 120;
     for at in (0..bytes.len()).step_by(step).chain(bytes.len() - 40..bytes.len()).chain(0..60) {
         match read_all(&bytes[..at]) {
             Err(RestoreError::Torn { at: said, .. }) => assert_eq!(said, at as u64),

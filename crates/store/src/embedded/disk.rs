@@ -31,7 +31,7 @@ const ENTRY: u8 = b'k';
 /// `created` and `modified`, eight bytes each, little-endian, before the value.
 const HEADER: usize = 16;
 /// Everything is read from memory, so fjall's block cache serves only its own merging.
-const CACHE_BYTES: u64 = 4 << 20;
+const CACHE_BYTES: u64 = 2 << 20;
 /// A table is written when this much is in memory: small, because the entries are there already.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 
@@ -95,15 +95,17 @@ impl Disk {
                 Revision(u64::from_le_bytes(value))
             }
         };
-        let mut entries = BTreeMap::new();
+        // In a vector first: a map that is made of sorted pairs has full nodes, one that grows by
+        // inserting them in order has nodes half full.
+        let mut entries = Vec::new();
         for guard in self.keyspace.prefix([ENTRY]) {
             let (key, value) = guard.into_inner().map_err(fjall)?;
             let entry = decode(&key[1..], &value)
                 .filter(|entry| entry.modified <= revision)
                 .ok_or_else(|| damaged(format!("the entry of {key:?} is not whole")))?;
-            entries.insert(entry.key.clone(), entry);
+            entries.push((entry.key.clone(), entry));
         }
-        Ok((entries, revision))
+        Ok((entries.into_iter().collect(), revision))
     }
 
     /// Writes a batch and syncs it. After an error nothing is known about what is on disk.
