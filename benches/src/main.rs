@@ -5,6 +5,7 @@
 mod budget;
 mod conditions;
 mod group_main;
+mod group_policy;
 mod group_scheduler;
 mod peer;
 
@@ -16,7 +17,11 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 2] = [("main", group_main::measure), ("scheduler", group_scheduler::measure)];
+const GROUPS: [Group; 3] = [
+    ("main", group_main::measure),
+    ("policy", group_policy::measure),
+    ("scheduler", group_scheduler::measure),
+];
 
 fn main() -> ExitCode {
     match run() {

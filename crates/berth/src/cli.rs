@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{backup, completion, deploy, down, exec, images, instance, logs, restore, status, up};
+use crate::{backup, completion, deploy, down, exec, images, instance, logs, restore, sim, status, up};
 
 /// A container cloud in one binary.
 #[derive(Parser, Debug)]
@@ -58,6 +58,8 @@ enum Command {
     Restore(restore::Options),
     /// List the registry's images
     Images(images::Options),
+    /// Rehearse scheduling policies, or register hollow nodes
+    Sim(sim::Options),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -88,6 +90,7 @@ impl Cli {
             Command::Images(options) => images::run(&global, &options),
             Command::Backup(options) => on_one_thread(backup::run(&global, options)),
             Command::Restore(options) => restore::run(&global, &options),
+            Command::Sim(options) => sim::run(&global, options),
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),
             Command::Dns(options) => up::parts::dns(options),

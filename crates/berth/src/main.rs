@@ -16,6 +16,7 @@ mod pods;
 mod ports;
 mod progress;
 mod restore;
+mod sim;
 mod status;
 mod store;
 mod up;

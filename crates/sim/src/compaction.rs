@@ -11,7 +11,7 @@
 //!
 //! Source: Borg (EuroSys '15), §5.1.
 
-use berth_scheduler::gpu::Cluster;
+use berth_scheduler::gpu::{Cluster, Shape, WHOLE};
 use serde::Serialize;
 
 use crate::chance::Chance;
@@ -64,7 +64,7 @@ fn one_order(trace: &Trace, policy: PolicyKind, seed: u64) -> Option<usize> {
     chance.shuffle(&mut pods);
     // The copies are shuffled one by one: the first one's order does not hang on how many there are.
     let mut shapes = Vec::new();
-    let fits = |shapes: &[_]| {
+    let fits = |shapes: &[Shape]| {
         let cluster = Cluster::new(shapes.to_vec());
         let mut policy = policy.start(trace, cluster, seed);
         let mut left = 0;
@@ -73,13 +73,27 @@ fn one_order(trace: &Trace, policy: PolicyKind, seed: u64) -> Option<usize> {
             left <= pods.len() / MAY_BE_LEFT
         })
     };
+    let asked: (u64, u64) = pods.iter().fold((0, 0), |(cpu, gpu), pod| {
+        let demand = &trace.arrivals[*pod].demand;
+        (cpu + u64::from(demand.cpu_milli), gpu + u64::from(demand.gpu_total()))
+    });
+    // Nine tenths of what is asked: the pods that may be left over could be the largest.
+    let too_small = |shapes: &[Shape]| {
+        let mut room = (0, 0);
+        let small = shapes.iter().take_while(|shape| {
+            room.0 += u64::from(shape.cpu_milli);
+            room.1 += u64::from(shape.gpus) * u64::from(WHOLE);
+            room.0 * 10 < asked.0 * 9 || room.1 * 10 < asked.1 * 9
+        });
+        small.count()
+    };
     for _ in 0..MOST_COPIES {
         let mut copy = trace.shapes.clone();
         chance.shuffle(&mut copy);
         let too_few = shapes.len();
         shapes.extend(copy);
         if fits(&shapes) {
-            let (mut too_few, mut enough) = (too_few, shapes.len());
+            let (mut too_few, mut enough) = (too_few.max(too_small(&shapes)), shapes.len());
             while enough - too_few > 1 {
                 let middle = usize::midpoint(too_few, enough);
                 if fits(&shapes[..middle]) {

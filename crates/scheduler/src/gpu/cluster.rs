@@ -92,6 +92,17 @@ impl Node {
         self.free().iter().map(|free| u32::from(*free)).sum()
     }
 
+    /// What scores see: cores, kind and devices in ascending order, without memory and pods, which
+    /// only say whether something fits.
+    #[must_use]
+    pub fn state(mut self) -> Self {
+        let devices = usize::from(self.gpus).min(MOST_DEVICES);
+        self.devices[..devices].sort_unstable();
+        self.memory_mib = 0;
+        self.pods = 0;
+        self
+    }
+
     /// Whether `demand` fits now.
     pub fn fits(&self, demand: &Demand) -> bool {
         self.cpu_milli >= demand.cpu_milli

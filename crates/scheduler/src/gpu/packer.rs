@@ -7,7 +7,7 @@ use super::{Cluster, Demand, Devices, Node, Tournament};
 /// How good a node is for a demand.
 pub trait Score {
     /// A key, greater is better, and the devices to take; none when it does not fit.
-    /// The key is above 0. Equal nodes get equal keys.
+    /// The key is above 0 and the same for nodes of the same [`Node::state`] that both fit.
     fn score(&self, node: &Node, demand: &Demand) -> Option<(u64, Devices)>;
 }
 
@@ -117,15 +117,13 @@ impl<S: Score> Packer<S> {
                 self.classes.remove(&oldest);
             }
         }
-        // Neighbours are often alike: equal nodes in a row are scored once.
-        let mut last: Option<(&Node, u64)> = None;
-        let keys = nodes.iter().map(|node| match last {
-            Some((same, key)) if same == node => key,
-            _ => {
-                let scored = key(node);
-                last = Some((node, scored));
-                scored
+        // Many nodes are alike, the empty ones above all: each state is scored once.
+        let mut known: HashMap<Node, u64> = HashMap::new();
+        let keys = nodes.iter().map(|node| {
+            if !node.fits(demand) {
+                return 0;
             }
+            *known.entry(node.state()).or_insert_with(|| key(node))
         });
         let best = Tournament::new(keys.collect());
         let winner = best.best();
