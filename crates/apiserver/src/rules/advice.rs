@@ -10,15 +10,11 @@ use serde_json::Value;
 /// Kinds whose controller is not there, and what follows from that.
 const IDLE: &[(&str, &str, &str)] = &[
     ("", "replicationcontrollers", "no pods are made for it; use a Deployment"),
-    ("", "resourcequotas", "it is not enforced"),
     ("", "limitranges", "it is not enforced"),
-    ("", "persistentvolumes", "nothing binds or mounts it"),
-    ("", "persistentvolumeclaims", "nothing binds it, and pods that mount it do not start"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies", "it is not evaluated"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "it is not evaluated"),
     ("apiregistration.k8s.io", "apiservices", "requests are not passed on to it"),
     ("apps", "statefulsets", "no pods are made for it"),
-    ("autoscaling", "horizontalpodautoscalers", "nothing is scaled by it"),
     ("batch", "cronjobs", "no Jobs are made for it"),
     ("certificates.k8s.io", "certificatesigningrequests", "nothing signs it"),
     ("networking.k8s.io", "networkpolicies", "all traffic stays allowed"),
