@@ -62,6 +62,8 @@ pub(crate) struct Told {
     pub(crate) warnings: Vec<String>,
     /// To the audit log: key and value.
     pub(crate) annotations: Vec<(String, String)>,
+    /// The object's name, which a create may only have from the server.
+    pub(crate) name: Option<String>,
 }
 
 /// Where admission leaves what is to be told.
@@ -84,6 +86,12 @@ impl Notes {
     pub(crate) fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
         let mut told = self.told.lock().expect("nothing panics while holding it");
         told.annotations.push((key.into(), value.into()));
+    }
+
+    /// Notes the name of the object that is written.
+    pub(crate) fn about(&self, name: &str) {
+        let mut told = self.told.lock().expect("nothing panics while holding it");
+        told.name = Some(name.to_owned());
     }
 
     /// What is to be told so far; gone from here afterwards.

@@ -1,7 +1,10 @@
-//! Who is asking: a client certificate of our CA, a service-account token, or nobody.
+//! Who is asking: a client certificate of our CA, a service-account token, a bootstrap token, or
+//! nobody.
 //!
 //! A token that is shown and does not hold is refused; it never falls back to anonymous. The
 //! account a token names must still be there with the same UID, and so must the pod.
+
+mod bootstrap;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -40,6 +43,11 @@ impl Core {
         peer: Option<&User>,
     ) -> Result<User, Failure> {
         if let Some(token) = bearer(headers) {
+            if let Some((id, secret)) = bootstrap::split(token) {
+                let found = self.core_object("secrets", "kube-system", &bootstrap::name(id)).await?;
+                let user = found.and_then(|one| bootstrap::user(&one, id, secret, Timestamp::now()));
+                return user.ok_or_else(Failure::unauthorized);
+            }
             let audience = self.audience();
             return self.token_user(token, &[audience.as_str()]).await;
         }

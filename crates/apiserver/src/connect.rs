@@ -10,9 +10,10 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 
 use crate::admission::matched::{self, Guards};
+use crate::audit::{self, Audit};
 use crate::documents::Documents;
 use crate::kubelet::Kubelet;
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::rbac::{self, Index};
@@ -105,6 +106,7 @@ impl ApiServer {
             kubelet: Kubelet::new(&config.pki)?,
             metrics: Arc::new(Metrics::default()),
             limits: Limits::default(),
+            audit: Audit::default(),
             documents: Documents::default(),
             usage: metrics_api::Readings::default(),
             tasks: tasks.clone(),
@@ -114,6 +116,8 @@ impl ApiServer {
         bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;
         let roles = Bytes::from_static(rbac::PREFIX.as_bytes());
         let from = follow::load(store.as_ref(), &roles, |seen| core.rbac.see(seen)).await?;
+        let flows = Bytes::from_static(limits::PREFIX.as_bytes());
+        let flows_from = follow::load(store.as_ref(), &flows, |seen| core.limits.see(seen)).await?;
 
         let laid_down = Bytes::from_static(matched::PREFIX.as_bytes());
         let guarded =
@@ -125,6 +129,11 @@ impl ApiServer {
             follow::follow(store, laid_down, guarded, see).await;
         });
 
+        let following = core.clone();
+        tasks.spawn_until_stop("flow schemas", async move {
+            let store = following.store.clone();
+            follow::follow(store, flows, flows_from, |seen| following.limits.see(seen)).await;
+        });
         let following = core.clone();
         tasks.spawn_until_stop("rbac index", async move {
             let store = following.store.clone();
@@ -140,6 +149,14 @@ impl ApiServer {
     /// the network.
     pub fn client(&self, user: User) -> kube::Client {
         in_process::client(self.core.clone(), user)
+    }
+
+    /// Logs what is changed, and sessions, from now on until the group stops.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or there is an audit log already.
+    pub fn audit(&self, options: audit::Options, tasks: &Tasks) -> std::io::Result<()> {
+        self.core.audit.open(options, tasks)
     }
 
     /// Serves the listener over TLS until the group stops.

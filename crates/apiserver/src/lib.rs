@@ -12,6 +12,7 @@
 //! Refuses: protobuf in answers, aggregated API servers, admission webhooks, nodes/proxy.
 
 mod admission;
+pub mod audit;
 mod authentication;
 mod bootstrap;
 mod call;

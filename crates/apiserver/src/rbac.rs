@@ -5,6 +5,7 @@
 
 mod cover;
 mod index;
+pub(crate) mod node;
 
 use serde::{Deserialize, Deserializer, Serialize};
 

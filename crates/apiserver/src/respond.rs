@@ -81,6 +81,7 @@ fn set(response: &mut Response<Body>, name: http::HeaderName, value: &'static st
 pub(crate) fn failure(failure: &Failure, output: &Output) -> Response<Body> {
     let code = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = value(code, &failure.to_status(), output);
+    response.extensions_mut().insert(crate::audit::Reason(failure.reason));
     if let Some(seconds) = failure.retry_after {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

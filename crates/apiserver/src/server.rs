@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 
 use crate::admission::matched::Guards;
+use crate::audit::{Audit, Trail};
 use crate::authentication::Peer;
 use crate::call::Call;
 use crate::connect::Settings;
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) kubelet: Kubelet,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    pub(crate) audit: Audit,
     pub(crate) documents: Documents,
     pub(crate) usage: metrics_api::Readings,
     pub(crate) tasks: Tasks,
@@ -84,16 +86,18 @@ impl Core {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let target = Target::parse(&parts.method, parts.uri.path(), &query);
         let counted = target.clone();
-        let response = match Output::negotiate(&parts.headers) {
+        let trail = self.audit.begin(&parts, &target, &query);
+        let mut response = match Output::negotiate(&parts.headers) {
             Err(failure) => respond::failure(&failure, &Output::default()),
             Ok(output) => {
                 // A Status is shown whole, whatever shape the object was asked for in.
                 let plain = Output { shape: Shape::Whole, ..output.clone() };
-                self.answer(parts, body, query, target, output)
+                self.answer(parts, body, query, target, output, &trail)
                     .await
                     .unwrap_or_else(|failure| respond::failure(&failure, &plain))
             }
         };
+        trail.finish(&mut response);
         self.metrics.count(&counted, response.status().as_u16(), started.elapsed());
         response
     }
@@ -105,6 +109,7 @@ impl Core {
         query: Query,
         target: Target,
         output: Output,
+        trail: &Trail<'_>,
     ) -> Result<Response<Body>, Failure>
     where
         B: http_body::Body<Data = Bytes> + Send,
@@ -117,9 +122,13 @@ impl Core {
                 self.authenticate(&parts.headers, peer.as_ref()).await?
             }
         };
+        let own = trail.is_logged().then(|| user.clone());
         let user = self.impersonate(&parts.headers, user)?;
-        let _place =
-            (!is_long(&target, &query)).then(|| self.limits.admit(&user.name)).transpose()?;
+        if let Some(own) = own {
+            trail.who(&own, &user);
+            trail.decided(self.rbac.reason(&user, &target));
+        }
+        let place = self.limits.admit(&user, &target, is_long(&target, &query)).await?;
         if !self.rbac.allows(&user, &target) {
             return Err(if user.is_anonymous() && !target.is_resource {
                 Failure::forbidden(rbac::refusal(&user, &target))
@@ -128,6 +137,9 @@ impl Core {
             } else {
                 Failure::forbidden(rbac::refusal(&user, &target))
             });
+        }
+        if !rbac::node::allows(self, &user, &target).await? {
+            return Err(Failure::forbidden(rbac::node::refusal(&user, &target)));
         }
         let body = read_body(&parts.method, &parts.headers, body).await?;
         let body = to_json(&mut parts.headers, body)?;
@@ -146,7 +158,10 @@ impl Core {
         let plain = Output { shape: Shape::Whole, ..call.output.clone() };
         let mut response =
             self.dispatch(call).await.unwrap_or_else(|failure| respond::failure(&failure, &plain));
-        respond::warn(&mut response, &notes.take().warnings);
+        let told = notes.take();
+        respond::warn(&mut response, &told.warnings);
+        trail.told(told);
+        place.mark(response.headers_mut());
         Ok(response)
     }
 
@@ -161,6 +176,9 @@ impl Core {
             return Ok(respond::value(code, &answer, &call.output));
         }
         let resource = self.resource(&target.group, &target.version, &target.resource)?;
+        if let Some(warning) = resource.custom.as_ref().and_then(|own| own.deprecation.as_ref()) {
+            call.notes.warn(warning);
+        }
         let is_all = target.namespace.is_empty() || target.resource == "namespaces";
         if !resource.namespaced && !is_all {
             return Err(Failure::no_such_path());

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use crate::audit::Source;
 use crate::authentication::{Peer, certificate_user};
 use crate::pki::{KeyPair, Pki};
 use crate::server::Core;
@@ -127,10 +128,14 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, stream: TcpStream, t
         },
         () = tasks.stopping() => return,
     };
+    let source = stream.get_ref().0.peer_addr().ok().map(|address| Source(address.ip()));
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = Peer(shown.and_then(|certificate| certificate_user(certificate)));
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
         request.extensions_mut().insert(peer.clone());
+        if let Some(source) = source {
+            request.extensions_mut().insert(source);
+        }
         let core = core.clone();
         async move { Ok::<_, std::convert::Infallible>(core.handle(request).await) }
     });

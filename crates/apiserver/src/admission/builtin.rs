@@ -24,6 +24,7 @@ pub(super) async fn mutate(asked: &Asked<'_>, new: &mut Value) -> Result<(), Fai
 
 /// Judges a complete write by everything but quotas.
 pub(super) async fn validate(asked: &Asked<'_>, new: Option<&Value>) -> Result<(), Failure> {
+    asked.call.notes.about(asked.name);
     node_restriction::check(asked, new).await?;
     let Some(new) = new else { return Ok(()) };
     limit_range::check(asked, new).await?;

@@ -59,7 +59,12 @@ struct RoleRef {
 
 impl Binding {
     fn binds(&self, user: &User, namespace: &str) -> bool {
-        self.subjects.iter().flatten().any(|subject| match subject.kind.as_str() {
+        self.subject(user, namespace).is_some()
+    }
+
+    /// The subject that is this user.
+    fn subject(&self, user: &User, namespace: &str) -> Option<&Subject> {
+        self.subjects.iter().flatten().find(|subject| match subject.kind.as_str() {
             "User" => subject.name == user.name,
             "Group" => user.is_in(&subject.name),
             "ServiceAccount" => {
@@ -94,6 +99,39 @@ impl Index {
         }
         let held = self.0.read().expect("nothing panics while holding it");
         held.any_rule(user, &target.namespace, |rule| rule.allows(target))
+    }
+
+    /// By which binding the user may, in Kubernetes' words; none when he may not.
+    pub(crate) fn reason(&self, user: &User, target: &Target) -> Option<String> {
+        if user.is_master() {
+            return Some(format!("{} may do anything", crate::user::MASTERS));
+        }
+        let held = self.0.read().expect("nothing panics while holding it");
+        for (name, binding) in &held.cluster_bindings {
+            let role = &binding.role_ref.name;
+            if let Some(subject) = binding.subject(user, "")
+                && held.each_of_cluster_role(role, &mut |rule| rule.allows(target))
+            {
+                return Some(format!(
+                    "RBAC: allowed by ClusterRoleBinding \"{name}\" of ClusterRole \"{role}\" to \
+                     {} \"{}\"",
+                    subject.kind, subject.name
+                ));
+            }
+        }
+        let namespace = target.namespace.as_str();
+        for (name, binding) in held.bindings.get(namespace)? {
+            let Some(subject) = binding.subject(user, namespace) else { continue };
+            let (kind, role) = (&binding.role_ref.kind, &binding.role_ref.name);
+            if held.role_of(binding, namespace, &mut |rule| rule.allows(target)) {
+                return Some(format!(
+                    "RBAC: allowed by RoleBinding \"{name}/{namespace}\" of {kind} \"{role}\" to {} \
+                     \"{}\"",
+                    subject.kind, subject.name
+                ));
+            }
+        }
+        None
     }
 
     /// All rules the user holds cluster-wide and in the namespace.
@@ -200,18 +238,26 @@ impl Held {
         }
         let own = self.bindings.get(namespace).into_iter().flat_map(HashMap::values);
         for binding in own.filter(|binding| binding.binds(user, namespace)) {
-            let name = &binding.role_ref.name;
-            let found = if binding.role_ref.kind == "ClusterRole" {
-                self.each_of_cluster_role(name, &mut fits)
-            } else {
-                let role = self.roles.get(&(namespace.to_owned(), name.clone()));
-                role.into_iter().flatten().any(&mut fits)
-            };
-            if found {
+            if self.role_of(binding, namespace, &mut fits) {
                 return true;
             }
         }
         false
+    }
+
+    /// Whether a rule of the role that a binding in a namespace names does.
+    fn role_of(
+        &self,
+        binding: &Binding,
+        namespace: &str,
+        fits: &mut impl FnMut(&Rule) -> bool,
+    ) -> bool {
+        let name = &binding.role_ref.name;
+        if binding.role_ref.kind == "ClusterRole" {
+            return self.each_of_cluster_role(name, fits);
+        }
+        let role = self.roles.get(&(namespace.to_owned(), name.clone()));
+        role.into_iter().flatten().any(fits)
     }
 
     fn each_of_cluster_role(&self, name: &str, fits: &mut impl FnMut(&Rule) -> bool) -> bool {

@@ -10,7 +10,6 @@ use serde_json::Value;
 /// Kinds whose controller is not there, and what follows from that.
 const IDLE: &[(&str, &str, &str)] = &[
     ("", "replicationcontrollers", "no pods are made for it; use a Deployment"),
-    ("", "limitranges", "it is not enforced"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies", "it is not evaluated"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "it is not evaluated"),
     ("apiregistration.k8s.io", "apiservices", "requests are not passed on to it"),

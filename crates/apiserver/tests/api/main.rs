@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy.toml lets only test functions, not what they call
 
 mod access;
+mod audit;
 mod crd;
 mod crd_rules;
 mod documents;
+mod fairness;
 mod kubectl;
 mod limits;
 mod list;
 mod node;
+mod node_authorizer;
 mod patch;
 mod pod_security;
 mod pods;

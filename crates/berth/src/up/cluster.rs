@@ -137,6 +137,8 @@ async fn start_api(instance: &Instance, tasks: &Tasks) -> Result<(ApiServer, Pki
         cluster_domain: DOMAIN.to_owned(),
     };
     let api = ApiServer::open(config, store, tasks).await?;
+    let log = instance.dir.join("logs/audit.log");
+    api.audit(berth_apiserver::audit::Options::new(log), tasks).context("opening the audit log")?;
     let listener = TcpListener::bind(("0.0.0.0", options.api_port)).await?;
     api.serve(listener, tasks);
     Ok((api, pki))
