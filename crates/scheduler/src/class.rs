@@ -24,7 +24,7 @@ use crate::snapshot::Pod;
 use crate::world::{NONE, World};
 
 pub(crate) use ask::{Ask, Refusal};
-pub(crate) use domains::{Tally, tallies};
+pub(crate) use domains::{Tallies, Tally};
 
 /// In a bucket's key: the node lacks the label.
 pub(crate) const UNLABELLED: i64 = i64::MIN;
@@ -41,9 +41,7 @@ pub(crate) struct Class {
     pub buckets: Vec<Bucket>,
     by_key: HashMap<Box<[i64]>, u32>,
     pub refused: HashMap<Refusal, u32>,
-    epoch: u64,
     read: u64,
-    carried: usize,
     pub last_used: u64,
     scratch: Vec<i64>,
 }
@@ -65,20 +63,8 @@ pub(crate) struct Bucket {
 }
 
 impl Class {
-    /// Whether all must be found out anew.
-    pub fn is_stale(&self, world: &World) -> bool {
-        self.epoch != world.epoch
-            || self.ask.images_changed(world)
-            || world.counters.carried[self.carried..]
-                .iter()
-                .any(|(_, term, _)| term.means(&self.ask.pod, &world.namespaces))
-    }
-
-    pub fn new(pod: &Arc<Pod>, profile: &Arc<Profile>, world: &mut World) -> Self {
-        let (tallies, require_all) = tallies(pod, profile, world);
-        let namespaces = &world.namespaces;
-        let near_itself =
-            !pod.affinity.is_empty() && pod.affinity.iter().all(|term| term.means(pod, namespaces));
+    pub fn new(pod: &Arc<Pod>, profile: &Arc<Profile>, found: Tallies, world: &World) -> Self {
+        let Tallies { all: tallies, require_all, near_itself } = found;
         let unset = State { bucket: NONE, stamp: 0, score: 0, refusal: None };
         let mut class = Self {
             ask: Ask::new(pod, profile, world),
@@ -89,9 +75,7 @@ impl Class {
             buckets: Vec::new(),
             by_key: HashMap::new(),
             refused: HashMap::new(),
-            epoch: world.epoch,
             read: world.log_end(),
-            carried: world.counters.carried.len(),
             last_used: 0,
             scratch: Vec::new(),
         };
@@ -109,7 +93,6 @@ impl Class {
 
     /// Catches up with the world.
     pub fn follow(&mut self, world: &World) {
-        self.carried = world.counters.carried.len();
         match world.since(self.read) {
             Some(changed) => {
                 for at in changed {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use berth_api::Selector;
 
-use crate::class::Class;
+use crate::class::{Class, Tallies};
 use crate::decision::{Explanation, Placement, Rated, Unschedulable};
 use crate::profile::{Profile, Score};
 use crate::reservation::Reservation;
@@ -24,6 +24,8 @@ use crate::world::{Like, Load, Who, World};
 
 /// How many classes of pods are remembered; each costs some 50 bytes a node.
 const CLASSES: usize = 128;
+/// For how many kinds of pods the class is remembered.
+const KINDS: usize = 8192;
 /// How many nodes an explanation shows.
 const SHOWN: usize = 5;
 
@@ -31,8 +33,28 @@ const SHOWN: usize = 5;
 pub struct Cluster {
     pub(crate) world: World,
     profiles: Vec<Arc<Profile>>,
-    classes: HashMap<Like, Class>,
+    classes: HashMap<Shape, usize>,
+    slots: Vec<Option<Class>>,
+    kinds: HashMap<Like, Kind>,
+    /// What all of these were made in.
+    epoch: u64,
     decisions: u64,
+}
+
+/// What a class is made of: pods whose labels no one tells apart share one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Shape {
+    /// Without labels and namespace.
+    like: Like,
+    /// Who is counted for it, and what is reserved for it.
+    signature: String,
+}
+
+/// The class of a kind of pods.
+struct Kind {
+    slot: usize,
+    /// How many terms that pods carry were looked at.
+    carried: usize,
 }
 
 impl Cluster {
@@ -44,7 +66,15 @@ impl Cluster {
             profiles.into_iter().map(Arc::new).collect()
         };
         let seed = profiles[0].seed;
-        Self { world: World::new(seed), profiles, classes: HashMap::new(), decisions: 0 }
+        Self {
+            world: World::new(seed),
+            profiles,
+            classes: HashMap::new(),
+            slots: Vec::new(),
+            kinds: HashMap::new(),
+            epoch: 0,
+            decisions: 0,
+        }
     }
 
     /// A node came or changed; whether that can matter to anyone.
@@ -228,30 +258,76 @@ impl Cluster {
         run: impl FnOnce(&mut Class, &World) -> T,
     ) -> T {
         self.decisions += 1;
-        let like = Like(Arc::clone(pod));
-        let mut class = match self.classes.remove(&like) {
-            Some(mut class) if !class.is_stale(&self.world) => {
-                class.follow(&self.world);
-                class
-            }
-            _ => self.new_class(pod),
-        };
+        let slot = self.slot_for(pod);
+        let mut class = self.slots[slot].take().expect("a slot is empty only while its class runs");
+        class.follow(&self.world);
         class.last_used = self.decisions;
         let answer = run(&mut class, &self.world);
-        self.classes.insert(Like(Arc::clone(&class.ask.pod)), class);
+        self.slots[slot] = Some(class);
         answer
     }
 
-    fn new_class(&mut self, pod: &Arc<Pod>) -> Class {
-        if self.classes.len() >= CLASSES
-            && let Some(oldest) = self.classes.values().min_by_key(|class| class.last_used)
-        {
-            let oldest = Like(Arc::clone(&oldest.ask.pod));
-            self.classes.remove(&oldest);
+    /// The slot of the pod's class, which is made if there is none.
+    fn slot_for(&mut self, pod: &Arc<Pod>) -> usize {
+        if self.epoch != self.world.epoch {
+            self.classes.clear();
+            self.slots.clear();
+            self.kinds.clear();
+            self.epoch = self.world.epoch;
         }
+        let like = Like(Arc::clone(pod));
+        if let Some(kind) = self.kinds.get_mut(&like) {
+            let carried = &self.world.counters.carried;
+            let namespaces = &self.world.namespaces;
+            let concerned =
+                carried[kind.carried..].iter().any(|(_, term, _)| term.means(pod, namespaces));
+            let stale = |class: &Class| class.ask.images_changed(&self.world);
+            if !concerned && self.slots[kind.slot].as_ref().is_some_and(|class| !stale(class)) {
+                kind.carried = carried.len();
+                return kind.slot;
+            }
+        }
+        let slot = self.find_class(pod);
+        if self.kinds.len() >= KINDS {
+            self.kinds.clear();
+        }
+        self.kinds.insert(like, Kind { slot, carried: self.world.counters.carried.len() });
+        slot
+    }
+
+    fn find_class(&mut self, pod: &Arc<Pod>) -> usize {
         let named = self.profiles.iter().find(|each| each.scheduler_name == pod.scheduler);
         let profile = Arc::clone(named.unwrap_or(&self.profiles[0]));
-        Class::new(pod, &profile, &mut self.world)
+        let found = Tallies::of(pod, &profile, &mut self.world);
+        let reserved = self.world.reservations.iter().map(|each| each.is_for(pod));
+        let reserved: Vec<bool> = reserved.collect();
+        let bare = Pod { labels: Labels::new(), namespace: String::new(), ..Pod::clone(pod) };
+        let shape = Shape {
+            like: Like(Arc::new(bare)),
+            signature: format!("{:?} {reserved:?}", found.signature()),
+        };
+        if let Some(&slot) = self.classes.get(&shape) {
+            let known = self.slots[slot].as_ref();
+            if known.is_some_and(|class| !class.ask.images_changed(&self.world)) {
+                return slot;
+            }
+            self.slots[slot] = Some(Class::new(pod, &profile, found, &self.world));
+            return slot;
+        }
+        let class = Class::new(pod, &profile, found, &self.world);
+        let slot = if self.slots.len() < CLASSES {
+            self.slots.push(None);
+            self.slots.len() - 1
+        } else {
+            let used = |slot: &Option<Class>| slot.as_ref().map_or(0, |class| class.last_used);
+            let oldest = (0..CLASSES).min_by_key(|at| used(&self.slots[*at])).unwrap_or(0);
+            self.classes.retain(|_, slot| *slot != oldest);
+            self.kinds.retain(|_, kind| kind.slot != oldest);
+            oldest
+        };
+        self.slots[slot] = Some(class);
+        self.classes.insert(shape, slot);
+        slot
     }
 }
 

@@ -17,6 +17,8 @@ mod place;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use berth_api::Selector;
+
 use crate::amount::Amounts;
 use crate::reservation::Reservation;
 use crate::selector::Labels;
@@ -269,6 +271,13 @@ impl World {
             .chain(&reservations)
             .flat_map(|each| each.floors.keys().cloned())
             .collect();
+        let whose = |all: &[Reservation]| -> Vec<(String, Selector)> {
+            all.iter().map(|each| (each.namespace.clone(), each.selector.clone())).collect()
+        };
+        if whose(&self.reservations) != whose(&reservations) {
+            // Pods that nothing told apart may be told apart now.
+            self.begin_anew();
+        }
         self.reservations = reservations;
         self.count_reservations();
         for name in touched {

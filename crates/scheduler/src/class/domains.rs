@@ -46,10 +46,33 @@ pub(crate) struct Tally {
     pub total: i64,
 }
 
-/// Everything that a pod must know of domains, and whether soft spreads need all their labels.
-pub(crate) fn tallies(pod: &Pod, profile: &Profile, world: &mut World) -> (Vec<Tally>, bool) {
+/// Everything that a pod must know of domains.
+pub(crate) struct Tallies {
+    pub all: Vec<Tally>,
+    /// Whether soft spreads need all their labels.
+    pub require_all: bool,
+    /// Whether the pod is one of those it must be near.
+    pub near_itself: bool,
+}
+
+impl Tallies {
+    pub fn of(pod: &Pod, profile: &Profile, world: &mut World) -> Self {
+        let all = tallies(pod, profile, world);
+        let near_itself = !pod.affinity.is_empty()
+            && pod.affinity.iter().all(|term| term.means(pod, &world.namespaces));
+        Self { all, require_all: !pod.spread.is_empty(), near_itself }
+    }
+
+    /// Pods that are alike but for labels and namespace, and have the same of these, are one class.
+    pub fn signature(&self) -> impl std::fmt::Debug {
+        let all: Vec<(Duty, usize)> =
+            self.all.iter().map(|tally| (tally.duty.clone(), tally.counter)).collect();
+        (all, self.near_itself)
+    }
+}
+
+fn tallies(pod: &Pod, profile: &Profile, world: &mut World) -> Vec<Tally> {
     let mut all = Vec::new();
-    let require_all = !pod.spread.is_empty();
     spreads(pod, profile, world, &mut all);
     if profile.asks(Filter::InterPodAffinity) {
         if !pod.affinity.is_empty() {
@@ -89,7 +112,7 @@ pub(crate) fn tallies(pod: &Pod, profile: &Profile, world: &mut World) -> (Vec<T
         let topology = world.topology(&term.topology_key);
         all.push(Tally::new(duty, counter, topology));
     }
-    (all, require_all)
+    all
 }
 
 fn spreads(pod: &Pod, profile: &Profile, world: &mut World, all: &mut Vec<Tally>) {
