@@ -241,6 +241,21 @@ impl Fields {
         self.0.iter().all(|(key, equal, value)| (field(object, key) == *value) == *equal)
     }
 
+    /// Whether bytes of stored JSON can fulfil it; `false` is certain. Saves parsing 25,000 pods
+    /// to find those of one node.
+    pub(crate) fn may_match(&self, stored: &[u8]) -> bool {
+        self.0.iter().all(|(key, equal, value)| {
+            // A name is written as it is. Anything else may be escaped, left out, or no string.
+            let is_name = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !value.is_empty();
+            if !equal || !is_name || !matches!(key.as_str(), "spec.nodeName" | "status.phase") {
+                return true;
+            }
+            let field = key.rsplit('.').next().unwrap_or_default();
+            memmem::find(stored, format!("\"{field}\":\"{value}\"").as_bytes()).is_some()
+        })
+    }
+
     /// Whether a name and a namespace fulfil it, when those are all it asks for.
     pub fn matches_identity(&self, namespace: &str, name: &str) -> bool {
         self.0.iter().all(|(key, equal, value)| {
@@ -263,6 +278,9 @@ fn as_stored(resource: &Resource, key: &str) -> String {
 
 fn selectable(resource: &Resource, key: &str) -> bool {
     if key == "metadata.name" || (key == "metadata.namespace" && resource.namespaced) {
+        return true;
+    }
+    if resource.custom.as_ref().is_some_and(|own| own.selectable.iter().any(|one| one == key)) {
         return true;
     }
     SELECTABLE.iter().any(|(group, plural, fields)| {
@@ -317,6 +335,36 @@ mod tests {
         check("n>4", true);
         check("n<5", false);
         check("app in (web),tier notin (back)", true);
+    }
+
+    #[test]
+    fn bytes_are_left_out_only_when_the_object_would_be() {
+        let catalog = berth_schema::Catalog::builtin();
+        let pods = catalog.resource("", "v1", "pods").unwrap();
+        let objects = [
+            serde_json::json!({"spec": {"nodeName": "a"}, "status": {"phase": "Running"}}),
+            serde_json::json!({"spec": {"nodeName": "a-1"}, "status": {"phase": "Failed"}}),
+            serde_json::json!({"metadata": {"annotations": {"nodeName": "a"}}, "spec": {}}),
+            serde_json::json!({"spec": {"hostNetwork": true}}),
+        ];
+        let mut left_out = 0;
+        for text in [
+            "spec.nodeName=a",
+            "spec.nodeName!=a",
+            "spec.nodeName=",
+            "spec.nodeName=a,status.phase=Running",
+            "status.phase!=Failed",
+            "spec.hostNetwork=true",
+            "spec.hostNetwork=false",
+        ] {
+            let fields = Fields::parse(text, pods).unwrap();
+            for object in &objects {
+                let may = fields.may_match(&serde_json::to_vec(object).unwrap());
+                assert!(may || !fields.matches(object), "{text} of {object}");
+                left_out += usize::from(!may);
+            }
+        }
+        assert_eq!(left_out, 5);
     }
 
     #[test]

@@ -134,6 +134,10 @@ pub struct Custom {
     pub openapi: Arc<Value>,
     /// The schema's regular expressions, made ready.
     pub patterns: BTreeMap<String, Regex>,
+    /// What is told to whoever still uses the version; none unless it is deprecated.
+    pub deprecation: Option<String>,
+    /// Fields by which objects may be selected, such as `spec.color`.
+    pub selectable: Vec<String>,
 }
 
 /// Where a custom resource keeps what its scale tells.

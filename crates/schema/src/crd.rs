@@ -1,7 +1,7 @@
 //! Custom resource definitions: from one to the resources that it makes.
 //!
 //! Refuses a definition whose schemas are not structural, as Kubernetes does: only those can be
-//! pruned, defaulted and merged. CEL rules are kept and not evaluated.
+//! pruned, defaulted and merged. Rules in CEL are read elsewhere: they need an evaluator.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,8 +61,54 @@ pub(crate) fn check(definition: &Value) -> Vec<Cause> {
         } else {
             structural::check(schema, &path, &mut causes);
         }
+        let warning = &version["deprecationWarning"];
+        if !warning.is_null() && version["deprecated"] != true {
+            let path = format!("spec.versions[{at}].deprecationWarning");
+            let wrong = "can only be set for deprecated versions";
+            causes.push(Cause::invalid(path, warning, wrong));
+        }
+        selectable_fields(version, &format!("spec.versions[{at}]"), &mut causes);
     }
     causes
+}
+
+/// More fields than this may not be selected by.
+const MOST_SELECTABLE: usize = 8;
+
+/// Whether objects can be selected by the fields that a version says.
+fn selectable_fields(version: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let fields = list(&version["selectableFields"]);
+    if fields.len() > MOST_SELECTABLE {
+        let path = format!("{path}.selectableFields");
+        causes.push(Cause::too_many(path, fields.len(), MOST_SELECTABLE));
+    }
+    for (at, field) in fields.iter().enumerate() {
+        let path = format!("{path}.selectableFields[{at}].jsonPath");
+        let given = text(field, "jsonPath");
+        let Some(rest) = given.strip_prefix('.') else {
+            causes.push(Cause::invalid(
+                path,
+                &field["jsonPath"],
+                "must be a simple json path with leading .",
+            ));
+            continue;
+        };
+        if rest.starts_with("metadata") {
+            let wrong = "must not point to fields in metadata";
+            causes.push(Cause::invalid(path, &field["jsonPath"], wrong));
+            continue;
+        }
+        let root = &version["schema"]["openAPIV3Schema"];
+        let found = rest.split('.').fold(root, |place, name| &place["properties"][name]);
+        if !matches!(text(found, "type"), "string" | "integer" | "boolean") {
+            let wrong = "must point to a field of type string, boolean or integer. Enum string fields \
+                         and strings with formats are allowed.";
+            causes.push(Cause::invalid(&path, &field["jsonPath"], wrong));
+        }
+        if fields[..at].contains(field) {
+            causes.push(Cause::duplicate(path, &field["jsonPath"]));
+        }
+    }
 }
 
 fn head(definition: &Value) -> Vec<Cause> {
@@ -159,8 +205,25 @@ fn resource(name: &str, spec: &Value, version: &Value, storage: &str) -> Resourc
             scale,
             openapi: Arc::new(openapi),
             patterns,
+            deprecation: deprecation(spec, version),
+            selectable: list(&version["selectableFields"])
+                .iter()
+                .map(|field| text(field, "jsonPath").trim_start_matches('.').to_owned())
+                .collect(),
         }),
     }
+}
+
+/// The warning of a deprecated version: the definition's own, or Kubernetes' sentence.
+fn deprecation(spec: &Value, version: &Value) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    let own = version["deprecationWarning"].as_str().map(str::to_owned);
+    Some(own.unwrap_or_else(|| {
+        let kind = text(&spec["names"], "kind");
+        format!("{}/{} {kind} is deprecated", text(spec, "group"), text(version, "name"))
+    }))
 }
 
 fn subresources(found: &Value, kind: &Gvk) -> (Vec<Subresource>, Option<Scale>) {

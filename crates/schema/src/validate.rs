@@ -23,6 +23,7 @@ mod volumes;
 mod walk;
 mod workloads;
 
+pub(crate) use custom::Rules;
 use path::Path;
 
 /// More causes than this help no one.

@@ -80,11 +80,12 @@ impl Guards {
             }
         }
         let mut rules = self.rules.write().expect("nothing panics while holding it");
-        if found.is_empty() {
-            rules.remove(&name)
-        } else {
-            rules.insert(name, found)
-        };
+        rules.insert(name, found);
+    }
+
+    /// Every definition that is known, served or not.
+    pub(crate) fn defined(&self) -> Vec<String> {
+        self.rules.read().expect("nothing panics while holding it").keys().cloned().collect()
     }
 
     /// Forgets a definition.

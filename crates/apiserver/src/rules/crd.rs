@@ -167,6 +167,9 @@ fn serve(core: &Core, seen: &Seen<'_>) -> Vec<String> {
     let mut put = |value: &[u8]| -> Option<String> {
         let definition: Value = serde_json::from_slice(value).ok()?;
         core.guards.define(&definition);
+        if taken(catalog.resources(), &definition).is_some() {
+            return Some(object::name(&definition).to_owned());
+        }
         if let Err(error) = catalog.add_crd(&definition) {
             tracing::warn!(%error, name = object::name(&definition), "definition not served");
         }
@@ -181,7 +184,7 @@ fn serve(core: &Core, seen: &Seen<'_>) -> Vec<String> {
                 catalog.remove_crd(name);
                 core.guards.undefine(name);
             }
-            Vec::new()
+            core.guards.defined()
         }
     }
 }
@@ -194,7 +197,24 @@ async fn attend(core: &Arc<Core>, name: &str) -> Result<bool, Failure> {
     let old = record::object(&resource, &entry);
     if !object::is_deleting(&old) {
         let mut new = old.clone();
-        establish(&mut new);
+        let taken = {
+            let catalog = core.catalog.read().expect("nothing panics while holding it");
+            taken(catalog.resources(), &old)
+        };
+        match taken {
+            Some((reason, message)) => refuse(&mut new, reason, &message),
+            None => {
+                let mut catalog = core.catalog.write().expect("nothing panics while holding it");
+                // It waited for a name that is free by now.
+                if !catalog.resources().any(|one| is_of(one, name))
+                    && let Err(error) = catalog.add_crd(&old)
+                {
+                    tracing::warn!(%error, name, "definition not served");
+                }
+                drop(catalog);
+                establish(&mut new);
+            }
+        }
         if new == old {
             return Ok(true);
         }
@@ -217,6 +237,47 @@ async fn attend(core: &Arc<Core>, name: &str) -> Result<bool, Failure> {
     }
     let value = record::encode(&resource, &new)?;
     Ok(core.store.put(key, value, expect).await.is_ok())
+}
+
+fn is_of(resource: &Resource, definition: &str) -> bool {
+    resource.custom.as_ref().is_some_and(|own| own.definition == definition)
+}
+
+/// Which of a definition's names belongs to somebody else in its group: reason and message.
+fn taken<'a>(
+    resources: impl Iterator<Item = &'a Arc<Resource>>,
+    definition: &Value,
+) -> Option<(&'static str, String)> {
+    let (own, names) = (object::name(definition), &definition["spec"]["names"]);
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let text = |key: &str| names[key].as_str().unwrap_or_default();
+    let short: Vec<&str> =
+        names["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let others = resources.filter(|one| one.group == group && !is_of(one, own));
+    for other in others {
+        let used = |name: &str| {
+            !name.is_empty()
+                && (other.plural == name
+                    || other.singular == name
+                    || other.short_names.iter().any(|short| short == name))
+        };
+        let clash = [("PluralConflict", text("plural")), ("SingularConflict", text("singular"))]
+            .into_iter()
+            .chain(short.iter().map(|name| ("ShortNamesConflict", *name)))
+            .find(|(_, name)| used(name))
+            .or_else(|| (other.kind == text("kind")).then(|| ("KindConflict", text("kind"))));
+        if let Some((reason, name)) = clash {
+            return Some((reason, format!("\"{name}\" is already in use")));
+        }
+    }
+    None
+}
+
+/// Notes that a definition is not served, for one of its names is taken.
+fn refuse(definition: &mut Value, reason: &str, message: &str) {
+    set_condition(definition, "NamesAccepted", "False", reason, message);
+    let why = "not all names are accepted";
+    set_condition(definition, "Established", "False", "NotAccepted", why);
 }
 
 /// The definition is in the catalogue: it may say so.

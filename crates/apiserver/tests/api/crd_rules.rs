@@ -153,3 +153,41 @@ async fn an_endless_rule_is_cut_off_and_others_go_on() {
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn names_that_are_taken_wait_until_they_are_free() {
+    let server = Server::start().await;
+    server.create(DEFINITIONS, &definition()).await.unwrap();
+    eventually("served", async || server.get(DATABASES).await.is_ok()).await;
+    let mut second = definition();
+    second["metadata"]["name"] = json!("stores.db.example.com");
+    second["spec"]["names"] = json!({"plural": "stores", "kind": "Store", "shortNames": ["dbs"]});
+    let version = &mut second["spec"]["versions"][0];
+    version["deprecated"] = json!(true);
+    version["selectableFields"] = json!([{"jsonPath": ".spec.engine"}]);
+    server.create(DEFINITIONS, &second).await.unwrap();
+    let path = format!("{DEFINITIONS}/stores.db.example.com");
+    let condition = async |kind: &str| {
+        let got = server.get(&path).await.unwrap();
+        let all = got["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|one| one["type"] == kind).unwrap_or_default()
+    };
+    eventually("refused", async || condition("NamesAccepted").await["status"] == "False").await;
+    let refused = condition("NamesAccepted").await;
+    assert_eq!(refused["reason"], "ShortNamesConflict");
+    assert_eq!(refused["message"], "\"dbs\" is already in use");
+    let stores = "/apis/db.example.com/v1/namespaces/default/stores";
+    assert!(server.get(stores).await.is_err());
+    let first = format!("{DEFINITIONS}/databases.db.example.com");
+    server.send("DELETE", &first, None).await.unwrap();
+    eventually("accepted", async || condition("Established").await["status"] == "True").await;
+    for (name, engine) in [("a", "mysql"), ("b", "postgres")] {
+        let store = json!({"apiVersion": "db.example.com/v1", "kind": "Store",
+            "metadata": {"name": name}, "spec": {"engine": engine}});
+        server.create(stores, &store).await.unwrap();
+    }
+    let found = server.get(&format!("{stores}?fieldSelector=spec.engine=mysql")).await.unwrap();
+    assert_eq!(found["items"].as_array().unwrap().len(), 1);
+    assert_eq!(found["items"][0]["metadata"]["name"], "a");
+    server.stop().await;
+}

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{list, text, words};
 use crate::schema::{Field, ListType, ObjectRef, ObjectType, Schema, Shape};
+use crate::validate::Rules;
 use crate::{Cause, Gvk, facts};
 
 /// Deeper schemas than this are refused: they would outgrow the stack.
@@ -63,6 +64,29 @@ fn node(schema: &Value, path: &str, depth: usize, causes: &mut Vec<Cause>) {
         let wrong = "must be a valid regular expression";
         causes.push(Cause::invalid(format!("{path}.pattern"), &schema["pattern"], wrong));
     }
+    if schema["uniqueItems"] == true {
+        let wrong =
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+        causes.push(Cause::forbidden(format!("{path}.uniqueItems"), wrong));
+    }
+    if schema["additionalProperties"] == false {
+        let wrong = "additionalProperties cannot be set to false";
+        causes.push(Cause::forbidden(format!("{path}.additionalProperties"), wrong));
+    }
+    let default = &schema["default"];
+    if !default.is_null() {
+        let none = BTreeMap::new();
+        let rules = Rules { patterns: &none };
+        causes.extend(rules.check(&format!("{path}.default"), default, schema));
+    }
+    if schema["x-kubernetes-int-or-string"] != true {
+        for word in COMBINED {
+            for (at, below) in list(&schema[word]).iter().enumerate() {
+                branch(below, &format!("{path}.{word}[{at}]"), causes);
+            }
+        }
+        branch(&schema["not"], &format!("{path}.not"), causes);
+    }
     let properties = schema["properties"].as_object();
     for (name, below) in properties.into_iter().flatten() {
         // The object's own metadata has a schema already.
@@ -85,6 +109,16 @@ fn node(schema: &Value, path: &str, depth: usize, causes: &mut Vec<Cause>) {
             causes.push(Cause::required(format!("{path}.items"), "must be specified"));
         }
         list_type(schema, path, causes);
+    }
+}
+
+/// What a branch of a logical combination may not say: only the structure around it may.
+fn branch(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
+    for word in ["type", "default", "additionalProperties", "nullable"] {
+        if schema.get(word).is_some_and(|found| *found != false) {
+            let wrong = "must be empty to be structural";
+            causes.push(Cause::forbidden(format!("{path}.{word}"), wrong));
+        }
     }
 }
 

@@ -150,6 +150,10 @@ fn malformed_definitions_are_refused() {
     assert_eq!(broken(&image, json!({"type": "array"})), [format!("{at}.items")]);
     let pattern = json!({"type": "string", "pattern": "("});
     assert_eq!(broken(&image, pattern), [format!("{at}.pattern")]);
+    let default = json!({"type": "string", "default": 3});
+    assert_eq!(broken(&image, default), [format!("{at}.default")]);
+    let any = json!({"type": "string", "anyOf": [{"type": "string"}]});
+    assert_eq!(broken(&image, any), [format!("{at}.anyOf[0].type")]);
     assert_eq!(broken(schema, Value::Null), [root]);
 }
 
