@@ -27,6 +27,10 @@ pub(crate) struct Facts {
     pub hooks: BTreeSet<String>,
     /// By container id: the resources it has now, JSON, where they differ from those it began with.
     pub resources: BTreeMap<String, String>,
+    /// By container id: why its resources could not be changed.
+    pub resize_failures: BTreeMap<String, String>,
+    /// What the node has for pods: thousandths of a CPU, and bytes.
+    pub room: Option<(i64, i64)>,
     /// By container: restarts that the API knows of, for when the runtime forgot.
     pub restarts: BTreeMap<String, u32>,
     /// Sandboxes that were stopped, so that their network is gone.

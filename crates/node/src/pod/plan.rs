@@ -131,6 +131,17 @@ pub(crate) struct Plan {
     /// The pod ended for good by itself: its phase will not change any more.
     pub terminal: bool,
     pub cause: Option<Cause>,
+    /// Containers run with other resources than the pod asks for.
+    pub resize: Option<Resize>,
+}
+
+/// Where a change of resources stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Resize {
+    /// It is being made; with what went wrong last.
+    InProgress(Option<String>),
+    /// This node is too small for it.
+    Infeasible(String),
 }
 
 impl Plan {

@@ -73,6 +73,18 @@ impl Qos {
     }
 }
 
+/// The CPU that a container asks for, in thousandths.
+pub(crate) fn cpu(container: &Container) -> i64 {
+    let own = container.resources.as_ref();
+    own.and_then(|own| millicores(&own.requests).or(millicores(&own.limits))).unwrap_or(0)
+}
+
+/// The memory that a container asks for, in bytes.
+pub(crate) fn memory(container: &Container) -> i64 {
+    let own = container.resources.as_ref();
+    own.and_then(|own| bytes(&own.requests).or(bytes(&own.limits))).unwrap_or(0)
+}
+
 /// A container's share of the machine in CRI's numbers; `memory_total` is the machine's, bytes.
 pub(crate) fn linux(
     container: &Container,

@@ -92,6 +92,18 @@ pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
             condition.entry(said).or_insert(Value::Null);
         }
     }
+    let had = before.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    let over: Vec<Value> = had
+        .filter(|had| conditions::PASSING.iter().any(|passing| had["type"] == *passing))
+        .filter(|had| {
+            let kept = new.conditions.iter().flatten();
+            kept.map(|kept| kept.type_.as_str()).all(|kept| had["type"] != kept)
+        })
+        .map(|had| json!({"type": had["type"], "$patch": "delete"}))
+        .collect();
+    if let Some(conditions) = fields.get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.extend(over);
+    }
     for merged in ["podIPs", "hostIPs"] {
         let had = before.get(merged).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         if let Some(list) = fields.get_mut(merged).and_then(Value::as_array_mut)

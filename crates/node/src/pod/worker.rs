@@ -92,7 +92,10 @@ impl Worker {
         let tasks = shared.tasks.child();
         let asker =
             Asker { cri: shared.cri.clone(), events: shared.events.clone(), tasks: tasks.clone() };
-        let known = known::of(&pod);
+        let mut known = known::of(&pod);
+        let room = crate::machine::allocatable(&shared.config);
+        let whole = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+        known.facts.room = Some((whole(room.cpu_milli), whole(room.memory_bytes)));
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -256,6 +259,7 @@ impl Worker {
         self.results.retain(is_running);
         self.facts.hooks.retain(|id| is_running(id));
         self.facts.resources.retain(|id, _| is_running(id));
+        self.facts.resize_failures.retain(|id, _| is_running(id));
     }
 
     /// Probes are asked of what runs, past its hook, until the pod has come to its end.

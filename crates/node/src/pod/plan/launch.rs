@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
-use super::{Action, Plan, View, Waiting, grace, kill, push, retry};
+use super::{Action, Plan, Resize, View, Waiting, grace, kill, push, retry};
 use crate::pod::container::{self, Role};
 use crate::pod::facts::{ImageFact, Step};
+use crate::pod::resources;
 use crate::pod::restart::{self, RestartPolicy};
 use crate::pod::runtime::{ContainerRecord, Life};
 
@@ -113,6 +114,12 @@ fn resize(
     let changed = |resource: &str| {
         ["requests", "limits"].iter().any(|list| has[*list][resource] != wanted[*list][resource])
     };
+    if let Some(why) = infeasible(view) {
+        plan.resize = Some(Resize::Infeasible(why));
+        return;
+    }
+    let failure = view.facts.resize_failures.get(&record.id).cloned();
+    plan.resize = Some(Resize::InProgress(failure));
     let restarts = container.resize_policy.iter().flatten().any(|policy| {
         policy.restart_policy == "RestartContainer" && changed(&policy.resource_name)
     });
@@ -123,6 +130,23 @@ fn resize(
         let (container, id) = (container.name.clone(), record.id.clone());
         push(view, plan, Action::Resize { container, id });
     }
+}
+
+/// Why the node can never give what the pod asks for by now, if that is so.
+fn infeasible(view: &View<'_>) -> Option<String> {
+    let (cpu, memory) = view.facts.room?;
+    let asked = |of: &dyn Fn(&Container) -> i64| -> i64 {
+        let all = container::all(view.pod);
+        let at_once = all.iter().filter(|(role, _)| matches!(role, Role::Main | Role::Sidecar));
+        at_once.map(|(_, container)| of(container)).fold(0, i64::saturating_add)
+    };
+    let (wants_cpu, wants_memory) = (asked(&resources::cpu), asked(&resources::memory));
+    let short = |what: &str, wants: i64, has: i64| {
+        (wants > has).then(|| {
+            format!("Node didn't have enough capacity: {what}, requested: {wants}, capacity: {has}")
+        })
+    };
+    short("cpu", wants_cpu, cpu).or_else(|| short("memory", wants_memory, memory))
 }
 
 /// Whether the init containers have done their part in the current sandbox.

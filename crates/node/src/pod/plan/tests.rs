@@ -206,7 +206,13 @@ fn another_image_ends_the_container_and_other_resources_do_not() {
     .prepared(&[])
     .container("a", 0, Life::Running, 0);
     sized.runtime.containers[0].resources = Some(r#"{"limits":{"cpu":"2"}}"#.to_owned());
-    sized.expect(&["resize/a0"]);
+    let plan = sized.expect(&["resize/a0"]);
+    assert_eq!(plan.resize, Some(Resize::InProgress(None)));
+    sized.facts.room = Some((500, 1 << 30));
+    let plan = sized.expect(&[]);
+    let why = "Node didn't have enough capacity: cpu, requested: 1000, capacity: 500";
+    assert_eq!(plan.resize, Some(Resize::Infeasible(why.to_owned())));
+    sized.facts.room = None;
     let policy = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
     sized.pod.spec.as_mut().expect("a spec").containers[0].resize_policy =
         serde_json::from_value(policy).expect("a policy");

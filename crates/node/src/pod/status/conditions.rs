@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use super::whole_seconds;
-use crate::pod::plan::{Plan, View};
+use crate::pod::plan::{Plan, Resize, View};
+
+/// Conditions that are only there while they hold.
+pub(super) const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 struct Truth {
     kind: &'static str,
@@ -26,6 +29,7 @@ pub(super) fn conditions(
     let mut conditions: Vec<PodCondition> = before
         .iter()
         .filter(|had| ours.iter().all(|truth| truth.kind != had.type_))
+        .filter(|had| !PASSING.contains(&had.type_.as_str()))
         .cloned()
         .collect();
     for truth in ours {
@@ -73,7 +77,7 @@ fn truths(view: &View<'_>, plan: &Plan, status: &PodStatus, old: &PodStatus) -> 
     } else {
         (true, None, None)
     };
-    vec![
+    let mut truths = vec![
         Truth {
             kind: "PodReadyToStartContainers",
             holds: has_network,
@@ -100,7 +104,26 @@ fn truths(view: &View<'_>, plan: &Plan, status: &PodStatus, old: &PodStatus) -> 
             reason: (!all_ready).then(not_ready),
             message: if all_ready { None } else { unready_text() },
         },
-    ]
+    ];
+    truths.extend(plan.resize.clone().filter(|_| !over).map(resize));
+    truths
+}
+
+fn resize(resize: Resize) -> Truth {
+    match resize {
+        Resize::Infeasible(why) => Truth {
+            kind: "PodResizePending",
+            holds: true,
+            reason: Some("Infeasible"),
+            message: Some(why),
+        },
+        Resize::InProgress(failure) => Truth {
+            kind: "PodResizeInProgress",
+            holds: true,
+            reason: failure.is_some().then_some("Error"),
+            message: failure,
+        },
+    }
 }
 
 fn names<'a>(containers: impl Iterator<Item = &'a ContainerStatus>) -> Vec<String> {

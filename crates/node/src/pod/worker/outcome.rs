@@ -115,11 +115,13 @@ impl Worker {
                 true
             }
             Outcome::Resized(id, Ok(resources)) => {
+                self.facts.resize_failures.remove(&id);
                 self.facts.resources.insert(id, resources);
                 self.held.remove(key);
                 false
             }
-            Outcome::Resized(_, Err(error)) => {
+            Outcome::Resized(id, Err(error)) => {
+                self.facts.resize_failures.insert(id, error.message.clone());
                 self.hold(key, Err(error), now);
                 false
             }
