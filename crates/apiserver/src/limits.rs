@@ -371,5 +371,9 @@ mod tests {
             drop(limits.admit(&user, &target, false).await.unwrap());
         }
         eprintln!("{:?} for each of 10000", started.elapsed() / 10_000);
+        let now = limits.now.load();
+        let low = now.schemas.iter().find(|one| one.level.name == "workload-low").unwrap();
+        let figures = low.level.figures();
+        assert_eq!((figures.dispatched, figures.executing, figures.waiting), (10_000, 0, 0));
     }
 }
