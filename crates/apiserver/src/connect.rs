@@ -24,7 +24,7 @@ use crate::status::Failure;
 use crate::tls::{self, TlsError};
 use crate::tokens::{KeyError, Signer};
 use crate::user::User;
-use crate::{bootstrap, events, follow, in_process, metrics_api, record};
+use crate::{bootstrap, events, follow, in_process, metrics_api, record, verbs};
 
 /// What an API server is opened with.
 #[derive(Clone, Debug)]
@@ -105,6 +105,7 @@ impl ApiServer {
             allocations: Allocations::default(),
             kubelet: Kubelet::new(&config.pki)?,
             metrics: Arc::new(Metrics::default()),
+            frames: verbs::Frames::default(),
             limits: Limits::default(),
             audit: Audit::default(),
             documents: Documents::default(),

@@ -10,6 +10,7 @@
 //! asked for and the revision, then the rest as it is. Nothing is parsed for a plain get or list.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use berth_schema::Resource;
 use berth_store::Entry;
@@ -61,14 +62,21 @@ pub(crate) fn encode(resource: &Resource, object: &Value) -> Result<Bytes, Failu
     } else {
         object
     };
-    let mut meta = object["metadata"].clone();
-    if let Some(meta) = meta.as_object_mut() {
-        meta.remove("resourceVersion");
-        meta.remove("selfLink");
-    }
     let mut out = head(resource).into_bytes();
-    let meta = serde_json::to_vec(&meta).map_err(Failure::internal)?;
-    out.extend_from_slice(meta.get(1..).unwrap_or(b"}"));
+    out.reserve(1024);
+    let mut is_first = true;
+    for (field, value) in object["metadata"].as_object().into_iter().flatten() {
+        if matches!(field.as_str(), "resourceVersion" | "selfLink") {
+            continue;
+        }
+        if !std::mem::take(&mut is_first) {
+            out.push(b',');
+        }
+        serde_json::to_writer(&mut out, field).map_err(Failure::internal)?;
+        out.push(b':');
+        serde_json::to_writer(&mut out, value).map_err(Failure::internal)?;
+    }
+    out.push(b'}');
     for (field, value) in object.as_object().into_iter().flatten() {
         if matches!(field.as_str(), "apiVersion" | "kind" | "metadata") {
             continue;
@@ -101,14 +109,30 @@ fn head(resource: &Resource) -> String {
 
 /// Appends the object as this resource serves it, at a revision.
 pub(crate) fn splice(out: &mut Vec<u8>, resource: &Resource, value: &[u8], revision: u64) {
+    splice_behind(out, &head(resource), resource, value, revision);
+}
+
+/// Appends a list's items, with commas between them; the head all have in common is made once.
+pub(crate) fn splice_all(out: &mut Vec<u8>, resource: &Resource, entries: &[Entry]) {
+    let head = head(resource);
+    for (at, entry) in entries.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        splice_behind(out, &head, resource, &entry.value, entry.modified.0);
+    }
+}
+
+fn splice_behind(out: &mut Vec<u8>, head: &str, resource: &Resource, value: &[u8], revision: u64) {
     if is_converted(resource) {
         let object = decode(resource, value, revision);
         out.extend_from_slice(object.to_string().as_bytes());
         return;
     }
-    out.extend_from_slice(head(resource).as_bytes());
+    out.extend_from_slice(head.as_bytes());
     let rest = rest(value);
-    out.extend_from_slice(format!("\"resourceVersion\":\"{revision}\"").as_bytes());
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "\"resourceVersion\":\"{revision}\"");
     if rest.first() != Some(&b'}') {
         out.push(b',');
     }
@@ -117,7 +141,7 @@ pub(crate) fn splice(out: &mut Vec<u8>, resource: &Resource, value: &[u8], revis
 
 /// What follows the opening brace of the metadata.
 fn rest(value: &[u8]) -> &[u8] {
-    let start = value.windows(MARK.len()).position(|window| window == MARK);
+    let start = memchr::memmem::find(value, MARK);
     start.map_or(b"}}", |start| &value[start + MARK.len()..])
 }
 

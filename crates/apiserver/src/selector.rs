@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_schema::Resource;
+use memchr::memmem;
 use serde_json::Value;
 
 use crate::status::Failure;

@@ -47,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) allocations: Allocations,
     pub(crate) kubelet: Kubelet,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) frames: verbs::Frames,
     pub(crate) limits: Limits,
     pub(crate) audit: Audit,
     pub(crate) documents: Documents,

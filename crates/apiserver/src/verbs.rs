@@ -2,6 +2,7 @@
 
 mod create;
 mod delete;
+mod frames;
 mod list;
 mod patch;
 mod read;
@@ -15,6 +16,7 @@ use http::Response;
 
 pub(crate) use create::commit as commit_create;
 pub(crate) use delete::{Options as DeleteOptions, remove};
+pub(crate) use frames::Frames;
 pub(crate) use patch::{Kind as PatchKind, scale as patch_scale};
 pub(crate) use read::{found, get};
 pub(crate) use update::put as put_subresource;

@@ -52,9 +52,11 @@ pub(crate) async fn create(
 /// Completes a new object, judges it and stores it.
 pub(crate) async fn commit(write: &Write<'_>, new: Value) -> Result<Value, Failure> {
     let generated = object::name(&new).is_empty() && write.call.target.name.is_empty();
-    let tries = if generated { NAME_TRIES } else { 1 };
+    if !generated {
+        return commit_once(write, new).await;
+    }
     let mut last = Failure::bad_request("no name");
-    for _ in 0..tries {
+    for _ in 0..NAME_TRIES {
         match commit_once(write, new.clone()).await {
             Err(failure) if failure.reason == "AlreadyExists" => last = failure,
             done => return done,

@@ -51,6 +51,9 @@ impl Selection {
                     return false;
                 }
             } else {
+                if !self.fields.may_match(value) {
+                    return false;
+                }
                 let object: Value = serde_json::from_slice(value).unwrap_or_default();
                 if !self.fields.matches(&object) {
                     return false;
@@ -141,12 +144,7 @@ fn whole(resource: &Resource, entries: &[Entry], meta: &Value) -> Vec<u8> {
         )
         .as_bytes(),
     );
-    for (at, entry) in entries.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        record::splice(&mut out, resource, &entry.value, entry.modified.0);
-    }
+    record::splice_all(&mut out, resource, entries);
     out.extend_from_slice(b"]}");
     out
 }

@@ -6,22 +6,24 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_schema::Resource;
 use berth_store::{Change, Entry, ReadError, Revision, Watch, WatchEvent};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
 use super::list::Selection;
-use super::read;
+use super::{frames, read};
 use crate::call::Call;
 use crate::media::Shape;
 use crate::metrics::OpenWatch;
@@ -44,12 +46,14 @@ struct Watching {
     watch: Watch,
     /// Everything up to here has been told.
     seen: Revision,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Bytes>,
     /// Table headings go out once.
     headed: bool,
     bookmarks: bool,
     ticks: Interval,
-    deadline: Instant,
+    /// Made once: an event costs no new timer and no new place in a list of waiters.
+    deadline: Pin<Box<Sleep>>,
+    stopping: BoxFuture<'static, ()>,
     ended: bool,
     _open: OpenWatch,
 }
@@ -105,6 +109,7 @@ pub(crate) async fn watch(
     };
     let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let tasks = core.tasks.clone();
     let mut watching = Watching {
         core: core.clone(),
         call: call.detached(),
@@ -116,13 +121,14 @@ pub(crate) async fn watch(
         headed: false,
         bookmarks,
         ticks,
-        deadline: Instant::now() + Duration::from_secs(seconds),
+        deadline: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
+        stopping: Box::pin(async move { tasks.stopping().await }),
         ended: false,
         _open: core.metrics.watch(),
     };
     for entry in initial.into_iter().flatten() {
         if watching.selected(&entry) {
-            watching.tell("ADDED", &entry, entry.modified);
+            watching.tell_alone("ADDED", &entry, entry.modified);
         }
     }
     if wants_initial && bookmarks {
@@ -156,7 +162,11 @@ impl Watching {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if !self.queue.is_empty() {
-                let size = self.queue.iter().map(Vec::len).sum();
+                if self.queue.len() == 1 {
+                    return self.queue.pop_front();
+                }
+                // In one piece: a frame of its own each would be a TLS record each.
+                let size = self.queue.iter().map(Bytes::len).sum();
                 let mut out = Vec::with_capacity(size);
                 self.queue.drain(..).for_each(|event| out.extend_from_slice(&event));
                 return Some(Bytes::from(out));
@@ -166,7 +176,7 @@ impl Watching {
             }
             tokio::select! {
                 biased;
-                () = self.core.tasks.stopping() => self.ended = true,
+                () = &mut self.stopping => self.ended = true,
                 event = self.watch.next() => match event {
                     Some(WatchEvent::Changes(changes)) => {
                         for change in &changes {
@@ -177,7 +187,7 @@ impl Watching {
                     None => self.ended = true,
                 },
                 _ = self.ticks.tick(), if self.bookmarks => self.bookmark(false),
-                () = tokio::time::sleep_until(self.deadline) => {
+                () = &mut self.deadline => {
                     if self.bookmarks {
                         self.bookmark(false);
                     }
@@ -218,18 +228,26 @@ impl Watching {
         }
     }
 
-    fn tell(&mut self, kind: &str, entry: &Entry, at: Revision) {
-        let mut out = Vec::with_capacity(entry.value.len() + 160);
-        out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
+    /// Tells a change, in the same bytes as all others who watch.
+    fn tell(&mut self, kind: &'static str, entry: &Entry, at: Revision) {
         if matches!(self.call.output.shape, Shape::Whole | Shape::Discovery(_)) {
-            record::splice(&mut out, &self.resource, &entry.value, at.0);
+            let frame = self.core.frames.of(kind, &self.resource, entry, at);
+            self.queue.push_back(frame);
         } else {
-            let object = record::decode(&self.resource, &entry.value, at.0);
-            let shaped = self.shape(&object);
-            out.extend_from_slice(shaped.to_string().as_bytes());
+            self.tell_alone(kind, entry, at);
         }
-        out.extend_from_slice(b"}\n");
-        self.queue.push_back(out);
+    }
+
+    /// Tells what nobody else is told at this moment, or in a shape of this watch's own.
+    fn tell_alone(&mut self, kind: &str, entry: &Entry, at: Revision) {
+        if matches!(self.call.output.shape, Shape::Whole | Shape::Discovery(_)) {
+            self.queue.push_back(frames::make(kind, &self.resource, entry, at));
+            return;
+        }
+        let object = record::decode(&self.resource, &entry.value, at.0);
+        let shaped = self.shape(&object);
+        let event = format!("{{\"type\":\"{kind}\",\"object\":{shaped}}}\n");
+        self.queue.push_back(Bytes::from(event));
     }
 
     fn shape(&mut self, object: &Value) -> Value {
@@ -262,6 +280,6 @@ impl Watching {
             object["columnDefinitions"] = json!([]);
         }
         let event = json!({"type": "BOOKMARK", "object": object});
-        self.queue.push_back(format!("{event}\n").into_bytes());
+        self.queue.push_back(Bytes::from(format!("{event}\n")));
     }
 }
