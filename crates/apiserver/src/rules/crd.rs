@@ -163,10 +163,20 @@ async fn definition_names(core: &Core) -> Vec<String> {
 
 /// Brings the catalogue in step; answers the names that need attention.
 fn serve(core: &Core, seen: &Seen<'_>) -> Vec<String> {
+    // Compiling takes its time: not while everybody waits for the catalogue.
+    let define = |value: &[u8]| {
+        if let Ok(definition) = serde_json::from_slice::<Value>(value) {
+            core.guards.define(&definition);
+        }
+    };
+    match seen {
+        Seen::All(entries) => entries.iter().for_each(|entry| define(&entry.value)),
+        Seen::Change(Change::Put { entry, .. }) => define(&entry.value),
+        Seen::Change(Change::Delete { .. }) => {}
+    }
     let mut catalog = core.catalog.write().expect("nothing panics while holding it");
     let mut put = |value: &[u8]| -> Option<String> {
         let definition: Value = serde_json::from_slice(value).ok()?;
-        core.guards.define(&definition);
         if taken(catalog.resources(), &definition).is_some() {
             return Some(object::name(&definition).to_owned());
         }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::server::{CONFIG_MAPS, Server, config_map, eventually, refused};
+use crate::server::{CONFIG_MAPS, PODS, Server, config_map, eventually, pod, refused};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
@@ -321,5 +321,61 @@ async fn configurations_are_checked_and_never_sent_to_webhooks() {
     // Whoever locked himself out can undo it.
     server.send("DELETE", &format!("{url}/all"), None).await.unwrap();
     eventually("free again", async || server.create(DRY, &watched("x")).await.is_ok()).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn actions_below_an_object_are_admitted_too() {
+    let server = Server::start().await;
+    let hook = Hook::start(
+        "localhost",
+        behaves(|review| {
+            let request = &review["request"];
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let message = format!(
+                "{} {}/{} of {}",
+                text(&request["operation"]),
+                text(&request["resource"]["resource"]),
+                text(&request["subResource"]),
+                text(&request["kind"]["kind"]),
+            );
+            json!({"allowed": false, "status": {"message": message}})
+        }),
+    )
+    .await;
+    server.create(PODS, &pod("p")).await.unwrap();
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "d"}, "spec": {"replicas": 1,
+            "selector": {"matchLabels": {"a": "b"}}, "template": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    server.create(deployments, &deployment).await.unwrap();
+    let below = json!({"objectSelector": {}, "rules": [{"operations": ["*"], "apiGroups": ["*"],
+        "apiVersions": ["*"], "scope": "Namespaced",
+        "resources": ["pods/eviction", "pods/binding", "pods/exec", "*/scale", "*/token"]}]});
+    put_in_force(&server, VALIDATING, "below", hook.url(), below).await;
+    let evict = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let dry = format!("{PODS}/p/eviction?dryRun=All");
+    eventually("in force", async || server.create(&dry, &evict).await.is_err()).await;
+    let check = async |method: &str, path: &str, body: Value, expected: &str| {
+        let message = refused(server.send(method, path, Some(&body)).await, 403, "Forbidden");
+        assert!(message.ends_with(&format!("denied the request: {expected}")), "{message}");
+    };
+    let pod = format!("{PODS}/p");
+    check("POST", &format!("{pod}/eviction"), evict, "CREATE pods/eviction of Eviction").await;
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"},
+        "target": {"kind": "Node", "name": "n"}});
+    check("POST", &format!("{pod}/binding"), binding, "CREATE pods/binding of Binding").await;
+    let exec = format!("{pod}/exec?command=sh&stdout=true");
+    check("POST", &exec, json!({}), "CONNECT pods/exec of PodExecOptions").await;
+    let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"},
+        "spec": {"replicas": 3}});
+    let path = format!("{deployments}/d/scale");
+    check("PUT", &path, scale, "UPDATE deployments/scale of Scale").await;
+    let token = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {"audiences": []}});
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    check("POST", path, token, "CREATE serviceaccounts/token of TokenRequest").await;
     server.stop().await;
 }

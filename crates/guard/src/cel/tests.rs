@@ -1,3 +1,5 @@
+//! Expressions and what they come to, one line each.
+
 use std::time::{Duration, Instant};
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Verdicts of small policies.
+
 use super::*;
 use crate::cel::Question;
 use crate::{Kind, Place};

@@ -1,3 +1,5 @@
+//! An operator's schema, and objects that keep its rules or break them.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Who is asked, and which answers count.
+
 use super::*;
 
 fn hook(more: &Value) -> Webhook {
