@@ -4,6 +4,7 @@
 
 mod budget;
 mod conditions;
+mod group_api;
 mod group_main;
 mod group_policy;
 mod group_scheduler;
@@ -17,8 +18,9 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 3] = [
+const GROUPS: [Group; 4] = [
     ("main", group_main::measure),
+    ("api", group_api::measure),
     ("policy", group_policy::measure),
     ("scheduler", group_scheduler::measure),
 ];

@@ -14,6 +14,8 @@ pub struct Peer {
     processes: Vec<Child>,
     /// From the first start to a ready API server.
     pub ready_after: Duration,
+    /// Of the API server.
+    pub port: u16,
     _dir: tempfile::TempDir,
 }
 
@@ -23,6 +25,18 @@ impl Peer {
     /// # Errors
     /// When it is installed and does not become ready.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_some(true)
+    }
+
+    /// Starts etcd and kube-apiserver alone.
+    ///
+    /// # Errors
+    /// When they are installed and do not become ready.
+    pub fn start_api() -> Result<Option<Self>> {
+        Self::start_some(false)
+    }
+
+    fn start_some(whole: bool) -> Result<Option<Self>> {
         let Some(assets) = assets() else { return Ok(None) };
         let dir = tempfile::tempdir()?;
         let at = |name: &str| dir.path().join(name).display().to_string();
@@ -41,7 +55,8 @@ impl Peer {
         let (client, peer) =
             (format!("http://127.0.0.1:{etcd}"), format!("http://127.0.0.1:{peers}"));
         let begun = Instant::now();
-        let mut started = Self { processes: Vec::new(), ready_after: Duration::ZERO, _dir: dir };
+        let mut started =
+            Self { processes: Vec::new(), ready_after: Duration::ZERO, port: api, _dir: dir };
         let at = |name: &str| started._dir.path().join(name).display().to_string();
         let etcd = [
             format!("--data-dir={}", at("etcd")),
@@ -79,14 +94,21 @@ impl Peer {
         started.spawn(&assets.join("kube-apiserver"), &server)?;
         until("kube-apiserver is ready", Duration::from_secs(90), || ready(api))?;
         started.ready_after = begun.elapsed();
-        started.spawn(&assets.join("kube-controller-manager"), &manager)?;
-        started.spawn(&assets.join("kube-scheduler"), &scheduler)?;
+        if whole {
+            started.spawn(&assets.join("kube-controller-manager"), &manager)?;
+            started.spawn(&assets.join("kube-scheduler"), &scheduler)?;
+        }
         Ok(Some(started))
     }
 
     /// The processes' ids.
     pub fn pids(&self) -> impl Iterator<Item = i32> {
         self.processes.iter().filter_map(|process| i32::try_from(process.id()).ok())
+    }
+
+    /// The file of the certificate it serves with, and of who signed that.
+    pub fn certificate(&self) -> PathBuf {
+        self._dir.path().join("pki").join("apiserver.crt")
     }
 
     fn spawn(&mut self, program: &Path, words: &[String]) -> Result<()> {
