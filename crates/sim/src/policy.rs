@@ -35,14 +35,22 @@ pub enum PolicyKind {
     Fgd,
     /// kube-scheduler's default scores for resources.
     Kube,
-    /// Berth's own, which learns the workload as it arrives.
+    /// Berth's own, told the workload.
     Archimedes,
+    /// The same, told nothing: it learns the workload as it arrives.
+    ArchimedesCold,
 }
 
 impl PolicyKind {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Random, Self::BestFit, Self::Fgd, Self::Kube, Self::Archimedes];
+    pub const ALL: [Self; 6] = [
+        Self::Random,
+        Self::BestFit,
+        Self::Fgd,
+        Self::Kube,
+        Self::Archimedes,
+        Self::ArchimedesCold,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -52,17 +60,23 @@ impl PolicyKind {
             Self::Fgd => "fgd",
             Self::Kube => "kube",
             Self::Archimedes => "archimedes",
+            Self::ArchimedesCold => "archimedes-cold",
         }
     }
 
-    /// The policy on an empty `cluster`. FGD is told the workload of `trace`, as its source does.
+    /// The policy on an empty `cluster`. FGD is told the workload of `trace`, as its source does, and
+    /// Archimedes with it.
     pub fn start(self, trace: &Trace, cluster: Cluster, seed: u64) -> Box<dyn Policy> {
         match self {
             Self::Random => Box::new(drawn::Random::new(cluster, seed)),
             Self::Kube => Box::new(drawn::Kube::new(cluster, seed)),
             Self::BestFit => Box::new(Packer::new(cluster, BestFit)),
             Self::Fgd => Box::new(Packer::new(cluster, Fgd::new(&workload(trace)))),
-            Self::Archimedes => Box::new(Archimedes::new(cluster)),
+            Self::Archimedes => {
+                let pods = trace.arrivals.len().min(u32::MAX as usize) as u32;
+                Box::new(Archimedes::told(cluster, typical(trace, 1.0), pods))
+            }
+            Self::ArchimedesCold => Box::new(Archimedes::new(cluster)),
         }
     }
 }
@@ -72,7 +86,11 @@ const TYPICAL: f64 = 0.95;
 
 /// The typical pods of a trace.
 pub fn workload(trace: &Trace) -> Workload {
-    Workload::from_counts(trace.arrivals.iter().map(|arrival| (arrival.demand, 1.0)), TYPICAL)
+    typical(trace, TYPICAL)
+}
+
+fn typical(trace: &Trace, coverage: f64) -> Workload {
+    Workload::from_counts(trace.arrivals.iter().map(|arrival| (arrival.demand, 1.0)), coverage)
 }
 
 impl fmt::Display for PolicyKind {

@@ -37,7 +37,7 @@ struct Replay {
 pub struct RunOptions {
     #[command(flatten)]
     replay: Replay,
-    /// random, bestfit, fgd, kube or archimedes
+    /// random, bestfit, fgd, kube, archimedes or archimedes-cold
     #[arg(long, value_parser = policy, default_value = "archimedes")]
     policy: PolicyKind,
 }
@@ -47,7 +47,7 @@ pub struct RunOptions {
 pub struct CompareOptions {
     #[command(flatten)]
     replay: Replay,
-    /// The two policies: random, bestfit, fgd, kube or archimedes
+    /// The two policies: random, bestfit, fgd, kube, archimedes or archimedes-cold
     #[arg(long = "policy", value_parser = policy, num_args = 1, required = true)]
     policies: Vec<PolicyKind>,
     /// Also draw it

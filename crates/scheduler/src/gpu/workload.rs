@@ -43,9 +43,19 @@ pub struct Learner {
 }
 
 impl Learner {
+    /// Begins with what `workload` says, as if so many pods of it had been seen.
+    pub fn told(workload: &Workload, pods: u32) -> Self {
+        let counts = workload.typical.iter();
+        Self {
+            counts: counts.map(|(demand, share)| (*demand, share * f64::from(pods))).collect(),
+            seen: u64::from(pods),
+            told: u64::from(pods),
+        }
+    }
+
     /// One more has arrived.
     pub fn saw(&mut self, demand: &Demand) {
-        *self.counts.entry(*demand).or_default() += 1.0;
+        *self.counts.entry(Demand { memory_mib: 0, ..*demand }).or_default() += 1.0;
         self.seen += 1;
     }
 
