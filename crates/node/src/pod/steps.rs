@@ -227,10 +227,16 @@ impl Step {
             reason: "ResizeError",
             message: chain(error),
         };
-        cgroups::create_pod(&self.shared.config, &self.pod).map_err(|error| failed(&error))?;
+        // The pod's bound encloses its containers': it grows before them and shrinks after them,
+        // which cgroup v1 refuses in any other order.
+        let enclosed = || cgroups::create_pod(&self.shared.config, &self.pod);
+        let grown = enclosed();
         let linux = resources::linux(&container, Qos::of_pod(&self.pod), self.shared.memory_total);
         let updated = self.shared.cri.update_container_resources(id, linux).await;
         updated.map_err(|error| failed(&error))?;
+        if grown.is_err() {
+            enclosed().map_err(|error| failed(&error))?;
+        }
         Ok(serde_json::to_string(&container.resources).unwrap_or_default())
     }
 

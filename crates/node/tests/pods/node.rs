@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use berth_apiserver::{ApiServer, Pki, Sans, ServiceRange, User};
 use berth_daemon::Tasks;
 use berth_node::cri::Cri;
-use berth_node::{Config, agent, containerd::Containerd, network, pod::PodTable, teardown};
+use berth_node::{
+    Config, agent, containerd::Containerd, network, pod::PodTable, teardown, volumes,
+};
 use berth_store::{Embedded, Options};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, PostParams};
@@ -81,11 +83,16 @@ impl Node {
             import(&config, name, &entrypoint);
         }
         agent::start(client.clone(), config.clone(), cri.clone(), PodTable::default(), &agent);
+        volumes::start_reclaiming(&config, &client, &agent);
         Some(Self { config, dir, client, cri, servers, agent })
     }
 
     pub fn cri(&self) -> &Cri {
         &self.cri
+    }
+
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
     }
 
     pub fn pods(&self) -> Api<Pod> {
