@@ -96,7 +96,7 @@ pub(super) fn holds(pod: &Value, scope: &str, operator: &str, values: &[&str]) -
     let spec = &pod["spec"];
     match scope {
         "Terminating" => spec["activeDeadlineSeconds"].as_i64().is_some_and(|limit| limit >= 0),
-        "NotTerminating" => !spec["activeDeadlineSeconds"].as_i64().is_some_and(|limit| limit >= 0),
+        "NotTerminating" => spec["activeDeadlineSeconds"].as_i64().is_none_or(|limit| limit < 0),
         "BestEffort" => is_best_effort(pod),
         "NotBestEffort" => !is_best_effort(pod),
         "CrossNamespacePodAffinity" => crosses_namespaces(&spec["affinity"]),
