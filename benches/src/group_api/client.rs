@@ -100,11 +100,16 @@ impl Connection {
     pub async fn head(&mut self, request: &[u8]) -> Result<(u16, Option<usize>)> {
         self.stream.write_all(request).await?;
         self.stream.flush().await?;
-        let first = self.line().await?;
-        let status = first.get(9..12).and_then(|text| text.parse().ok()).context("a status")?;
+        let end = loop {
+            match memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
+                Some(end) => break end + 4,
+                None => self.fill().await?,
+            }
+        };
+        let head = std::str::from_utf8(&self.buffer[..end]).context("a head of text")?;
+        let status = head.get(9..12).and_then(|text| text.parse().ok()).context("a status")?;
         let mut length = Some(0);
-        loop {
-            let line = self.line().await?;
+        for line in head.lines().skip(1) {
             let Some((name, value)) = line.split_once(':') else { break };
             if name.eq_ignore_ascii_case("content-length") {
                 length = Some(value.trim().parse()?);
@@ -112,6 +117,7 @@ impl Connection {
                 length = None;
             }
         }
+        self.buffer.drain(..end);
         Ok((status, length))
     }
 
@@ -128,6 +134,7 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> Result<()> {
+        self.buffer.reserve(16 * 1024);
         if self.stream.read_buf(&mut self.buffer).await? == 0 {
             bail!("the connection ended");
         }

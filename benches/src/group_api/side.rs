@@ -64,19 +64,22 @@ impl Ours {
         let [port] = berth_tests::free_ports()?;
         let process = spawn(dir.path(), port)?;
         let ours = Self { process, port, dir };
-        until("our API server listens", Duration::from_secs(30), || ours.side().is_ok_and(ready))?;
+        until("our API server listens", Duration::from_secs(30), || {
+            ours.side().is_ok_and(|side| ready(&side.target))
+        })?;
         Ok(ours)
     }
 
     /// Ends it hard and starts it on the data it left; how long until it was ready again.
     pub fn restart(&mut self) -> Result<Duration> {
+        // Before, since the start writes the file of its credentials anew.
+        let before = self.side()?.target;
         self.process.kill()?;
         self.process.wait()?;
-        let target = self.side()?;
         let begun = Instant::now();
         self.process = spawn(self.dir.path(), self.port)?;
         let deadline = begun + Duration::from_secs(60);
-        while !ready(Side { target: target.target.clone(), ..self.side()? }) {
+        while !ready(&before) {
             anyhow::ensure!(Instant::now() < deadline, "not ready after a restart");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -133,13 +136,13 @@ fn spawn(dir: &Path, port: u16) -> Result<Child> {
         .with_context(|| format!("starting {}", program.display()))
 }
 
-fn ready(side: Side) -> bool {
+fn ready(target: &Target) -> bool {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return false;
     };
     runtime.block_on(async {
-        let Ok(mut connection) = Connection::open(&side.target).await else { return false };
-        let request = side.target.request("GET", "/readyz", "", "");
+        let Ok(mut connection) = Connection::open(target).await else { return false };
+        let request = target.request("GET", "/readyz", "", "");
         connection.ask(&request).await.is_ok_and(|status| status == 200)
     })
 }
