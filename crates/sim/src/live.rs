@@ -68,7 +68,15 @@ pub enum RecordError {
 pub async fn record(client: &Client, source: &str) -> Result<Recording, RecordError> {
     let nodes = list(Api::<Node>::all(client.clone()), "nodes").await?;
     let pods = list(Api::<Pod>::all(client.clone()), "pods").await?;
-    let budgets = list(Api::<PodDisruptionBudget>::all(client.clone()), "budgets").await?;
+    let budgets = list(Api::<PodDisruptionBudget>::all(client.clone()), "budgets").await;
+    let budgets = match budgets {
+        // Before Kubernetes 1.21 there was no policy/v1.
+        Err(RecordError::List { source: kube::Error::Api(status), .. }) if status.code == 404 => {
+            tracing::warn!("the cluster has no policy/v1, budgets are not recorded");
+            Vec::new()
+        }
+        budgets => budgets?,
+    };
     let live: Vec<&Pod> = pods.iter().filter(|pod| !ended(pod)).collect();
     let made = |pod: &Pod| pod.creation_timestamp().map(|time| time.0.as_second());
     let start = live.iter().filter_map(|pod| made(pod)).min().unwrap_or_default();
