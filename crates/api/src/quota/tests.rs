@@ -1,3 +1,5 @@
+//! What objects count for, case by case.
+
 use serde_json::json;
 
 use super::*;
