@@ -22,6 +22,11 @@ use walk::{Seed, Walk};
 /// The largest body that is read at all, as Kubernetes has it.
 pub const MOST_BYTES: usize = 3 * 1024 * 1024;
 
+/// How deep an object may nest. Who reads JSON with `serde_json` reads 128 levels and needs some for
+/// a list, an event and managed fields around it: a deeper object, once stored, would end every
+/// list it is in.
+pub(crate) const DEEPEST: usize = 110;
+
 /// What to do about fields that a type does not have, or that come twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FieldValidation {
@@ -211,6 +216,10 @@ fn finish(
         let detail = "json parse error: the body is no object".to_owned();
         return Err(DecodeError::Syntax { kind: target.kind.to_owned(), detail });
     }
+    if is_deeper(&object, DEEPEST) {
+        let detail = format!("json parse error: the body is more than {DEEPEST} levels deep");
+        return Err(DecodeError::Syntax { kind: target.kind.to_owned(), detail });
+    }
     let version = crate::catalog::join(target.group, target.version);
     expect(&mut object, "apiVersion", "API version", &version)?;
     expect(&mut object, "kind", "kind", target.kind)?;
@@ -224,6 +233,15 @@ fn finish(
         }
     };
     Ok(Decoded { object, warnings })
+}
+
+fn is_deeper(value: &Value, than: usize) -> bool {
+    match value {
+        Value::Array(_) | Value::Object(_) if than == 0 => true,
+        Value::Array(items) => items.iter().any(|item| is_deeper(item, than - 1)),
+        Value::Object(fields) => fields.values().any(|field| is_deeper(field, than - 1)),
+        _ => false,
+    }
 }
 
 fn expect(

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::Resource;
 
+mod bounded;
 mod strategic;
 
 /// More operations than this in a JSON patch are refused, as Kubernetes does.
@@ -38,14 +39,15 @@ pub enum PatchError {
 /// Applies an RFC 6902 patch.
 ///
 /// # Errors
-/// When the patch is malformed, has too many operations or does not fit.
+/// When the patch is malformed, has too many operations, would make far more of the object than
+/// it is, or does not fit.
 pub fn json(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let patch: json_patch::Patch = serde_json::from_slice(patch).map_err(malformed)?;
     if patch.0.len() > MOST_OPERATIONS {
         return Err(PatchError::TooMany(patch.0.len()));
     }
     let mut new = current.clone();
-    json_patch::patch(&mut new, &patch).map_err(|wrong| PatchError::Unfit(wrong.to_string()))?;
+    bounded::apply(&mut new, &patch.0)?;
     Ok(new)
 }
 

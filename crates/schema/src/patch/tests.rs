@@ -207,3 +207,73 @@ proptest! {
         prop_assert_eq!(json(&from, &patch).unwrap(), to);
     }
 }
+
+/// What an operation list makes of `{"x": []}`.
+fn json_patched(operations: &Value) -> Result<Value, PatchError> {
+    super::json(&json!({"x": [], "text": "x".repeat(1000)}), operations.to_string().as_bytes())
+}
+
+#[track_caller]
+fn unfit(operations: &Value, why: &str) {
+    match json_patched(operations) {
+        Err(PatchError::Unfit(said)) => assert!(said.contains(why), "{said}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn copies_cannot_double_an_object_without_end() {
+    let copy = json!({"op": "copy", "from": "/x", "path": "/x/-"});
+    let mut operations = vec![json!({"op": "copy", "from": "/text", "path": "/x/-"})];
+    operations.extend(std::iter::repeat_n(copy, 60));
+    unfit(&Value::Array(operations.clone()), "accumulated size increase");
+    operations.truncate(10);
+    assert!(json_patched(&Value::Array(operations)).is_ok());
+}
+
+#[test]
+fn no_operation_nests_deeper_than_can_be_read() {
+    let mut path = "/y/k".to_owned();
+    let mut copies = vec![json!({"op": "add", "path": "/y", "value": {"k": {}}})];
+    for _ in 0..17 {
+        copies.push(json!({"op": "copy", "from": "/y", "path": format!("{path}/k")}));
+        path = format!("{path}/k{}", &path[2..]);
+    }
+    unfit(&Value::Array(copies), "levels deep");
+    let mut deep = json!({});
+    for _ in 0..60 {
+        deep = json!({ "k": deep });
+    }
+    let leaf = |of: &str| format!("/{of}{}", "/k".repeat(60));
+    unfit(
+        &json!([
+            {"op": "add", "path": "/a", "value": deep.clone()},
+            {"op": "add", "path": leaf("a") + "/k", "value": deep.clone()},
+        ]),
+        "levels deep",
+    );
+    unfit(
+        &json!([
+            {"op": "add", "path": "/a", "value": deep.clone()},
+            {"op": "add", "path": "/b", "value": deep},
+            {"op": "move", "from": "/b", "path": leaf("a") + "/k"},
+        ]),
+        "levels deep",
+    );
+}
+
+#[test]
+fn long_lists_are_not_shifted_thousands_of_times() {
+    let long: Vec<u32> = (0..300_000).collect();
+    let mut operations = vec![json!({"op": "add", "path": "/x", "value": long})];
+    operations.extend(std::iter::repeat_n(json!({"op": "add", "path": "/x/0", "value": 1}), 9_000));
+    unfit(&Value::Array(operations), "long lists");
+}
+
+#[test]
+fn the_operation_that_fails_is_named() {
+    unfit(
+        &json!([{"op": "test", "path": "/x", "value": []}, {"op": "remove", "path": "/y"}]),
+        "operation '/1' failed at path '/y'",
+    );
+}
