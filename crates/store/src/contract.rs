@@ -70,6 +70,18 @@ pub struct Page {
     pub remaining: u64,
 }
 
+/// A way to find entries by what is in their values, kept in memory in step with the writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Index {
+    /// How it is asked for.
+    pub name: &'static str,
+    /// Of which keys.
+    pub prefix: &'static [u8],
+    /// Under which terms a value is found. It runs for each write, between the disk and the
+    /// readers, so it has to be quick.
+    pub terms: fn(&[u8]) -> Vec<&[u8]>,
+}
+
 /// One write, as watchers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -113,6 +125,25 @@ impl Change {
             Change::Delete { previous, .. } => Some(previous),
         }
     }
+}
+
+impl Entry {
+    /// An entry whose key and value lie in one piece of memory of exactly their size: it is held
+    /// for long, and what came may have room to spare or be a part of something larger.
+    pub(crate) fn packed(key: &[u8], value: &[u8], created: Revision, modified: Revision) -> Entry {
+        let (key, value) = packed(key, value);
+        Entry { key, value, created, modified }
+    }
+}
+
+/// Copies of key and value in one piece of memory.
+pub(crate) fn packed(key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
+    let mut both = Vec::with_capacity(key.len() + value.len());
+    both.extend_from_slice(key);
+    both.extend_from_slice(value);
+    let mut own = Bytes::from(both);
+    let value = own.split_off(key.len());
+    (own, value)
 }
 
 /// Why something could not be read or watched.
@@ -240,6 +271,20 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Page, ReadError>;
+
+    /// Keeps an index from now on; one of the same name is kept already.
+    fn index(&self, index: Index);
+
+    /// As [`Store::list`] at the current revision, narrowed to the entries that an index has under
+    /// a term. None when there is no such index.
+    async fn list_by(
+        &self,
+        index: &str,
+        term: &[u8],
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Option<Page>, ReadError>;
 
     /// Writes `value` under `key` if `expect` holds; the entry as it is then.
     async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Entry, WriteError>;

@@ -27,7 +27,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Disk, Loaded};
 use self::writer::Request;
-use crate::contract::{Entry, Expect, OpenError, Page, ReadError, Revision, Store, WriteError};
+use crate::contract::{
+    Entry, Expect, Index, OpenError, Page, ReadError, Revision, Store, WriteError, packed,
+};
 use crate::memory::{Memory, Window};
 use crate::watch::Watch;
 
@@ -178,11 +180,27 @@ impl Store for Embedded {
         self.memory.list(prefix, after, limit, at)
     }
 
+    fn index(&self, index: Index) {
+        self.memory.index(index);
+    }
+
+    async fn list_by(
+        &self,
+        index: &str,
+        term: &[u8],
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Option<Page>, ReadError> {
+        self.memory.list_by(index, term, prefix, after, limit)
+    }
+
     async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Entry, WriteError> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             let what = format!("a key has 1 to {KEY_BYTES_MAX} bytes, not {}", key.len());
             return Err(WriteError::Io(io::Error::new(io::ErrorKind::InvalidInput, what)));
         }
+        let (key, value) = packed(&key, &value);
         let (answer, answered) = oneshot::channel();
         self.submit(Request::Put { key, value, expect, answer }, answered).await
     }

@@ -48,7 +48,9 @@ use tokio::task::JoinSet;
 use self::mirror::Mirror;
 pub use self::target::{Target, TargetError, Tls};
 use self::wire::{Place, answer, io_error, is_compacted, read_error, write_error};
-use crate::contract::{Entry, Expect, OpenError, Page, ReadError, Revision, Store, WriteError};
+use crate::contract::{
+    Entry, Expect, Index, OpenError, Page, ReadError, Revision, Store, WriteError,
+};
 use crate::embedded::Options;
 use crate::memory::{Memory, State, Window};
 use crate::watch::Watch;
@@ -196,6 +198,21 @@ impl Store for Etcd {
         at: Option<Revision>,
     ) -> Result<Page, ReadError> {
         self.memory.list(prefix, after, limit, at)
+    }
+
+    fn index(&self, index: Index) {
+        self.memory.index(index);
+    }
+
+    async fn list_by(
+        &self,
+        index: &str,
+        term: &[u8],
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Option<Page>, ReadError> {
+        self.memory.list_by(index, term, prefix, after, limit)
     }
 
     async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Entry, WriteError> {

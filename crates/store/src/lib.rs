@@ -17,7 +17,7 @@ mod memory;
 pub mod watch;
 
 pub use contract::{
-    Change, Entry, Expect, OpenError, Page, ReadError, Revision, Store, WriteError,
+    Change, Entry, Expect, Index, OpenError, Page, ReadError, Revision, Store, WriteError,
 };
 pub use embedded::{Embedded, Options};
 pub use etcd::Etcd;

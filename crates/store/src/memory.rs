@@ -5,9 +5,10 @@
 //! then to watchers. Readers hold the lock for as long as they copy pointers, the feeder for as long
 //! as it moves them.
 
+mod index;
+mod sorted;
 mod state;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 pub(crate) use self::state::{State, Window};
-use crate::contract::{Change, Entry, Page, ReadError, Revision};
+use crate::contract::{Change, Entry, Index, Page, ReadError, Revision};
 use crate::watch::{Watch, Watchers};
 
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(
-        entries: BTreeMap<Bytes, Entry>,
+        entries: Vec<Entry>,
         revision: Revision,
         window: Window,
         backlog: usize,
@@ -79,6 +80,21 @@ impl Memory {
         self.open_state()?.list(prefix, after, limit, at)
     }
 
+    pub(crate) fn index(&self, index: Index) {
+        self.write().index(index);
+    }
+
+    pub(crate) fn list_by(
+        &self,
+        index: &str,
+        term: &[u8],
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Option<Page>, ReadError> {
+        Ok(self.open_state()?.list_by(index, term, prefix, after, limit))
+    }
+
     pub(crate) fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, ReadError> {
         // The guard is held until the watcher is registered, so no batch falls between.
         let state = self.open_state()?;
@@ -106,9 +122,11 @@ impl Memory {
     }
 
     /// Starts anew, without history: every watch ends, and whoever held one lists again.
-    pub(crate) fn replace(&self, entries: BTreeMap<Bytes, Entry>, revision: Revision) {
+    pub(crate) fn replace(&self, entries: Vec<Entry>, revision: Revision) {
         let mut state = self.write();
+        let indexes = state.indexes();
         *state = State::new(entries, revision, self.window);
+        indexes.into_iter().for_each(|index| state.index(index));
         // Under the lock, so that no watch of the new state is ended with the old ones.
         self.watchers.restart(revision);
     }

@@ -10,13 +10,11 @@
 //! keyspace because fjall keeps a journal until every keyspace in it has been flushed, and one that
 //! holds nothing but the revision would hardly ever be.
 
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::journal;
@@ -49,7 +47,7 @@ pub(super) struct Disk {
 /// What was on disk.
 pub(super) struct Loaded {
     pub(super) disk: Disk,
-    pub(super) entries: BTreeMap<Bytes, Entry>,
+    pub(super) entries: Vec<Entry>,
     pub(super) revision: Revision,
 }
 
@@ -83,7 +81,7 @@ impl Disk {
         Ok(Loaded { disk, entries, revision })
     }
 
-    fn load(&self) -> Result<(BTreeMap<Bytes, Entry>, Revision), OpenError> {
+    fn load(&self) -> Result<(Vec<Entry>, Revision), OpenError> {
         let fjall = |error| from_fjall(&self.dir, error);
         let damaged = |what: String| OpenError::Damaged { dir: self.dir.clone(), what };
         let revision = match self.keyspace.get(REVISION).map_err(fjall)? {
@@ -95,17 +93,15 @@ impl Disk {
                 Revision(u64::from_le_bytes(value))
             }
         };
-        // In a vector first: a map that is made of sorted pairs has full nodes, one that grows by
-        // inserting them in order has nodes half full.
         let mut entries = Vec::new();
         for guard in self.keyspace.prefix([ENTRY]) {
             let (key, value) = guard.into_inner().map_err(fjall)?;
             let entry = decode(&key[1..], &value)
                 .filter(|entry| entry.modified <= revision)
                 .ok_or_else(|| damaged(format!("the entry of {key:?} is not whole")))?;
-            entries.push((entry.key.clone(), entry));
+            entries.push(entry);
         }
-        Ok((entries.into_iter().collect(), revision))
+        Ok((entries, revision))
     }
 
     /// Writes a batch and syncs it. After an error nothing is known about what is on disk.
@@ -184,12 +180,8 @@ fn encode(entry: &Entry) -> Vec<u8> {
 fn decode(key: &[u8], stored: &[u8]) -> Option<Entry> {
     let (created, rest) = stored.split_first_chunk::<8>()?;
     let (modified, value) = rest.split_first_chunk::<8>()?;
-    Some(Entry {
-        key: Bytes::copy_from_slice(key),
-        value: Bytes::copy_from_slice(value),
-        created: Revision(u64::from_le_bytes(*created)),
-        modified: Revision(u64::from_le_bytes(*modified)),
-    })
+    let at = |bytes: &[u8; 8]| Revision(u64::from_le_bytes(*bytes));
+    Some(Entry::packed(key, value, at(created), at(modified)))
 }
 
 /// Refuses a newer format; writes down ours when the directory is new.

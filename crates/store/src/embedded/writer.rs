@@ -197,8 +197,6 @@ impl Batch<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::memory::Window;
 
@@ -229,7 +227,7 @@ mod tests {
 
     fn check(room: Room, requests: Vec<Request>, expected: &[&str]) {
         let window = Window { changes: 10, bytes: 1000 };
-        let state = State::new(BTreeMap::new(), Revision(1), window);
+        let state = State::new(Vec::new(), Revision(1), window);
         let (changes, answers) = plan(&state, requests, room);
         assert_eq!(answers.iter().map(outcome).collect::<Vec<_>>(), expected);
         let revisions: Vec<_> = changes.iter().map(|c| c.revision().0).collect();

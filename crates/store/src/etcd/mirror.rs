@@ -151,8 +151,8 @@ pub(super) async fn load(
     kv: &mut KvClient,
     place: &Place,
     patience: Duration,
-) -> Result<(BTreeMap<Bytes, Entry>, Revision), Error> {
-    let mut entries = BTreeMap::new();
+) -> Result<(Vec<Entry>, Revision), Error> {
+    let mut entries = Vec::new();
     let mut from = place.entries.clone();
     let mut at = 0;
     loop {
@@ -164,11 +164,7 @@ pub(super) async fn load(
         let more = page.more();
         let kvs = page.take_kvs();
         let last = kvs.last().map(|kv| kv.key().to_vec());
-        entries.extend(
-            kvs.into_iter()
-                .filter_map(|kv| place.entry(kv))
-                .map(|entry| (entry.key.clone(), entry)),
-        );
+        entries.extend(kvs.into_iter().filter_map(|kv| place.entry(kv)));
         let (true, Some(mut last)) = (more, last) else {
             return Ok((entries, place.revision(at)));
         };

@@ -5,12 +5,13 @@
 //! retained anyway, so the window's cost is the sum of the previous entries.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::contract::{Change, Entry, Page, ReadError, Revision};
+use super::index::Kept;
+use super::sorted::{Place, Sorted};
+use crate::contract::{Change, Entry, Index, Page, ReadError, Revision};
 
 /// What a change costs besides the bytes of the entry it replaced: the enum, the reference
 /// counts and the queue slot, rounded up.
@@ -25,7 +26,8 @@ pub(crate) struct Window {
 
 #[derive(Debug)]
 pub(crate) struct State {
-    current: BTreeMap<Bytes, Entry>,
+    current: Sorted,
+    indexes: Vec<Kept>,
     revision: Revision,
     /// Changes with a revision greater than `floor`, oldest first.
     history: VecDeque<Arc<Change>>,
@@ -36,13 +38,10 @@ pub(crate) struct State {
 
 impl State {
     /// A state without history: its floor is `revision`.
-    pub(crate) fn new(
-        current: BTreeMap<Bytes, Entry>,
-        revision: Revision,
-        window: Window,
-    ) -> State {
+    pub(crate) fn new(entries: Vec<Entry>, revision: Revision, window: Window) -> State {
         State {
-            current,
+            current: Sorted::from(entries),
+            indexes: Vec::new(),
             revision,
             history: VecDeque::new(),
             history_bytes: 0,
@@ -59,15 +58,33 @@ impl State {
         self.current.get(key)
     }
 
+    /// Keeps an index from now on.
+    pub(crate) fn index(&mut self, index: Index) {
+        if self.indexes.iter().all(|kept| kept.index().name != index.name) {
+            let entries = self.range(index.prefix, None);
+            let kept = Kept::new(index, entries);
+            self.indexes.push(kept);
+        }
+    }
+
+    /// The indexes that are kept.
+    pub(crate) fn indexes(&self) -> Vec<Index> {
+        self.indexes.iter().map(Kept::index).collect()
+    }
+
     /// Takes in a batch; its revisions are greater than the state's own and do not fall.
     pub(crate) fn apply(&mut self, changes: &[Arc<Change>]) {
         for change in changes {
             debug_assert!(change.revision() >= self.revision);
             match &**change {
-                Change::Put { entry, .. } => {
-                    self.current.insert(entry.key.clone(), entry.clone());
+                Change::Put { entry, previous } => {
+                    self.indexes
+                        .iter_mut()
+                        .for_each(|kept| kept.see(previous.as_ref(), Some(entry)));
+                    self.current.insert(entry.clone());
                 }
                 Change::Delete { previous, .. } => {
+                    self.indexes.iter_mut().for_each(|kept| kept.see(Some(previous), None));
                     self.current.remove(&previous.key);
                 }
             }
@@ -139,31 +156,63 @@ impl State {
     ) -> Result<Page, ReadError> {
         let at = at.unwrap_or(self.revision);
         self.check(at)?;
+        let most = if limit == 0 { usize::MAX } else { limit };
+        let start = self.start(prefix, after);
+        let present = self.current.count(start, self.current.end_of(prefix));
         if at == self.revision {
-            return Ok(page(self.range(prefix, after), limit, at));
+            let entries: Vec<Entry> =
+                self.current.onward(start).take(present.min(most)).cloned().collect();
+            let remaining = (present - entries.len()) as u64;
+            return Ok(Page { entries, revision: at, remaining });
         }
         let undone = self.undone(prefix, after, at);
-        let untouched = self.range(prefix, after).filter(|e| !undone.contains_key(&e.key));
-        let mut entries: Vec<&Entry> =
-            untouched.chain(undone.values().copied().flatten()).collect();
-        // Two runs in order one after the other: a merge for the stable sort.
-        entries.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(page(entries.into_iter(), limit, at))
+        let gone = undone.keys().filter(|key| self.current.get(key).is_some()).count();
+        let back = undone.values().filter(|entry| entry.is_some()).count();
+        let there = present - gone + back;
+        let untouched = self.current.onward(start).take(present);
+        let mut untouched = untouched.filter(|e| !undone.contains_key(&e.key)).peekable();
+        let mut undone = undone.values().copied().flatten().peekable();
+        let merged = std::iter::from_fn(|| match (untouched.peek(), undone.peek()) {
+            (Some(one), Some(other)) if one.key < other.key => untouched.next(),
+            (Some(_), None) => untouched.next(),
+            _ => undone.next(),
+        });
+        let entries: Vec<Entry> = merged.take(most).cloned().collect();
+        let remaining = (there - entries.len()) as u64;
+        Ok(Page { entries, revision: at, remaining })
     }
 
-    fn range<'a>(
-        &'a self,
-        prefix: &'a [u8],
-        after: Option<&'a [u8]>,
-    ) -> impl Iterator<Item = &'a Entry> {
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        self.current
-            .range::<[u8], _>((start, Bound::Unbounded))
-            .map(|(_, entry)| entry)
-            .take_while(move |entry| entry.key.starts_with(prefix))
+    /// What an index has under a term, at the current revision; none when there is no such index.
+    pub(crate) fn list_by(
+        &self,
+        index: &str,
+        term: &[u8],
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Option<Page> {
+        let kept = self.indexes.iter().find(|kept| kept.index().name == index)?;
+        let most = if limit == 0 { usize::MAX } else { limit };
+        let mut keys =
+            kept.keys(term).into_iter().flatten().filter(|key| {
+                key.starts_with(prefix) && after.is_none_or(|after| &key[..] > after)
+            });
+        let entries: Vec<Entry> =
+            keys.by_ref().take(most).filter_map(|key| self.current.get(key).cloned()).collect();
+        Some(Page { entries, revision: self.revision, remaining: keys.count() as u64 })
+    }
+
+    fn start(&self, prefix: &[u8], after: Option<&[u8]>) -> Place {
+        match after {
+            Some(after) if after >= prefix => self.current.behind(after),
+            _ => self.current.before(prefix),
+        }
+    }
+
+    fn range(&self, prefix: &[u8], after: Option<&[u8]>) -> impl Iterator<Item = &Entry> {
+        let start = self.start(prefix, after);
+        let count = self.current.count(start, self.current.end_of(prefix));
+        self.current.onward(start).take(count)
     }
 
     /// Every key of the range that was written after `at`, as it was then.
@@ -189,22 +238,12 @@ fn cost(change: &Change) -> u64 {
     previous as u64 + CHANGE_OVERHEAD
 }
 
-fn page<'a>(
-    mut entries: impl Iterator<Item = &'a Entry>,
-    limit: usize,
-    revision: Revision,
-) -> Page {
-    let limit = if limit == 0 { usize::MAX } else { limit };
-    let page: Vec<Entry> = entries.by_ref().take(limit).cloned().collect();
-    Page { entries: page, revision, remaining: entries.count() as u64 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn state(changes: usize, bytes: u64) -> State {
-        State::new(BTreeMap::new(), Revision(1), Window { changes, bytes })
+        State::new(Vec::new(), Revision(1), Window { changes, bytes })
     }
 
     fn put(state: &mut State, key: &'static str, value: &'static str) {
@@ -296,5 +335,65 @@ mod tests {
         state.compact(Revision(3)).expect("it has happened");
         state.compact(Revision(2)).expect("a lower floor changes nothing");
         assert_eq!((state.floor, state.history.len(), state.history_bytes), (Revision(3), 0, 0));
+    }
+
+    #[test]
+    fn pages_count_what_remains_while_keys_come_and_go() {
+        let mut state = state(10_000, 1 << 20);
+        let keys: Vec<&'static str> =
+            (0..600).map(|at| &*Box::leak(format!("p/{at:04}").into_boxed_str())).collect();
+        for key in ["o/1", "q/1"].iter().chain(&keys) {
+            put(&mut state, key, "x");
+        }
+        let before = state.revision();
+        for key in keys.iter().step_by(3) {
+            delete(&mut state, key);
+        }
+        put(&mut state, "p/0001", "changed");
+        put(&mut state, "p/0000/new", "x");
+        for (at, all) in [(before, 600), (state.revision(), 401)] {
+            let (mut after, mut left) = (None, all);
+            while left > 0 {
+                let page = state.list(b"p/", after.as_deref(), 7, Some(at)).expect("it is kept");
+                let taken = left.min(7);
+                assert_eq!((page.entries.len(), page.remaining), (taken, (left - taken) as u64));
+                let in_order = page.entries.is_sorted_by(|a, b| a.key < b.key);
+                assert!(in_order && page.entries.iter().all(|e| e.key.starts_with(b"p/")));
+                after = page.entries.last().map(|entry| entry.key.to_vec());
+                left -= taken;
+            }
+        }
+    }
+
+    fn words(value: &[u8]) -> Vec<&[u8]> {
+        value.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect()
+    }
+
+    #[test]
+    fn an_index_follows_changes_of_its_terms() {
+        let mut state = state(100, 1 << 20);
+        put(&mut state, "p/1", "a b");
+        put(&mut state, "q/1", "a");
+        state.index(Index { name: "words", prefix: b"p/", terms: words });
+        put(&mut state, "p/2", "b");
+        put(&mut state, "p/3", "");
+        let by = |state: &State, term: &str, after: Option<&[u8]>, limit| {
+            let page = state.list_by("words", term.as_bytes(), b"p/", after, limit).unwrap();
+            assert_eq!(page.revision, state.revision());
+            format!("{}+{}", shown(&page), page.remaining)
+        };
+        assert_eq!(by(&state, "a", None, 0), "p/1=a b +0");
+        assert_eq!(by(&state, "b", None, 0), "p/1=a b p/2=b +0");
+        assert_eq!(by(&state, "b", None, 1), "p/1=a b +1");
+        assert_eq!(by(&state, "b", Some(b"p/1"), 1), "p/2=b +0");
+        put(&mut state, "p/1", "b");
+        put(&mut state, "p/3", "a");
+        assert_eq!(by(&state, "a", None, 0), "p/3=a +0");
+        assert_eq!(by(&state, "b", None, 0), "p/1=b p/2=b +0");
+        delete(&mut state, "p/1");
+        delete(&mut state, "p/3");
+        assert_eq!(by(&state, "a", None, 0), "+0");
+        assert_eq!(by(&state, "b", None, 0), "p/2=b +0");
+        assert!(state.list_by("other", b"a", b"p/", None, 0).is_none());
     }
 }
