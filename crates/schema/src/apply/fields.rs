@@ -1,5 +1,7 @@
 //! The fields that a value sets, under its schema.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::set::{self, Set, Step};
@@ -116,7 +118,7 @@ fn check_at(path: &str, value: &Value, schema: Option<&Schema>) -> Result<(), St
         }
         Form::List(list) => {
             let Some(schema) = schema else { return Ok(()) };
-            let mut seen = Vec::new();
+            let mut seen = HashSet::new();
             for (at, item) in list.iter().enumerate() {
                 let step = step(item, schema).map_err(|wrong| {
                     format!("failed to create typed patch object: {path}: element {at}: {wrong}")
@@ -128,7 +130,7 @@ fn check_at(path: &str, value: &Value, schema: Option<&Schema>) -> Result<(), St
                     ));
                 }
                 check_at(&format!("{path}[{at}]"), item, schema.item())?;
-                seen.push(step);
+                seen.insert(step);
             }
             Ok(())
         }

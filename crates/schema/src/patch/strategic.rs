@@ -7,6 +7,8 @@
 //! $deleteFromPrimitiveList/F: [..]      values to take out of list F
 //! ```
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -44,7 +46,7 @@ fn fields(current: &Fields, patch: &Fields, schema: Option<&Schema>) -> Result<F
     }
     for (key, value) in patch {
         if let Some(name) = key.strip_prefix(DELETE) {
-            let gone = list_of(value, key)?;
+            let gone: HashSet<&Value> = list_of(value, key)?.iter().collect();
             if let Some(Value::Array(list)) = base.get_mut(name) {
                 list.retain(|item| !gone.contains(item));
             }
@@ -68,8 +70,8 @@ fn fields(current: &Fields, patch: &Fields, schema: Option<&Schema>) -> Result<F
 
 /// Keeps only the named keys of the object; the patch may not set others.
 fn retain(base: &mut Fields, patch: &Fields, retained: &Value) -> Result<(), PatchError> {
-    let keys = list_of(retained, RETAIN)?;
-    let kept = |key: &str| keys.iter().any(|one| one.as_str() == Some(key));
+    let keys: HashSet<&str> = list_of(retained, RETAIN)?.iter().filter_map(Value::as_str).collect();
+    let kept = |key: &str| keys.contains(key);
     let set = |(key, value): &(&String, &Value)| !key.starts_with('$') && !value.is_null();
     if let Some((key, _)) = patch.iter().filter(set).find(|(key, _)| !kept(key)) {
         return Err(wrong(&format!("{RETAIN} list doesn't contain {key}, which the patch sets")));
@@ -130,15 +132,12 @@ fn list(
 ) -> Result<Vec<Value>, PatchError> {
     let Some(key) = &merge.key else {
         let mut all = current.to_vec();
-        for value in patch {
-            if !all.contains(value) {
-                all.push(value.clone());
-            }
-        }
+        let mut there: HashSet<&Value> = current.iter().collect();
+        all.extend(patch.iter().filter(|value| there.insert(value)).cloned());
         return Ok(ordered(all, patch, current, None));
     };
     let mut all = current.to_vec();
-    let mut set = Vec::new();
+    let (mut set, mut gone) = (Vec::new(), HashSet::new());
     for one in patch {
         let fields = one.as_object().ok_or_else(|| wrong("a list of objects holds no object"))?;
         match fields.get(DIRECTIVE).map(|word| word.as_str().unwrap_or_default()) {
@@ -148,17 +147,26 @@ fn list(
                 return rest.map(|one| object(&Value::Null, one, item)).collect();
             }
             Some("delete") => {
-                let value = keyed(fields, key)?;
-                all.retain(|one| one.get(key) != Some(value));
+                gone.insert(keyed(fields, key)?);
             }
             Some(other) => return Err(wrong(&format!("unknown patch type found: {other}"))),
         }
     }
+    all.retain(|one| !one.get(key).is_some_and(|value| gone.contains(value)));
+    let mut at: HashMap<Value, usize> = HashMap::new();
+    for (place, one) in all.iter().enumerate() {
+        if let Some(value) = one.get(key) {
+            at.entry(value.clone()).or_insert(place);
+        }
+    }
     for one in &set {
         let value = one.as_object().map_or(Err(wrong("no object")), |fields| keyed(fields, key))?;
-        match all.iter_mut().find(|found| found.get(key) == Some(value)) {
-            Some(found) => *found = object(found, one, item)?,
-            None => all.push(object(&Value::Null, one, item)?),
+        match at.get(value) {
+            Some(place) => all[*place] = object(&all[*place], one, item)?,
+            None => {
+                at.insert(value.clone(), all.len());
+                all.push(object(&Value::Null, one, item)?);
+            }
         }
     }
     let order: Vec<Value> = set.into_iter().cloned().collect();
@@ -175,15 +183,18 @@ fn keyed<'a>(fields: &'a Fields, key: &str) -> Result<&'a Value, PatchError> {
 /// Brings a merged list into order: what the patch names in the patch's order, the rest in the
 /// order it had, each of the rest before those of the patch that it preceded.
 fn ordered(found: Vec<Value>, order: &[Value], before: &[Value], key: Option<&str>) -> Vec<Value> {
-    let place = |list: &[Value], one: &Value| list.iter().position(|other| same(one, other, key));
+    let (order, before) = (places(order, key), places(before, key));
+    let place = |places: &HashMap<&Value, usize>, one: &Value| {
+        identity(one, key).and_then(|value| places.get(value).copied())
+    };
     let (mut named, rest): (Vec<Value>, Vec<Value>) =
-        found.into_iter().partition(|one| place(order, one).is_some());
-    named.sort_by_key(|one| place(order, one));
+        found.into_iter().partition(|one| place(&order, one).is_some());
+    named.sort_by_key(|one| place(&order, one));
     let mut rest = rest.into_iter().peekable();
     let mut all = Vec::with_capacity(named.len());
     for one in named {
-        let here = place(before, &one);
-        let precedes = |other: &Value| match (place(before, other), here) {
+        let here = place(&before, &one);
+        let precedes = |other: &Value| match (place(&before, other), here) {
             (Some(other), Some(here)) => other < here,
             _ => false,
         };
@@ -196,11 +207,21 @@ fn ordered(found: Vec<Value>, order: &[Value], before: &[Value], key: Option<&st
     all
 }
 
-fn same(one: &Value, other: &Value, key: Option<&str>) -> bool {
-    match key {
-        Some(key) => one.get(key).is_some() && one.get(key) == other.get(key),
-        None => one == other,
+/// Where each item of a list stands first. A list may hold a hundred thousand: no search in it may
+/// begin anew for each item.
+fn places<'a>(list: &'a [Value], key: Option<&str>) -> HashMap<&'a Value, usize> {
+    let mut places = HashMap::with_capacity(list.len());
+    for (at, one) in list.iter().enumerate() {
+        if let Some(value) = identity(one, key) {
+            places.entry(value).or_insert(at);
+        }
     }
+    places
+}
+
+/// What makes an item the same as another: its merge key, or all of it.
+fn identity<'a>(one: &'a Value, key: Option<&str>) -> Option<&'a Value> {
+    key.map_or(Some(one), |key| one.get(key))
 }
 
 fn list_of<'a>(value: &'a Value, key: &str) -> Result<&'a [Value], PatchError> {

@@ -4,7 +4,7 @@
 //! JSON Schema Validation (draft 4, the one that OpenAPI 3.0 took up); the sentences are those of
 //! Kubernetes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base64::Engine;
@@ -97,7 +97,7 @@ impl Rules<'_> {
             }
         };
         let told_apart = unique || matches!(kind, "set" | "map");
-        let mut seen: Vec<Value> = Vec::new();
+        let mut seen: HashSet<Value> = HashSet::new();
         for (at, item) in list.iter().enumerate() {
             let path = format!("{path}[{at}]");
             if let Some(schema) = rules.get("items") {
@@ -108,7 +108,7 @@ impl Rules<'_> {
                 if seen.contains(&identity) {
                     causes.push(Cause::duplicate(&path, &identity));
                 }
-                seen.push(identity);
+                seen.insert(identity);
             }
         }
     }

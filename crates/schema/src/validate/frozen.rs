@@ -1,5 +1,7 @@
 //! What may not change once an object is there.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::{Cause, Resource};
@@ -108,6 +110,7 @@ fn pod(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
         let all = |one: &Value| one["spec"][list].as_array().cloned().unwrap_or_default();
         let (before, after) = (all(old), all(new));
         let (less, larger) = if more { (before, after) } else { (after, before) };
+        let larger: HashSet<&Value> = larger.iter().collect();
         less.iter().all(|one| larger.contains(one))
     };
     if kept("tolerations", true) {

@@ -1,5 +1,6 @@
 //! Services, endpoints and Ingresses.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use berth_api::names;
@@ -56,8 +57,8 @@ pub fn service(path: &Path<'_>, spec: &Fields, causes: &mut Vec<Cause>) {
 /// Several ports are named, each once; none is served twice.
 fn service_ports(path: &Path<'_>, ports: &[Value], kind: &str, causes: &mut Vec<Cause>) {
     unique(path, ports, "name", causes);
-    let mut seen: Vec<(i64, &str)> = Vec::new();
-    let mut on_node: Vec<(i64, &str)> = Vec::new();
+    let mut seen: HashSet<(i64, &str)> = HashSet::new();
+    let mut on_node: HashSet<(i64, &str)> = HashSet::new();
     for (at, port) in ports.iter().enumerate() {
         let Some(fields) = port.as_object() else { continue };
         let here = path.index(at);
@@ -69,7 +70,7 @@ fn service_ports(path: &Path<'_>, ports: &[Value], kind: &str, causes: &mut Vec<
         if seen.contains(&served) {
             causes.push(Cause::duplicate(&here, &json!({"port": served.0, "protocol": protocol})));
         }
-        seen.push(served);
+        seen.insert(served);
         let Some(node) = number(fields, "nodePort").filter(|node| *node != 0) else { continue };
         if matches!(kind, "ClusterIP" | "ExternalName") {
             let wrong = "may not be used when `type` is 'ClusterIP'";
@@ -78,7 +79,7 @@ fn service_ports(path: &Path<'_>, ports: &[Value], kind: &str, causes: &mut Vec<
         if on_node.contains(&(node, protocol)) {
             causes.push(Cause::duplicate(here.field("nodePort"), &json!(node)));
         }
-        on_node.push((node, protocol));
+        on_node.insert((node, protocol));
     }
 }
 

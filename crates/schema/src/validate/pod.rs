@@ -1,5 +1,6 @@
 //! Pods as a whole: their containers together, where they may run, who they are.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use berth_api::names;
@@ -47,7 +48,7 @@ pub fn spec(path: &Path<'_>, spec: &Fields, causes: &mut Vec<Cause>) {
 
 /// Containers of all sorts share one space of names.
 fn one_name_each(path: &Path<'_>, spec: &Fields, causes: &mut Vec<Cause>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for group in ["initContainers", "containers", "ephemeralContainers"] {
         for (at, container) in list(spec, group).iter().enumerate() {
             let Some(name) = container["name"].as_str() else { continue };
@@ -55,27 +56,27 @@ fn one_name_each(path: &Path<'_>, spec: &Fields, causes: &mut Vec<Cause>) {
                 let all = path.field(group);
                 causes.push(Cause::duplicate(all.index(at).field("name"), &json!(name)));
             }
-            seen.push(name);
+            seen.insert(name);
         }
     }
 }
 
 /// Each mount names a volume that there is, and no two stand at one place.
 fn mounts(path: &Path<'_>, container: &Value, volumes: &[Value], causes: &mut Vec<Cause>) {
-    let there = |name: &Value| volumes.iter().any(|volume| volume["name"] == *name);
+    let there: HashSet<&Value> = volumes.iter().map(|volume| &volume["name"]).collect();
     for list in ["volumeMounts", "volumeDevices"] {
         let all = path.field(list);
-        let mut seen: Vec<&Value> = Vec::new();
+        let mut seen: HashSet<&Value> = HashSet::new();
         for (at, mount) in container[list].as_array().into_iter().flatten().enumerate() {
-            if mount["name"].is_string() && !there(&mount["name"]) {
+            if mount["name"].is_string() && !there.contains(&mount["name"]) {
                 causes.push(Cause::not_found(all.index(at).field("name"), &mount["name"]));
             }
             let place = if list == "volumeMounts" { "mountPath" } else { "devicePath" };
-            if seen.contains(&&mount[place]) {
+            if seen.contains(&mount[place]) {
                 let wrong = "must be unique";
                 causes.push(Cause::invalid(all.index(at).field(place), &mount[place], wrong));
             }
-            seen.push(&mount[place]);
+            seen.insert(&mount[place]);
         }
     }
 }
@@ -96,7 +97,7 @@ fn init(path: &Path<'_>, container: &Value, causes: &mut Vec<Cause>) {
 /// No two containers of a pod want the same port of the node; on its network they are the same.
 fn host_ports(path: &Path<'_>, spec: &Fields, causes: &mut Vec<Cause>) {
     let on_host = spec.get("hostNetwork") == Some(&Value::Bool(true));
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     let all = path.field("containers");
     for (at, container) in list(spec, "containers").iter().enumerate() {
         let here = all.index(at);
@@ -122,7 +123,7 @@ fn host_ports(path: &Path<'_>, spec: &Fields, causes: &mut Vec<Cause>) {
                 ));
                 causes.push(Cause::duplicate(ports.index(at).field("hostPort"), &shown));
             }
-            seen.push(taken);
+            seen.insert(taken);
         }
     }
 }

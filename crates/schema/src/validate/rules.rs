@@ -1,5 +1,7 @@
 //! Which type has which rule, and what the rules share.
 
+use std::collections::HashSet;
+
 use berth_api::Quantity;
 use serde_json::{Map, Value, json};
 
@@ -135,13 +137,13 @@ pub fn named(
 
 /// No two items have the same value under `key`.
 pub fn unique(path: &Path<'_>, items: &[Value], key: &str, causes: &mut Vec<Cause>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (at, item) in items.iter().enumerate() {
         let Some(name) = item[key].as_str().filter(|name| !name.is_empty()) else { continue };
         if seen.contains(&name) {
             causes.push(Cause::duplicate(path.index(at).field(key), &json!(name)));
         }
-        seen.push(name);
+        seen.insert(name);
     }
 }
 
