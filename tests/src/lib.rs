@@ -3,11 +3,13 @@
 //! Everything here drives the built binary (`target/release/berth`) and real clients, as people do.
 
 mod cluster;
+mod kubernetes;
 mod load;
 mod machine;
 mod wait;
 
 pub use cluster::{Cluster, Ran, free_ports};
+pub use kubernetes::{Kubernetes, TOKEN};
 pub use load::{Load, Report, get};
 pub use machine::{can_run_clusters, leftovers, root};
 pub use wait::{until, within};
