@@ -9,6 +9,10 @@ use berth_apiserver::{ApiServer, Config, Pki, Sans, ServiceRange};
 use berth_daemon::{Tasks, init_telemetry, wait_for_end};
 use berth_store::{Embedded, Options};
 
+/// As in `berth` itself, so that figures are its own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
