@@ -112,6 +112,7 @@ impl ApiServer {
             usage: metrics_api::Readings::default(),
             tasks: tasks.clone(),
         });
+        store.index(record::PODS_BY_NODE);
         note_services(&core).await?;
         let definitions = crd::load(&core).await?;
         bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;

@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use berth_schema::Resource;
-use berth_store::Entry;
+use berth_store::{Entry, Index};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,6 +22,28 @@ use serde_json::Value;
 use crate::status::Failure;
 
 const MARK: &[u8] = b"\"metadata\":{";
+const REVISION: &[u8] = b"\"resourceVersion\":\"";
+
+/// Pods by the node they run on. A term too many does no harm: what is found is looked at again.
+pub(crate) const PODS_BY_NODE: Index = Index {
+    name: "pods by node",
+    prefix: b"/registry/core/pods/",
+    terms: |value| {
+        const FIELD: &[u8] = b"\"nodeName\":\"";
+        let end = |rest: &[u8]| memchr::memchr(b'"', rest);
+        memchr::memmem::find_iter(value, FIELD)
+            .filter_map(|at| {
+                let rest = &value[at + FIELD.len()..];
+                Some(&rest[..end(rest)?])
+            })
+            .collect()
+    },
+};
+
+/// Whether [`PODS_BY_NODE`] is about this resource.
+pub(crate) fn is_pods(resource: &Resource) -> bool {
+    resource.storage_group.is_empty() && resource.storage_plural == "pods"
+}
 
 /// Under which all objects of a resource are.
 pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
@@ -108,41 +131,106 @@ fn head(resource: &Resource) -> String {
 }
 
 /// Appends the object as this resource serves it, at a revision.
-pub(crate) fn splice(out: &mut Vec<u8>, resource: &Resource, value: &[u8], revision: u64) {
-    splice_behind(out, &head(resource), resource, value, revision);
+pub(crate) fn splice(out: &mut Vec<u8>, resource: &Arc<Resource>, value: &[u8], revision: u64) {
+    Splice::new(resource).append(out, value, revision);
 }
 
 /// Appends a list's items, with commas between them; the head all have in common is made once.
-pub(crate) fn splice_all(out: &mut Vec<u8>, resource: &Resource, entries: &[Entry]) {
-    let head = head(resource);
+pub(crate) fn splice_all(out: &mut Vec<u8>, resource: &Arc<Resource>, entries: &[Entry]) {
+    let splice = Splice::items(resource);
     for (at, entry) in entries.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        splice_behind(out, &head, resource, &entry.value, entry.modified.0);
+        splice.append(out, &entry.value, entry.modified.0);
     }
 }
 
-fn splice_behind(out: &mut Vec<u8>, head: &str, resource: &Resource, value: &[u8], revision: u64) {
-    if is_converted(resource) {
-        let object = decode(resource, value, revision);
-        out.extend_from_slice(object.to_string().as_bytes());
-        return;
-    }
-    out.extend_from_slice(head.as_bytes());
-    let rest = rest(value);
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "\"resourceVersion\":\"{revision}\"");
-    if rest.first() != Some(&b'}') {
-        out.push(b',');
-    }
-    out.extend_from_slice(rest);
+/// Writes objects of one resource out of stored bytes.
+pub(crate) struct Splice {
+    resource: Arc<Resource>,
+    /// How a value of this version begins in the store.
+    stored: String,
+    /// How it begins in the answer.
+    head: String,
+    is_converted: bool,
+    is_nameless: bool,
 }
 
-/// What follows the opening brace of the metadata.
-fn rest(value: &[u8]) -> &[u8] {
-    let start = memchr::memmem::find(value, MARK);
-    start.map_or(b"}}", |start| &value[start + MARK.len()..])
+impl Splice {
+    pub(crate) fn new(resource: &Arc<Resource>) -> Self {
+        let (stored, head) = (head(resource), head(resource));
+        let is_converted = is_converted(resource);
+        Self { resource: resource.clone(), stored, head, is_converted, is_nameless: false }
+    }
+
+    /// Items of a list: those of built-in kinds leave out what the list says of them all.
+    pub(crate) fn items(resource: &Arc<Resource>) -> Self {
+        match resource.custom {
+            Some(_) => Self::new(resource),
+            None => Self {
+                head: "{\"metadata\":{".to_owned(),
+                is_nameless: true,
+                ..Self::new(resource)
+            },
+        }
+    }
+
+    fn converted(&self, value: &[u8], revision: u64) -> String {
+        let mut object = decode(&self.resource, value, revision);
+        if self.is_nameless {
+            nameless(&mut object);
+        }
+        object.to_string()
+    }
+
+    /// Appends an object at a revision.
+    pub(crate) fn append(&self, out: &mut Vec<u8>, value: &[u8], revision: u64) {
+        if self.is_converted {
+            out.extend_from_slice(self.converted(value, revision).as_bytes());
+            return;
+        }
+        let rest = self.rest(value);
+        out.extend_from_slice(self.head.as_bytes());
+        out.extend_from_slice(REVISION);
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "{revision}");
+        out.push(b'"');
+        if rest.first() != Some(&b'}') {
+            out.push(b',');
+        }
+        out.extend_from_slice(rest);
+    }
+
+    /// How much [`Splice::append`] appends for an entry.
+    pub(crate) fn length(&self, entry: &Entry) -> usize {
+        let revision = entry.modified.0;
+        if self.is_converted {
+            return self.converted(&entry.value, revision).len();
+        }
+        let rest = self.rest(&entry.value);
+        let digits = revision.checked_ilog10().map_or(1, |log| log as usize + 1);
+        let comma = usize::from(rest.first() != Some(&b'}'));
+        self.head.len() + REVISION.len() + digits + 1 + comma + rest.len()
+    }
+
+    /// What follows the opening brace of the metadata.
+    fn rest<'a>(&self, value: &'a [u8]) -> &'a [u8] {
+        // As written in the version that is stored; only another one's values are searched.
+        if let Some(rest) = value.strip_prefix(self.stored.as_bytes()) {
+            return rest;
+        }
+        let start = memchr::memmem::find(value, MARK);
+        start.map_or(b"}}", |start| &value[start + MARK.len()..])
+    }
+}
+
+/// Takes off what an item of a list of a built-in kind leaves out.
+pub(crate) fn nameless(object: &mut Value) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
 }
 
 /// The object as this resource serves it, at a revision.
@@ -153,6 +241,7 @@ pub(crate) fn decode(resource: &Resource, value: &[u8], revision: u64) -> Value 
     crate::object::set_meta(&mut object, "resourceVersion", Value::String(revision.to_string()));
     if is_converted(resource) {
         berth_schema::from_storage(resource, &mut object);
+        berth_schema::complete(resource, &mut object);
     }
     object
 }

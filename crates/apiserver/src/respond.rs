@@ -59,6 +59,24 @@ pub(crate) fn json(code: StatusCode, json: impl Into<Bytes>, output: &Output) ->
     response
 }
 
+/// Whether [`json`] would send a body of this size as it is.
+pub(crate) fn is_plain(output: &Output, size: usize) -> bool {
+    output.format == Format::Json && !(output.gzip && size >= GZIP_FROM)
+}
+
+/// An answer of JSON that is made while it is sent; for who [`is_plain`] says so.
+pub(crate) fn plain<B>(code: StatusCode, json: B) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
+{
+    let mut response = Response::new(json.map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = code;
+    set(&mut response, CONTENT_TYPE, "application/json");
+    set(&mut response, CACHE_CONTROL, "no-cache, private");
+    set(&mut response, VARY, "Accept");
+    response
+}
+
 fn to_yaml(json: Bytes) -> Bytes {
     let parsed = serde_json::from_slice::<Value>(&json).ok();
     match parsed.and_then(|value| serde_saphyr::to_string(&value).ok()) {

@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod frames;
+mod items;
 mod list;
 mod patch;
 mod read;

@@ -66,7 +66,7 @@ impl Frames {
 }
 
 /// `{"type":KIND,"object":…}` and a line's end.
-pub(crate) fn make(kind: &str, resource: &Resource, entry: &Entry, at: Revision) -> Bytes {
+pub(crate) fn make(kind: &str, resource: &Arc<Resource>, entry: &Entry, at: Revision) -> Bytes {
     let mut out = Vec::with_capacity(entry.value.len() + 160);
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());

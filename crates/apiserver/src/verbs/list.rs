@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use berth_schema::Resource;
-use berth_store::{Entry, ReadError, Revision};
+use berth_schema::{Cause, Resource};
+use berth_store::{Entry, Page, ReadError, Revision};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::items::Items;
 use super::read;
 use crate::call::Call;
 use crate::media::Shape;
@@ -22,6 +23,9 @@ use crate::status::Failure;
 
 /// How many entries are read at a time when a selector leaves out most of them.
 const CHUNK: usize = 500;
+
+/// A longer list is made while it is sent.
+const PIECES_FROM: usize = 64 * 1024;
 
 /// What a list is narrowed to.
 pub(crate) struct Selection {
@@ -54,8 +58,11 @@ impl Selection {
                 if !self.fields.may_match(value) {
                     return false;
                 }
-                let object: Value = serde_json::from_slice(value).unwrap_or_default();
-                if !self.fields.matches(&object) {
+                let matches = self.fields.matches_stored(value).unwrap_or_else(|| {
+                    let object: Value = serde_json::from_slice(value).unwrap_or_default();
+                    self.fields.matches(&object)
+                });
+                if !matches {
                     return false;
                 }
             }
@@ -110,7 +117,16 @@ pub(crate) async fn list(
     let objects = || found.entries.iter().map(|entry| record::object(resource, entry));
     match &call.output.shape {
         Shape::Whole | Shape::Discovery(_) => {
-            let json = whole(resource, &found.entries, &meta);
+            let opening = opening(resource, &meta);
+            let size: usize = found.entries.iter().map(|entry| entry.value.len()).sum();
+            if size >= PIECES_FROM
+                && respond::is_plain(&call.output, size)
+                && !record::is_converted(resource)
+            {
+                let items = Items::new(resource, opening, found.entries);
+                return Ok(respond::plain(StatusCode::OK, items));
+            }
+            let json = whole(resource, opening, &found.entries);
             Ok(respond::json(StatusCode::OK, json, &call.output))
         }
         Shape::Table(version) => {
@@ -132,18 +148,20 @@ pub(crate) async fn list(
     }
 }
 
+/// What a list is before its items.
+fn opening(resource: &Resource, meta: &Value) -> Vec<u8> {
+    let api_version = record::api_version(resource);
+    format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[",
+        resource.kind,
+    )
+    .into_bytes()
+}
+
 /// The list put together from stored bytes, nothing of them parsed.
-fn whole(resource: &Resource, entries: &[Entry], meta: &Value) -> Vec<u8> {
-    let size: usize = entries.iter().map(|entry| entry.value.len() + 128).sum();
-    let mut out = Vec::with_capacity(size + 256);
-    out.extend_from_slice(
-        format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
-            resource.kind,
-            record::api_version(resource)
-        )
-        .as_bytes(),
-    );
+fn whole(resource: &Arc<Resource>, opening: Vec<u8>, entries: &[Entry]) -> Vec<u8> {
+    let mut out = opening;
+    out.reserve(entries.iter().map(|entry| entry.value.len() + 64).sum());
     record::splice_all(&mut out, resource, entries);
     out.extend_from_slice(b"]}");
     out
@@ -165,6 +183,14 @@ pub(crate) async fn find(
     };
     let (mut after, at) = start(core, call).await?;
     let prefix = record::prefix(resource, &call.target.namespace);
+    if (&after, at) == (&None, None)
+        && let Some(page) = by_node(core, resource, selection, &prefix).await?
+        && (limit == 0 || page.entries.len() <= limit)
+    {
+        let (mut entries, revision) = (page.entries, page.revision);
+        entries.retain(|entry| selection.matches(resource, &entry.key, &entry.value));
+        return Ok(Found { entries, revision, next: None, remaining: None });
+    }
     let mut entries = Vec::new();
     let mut at = at;
     let step = if limit == 0 { 0 } else { limit.max(CHUNK) };
@@ -202,11 +228,28 @@ pub(crate) async fn find(
     Ok(Found { entries, revision, next, remaining })
 }
 
+/// The pods of the node that is selected by, when it is.
+pub(super) async fn by_node(
+    core: &Core,
+    resource: &Resource,
+    selection: &Selection,
+    prefix: &str,
+) -> Result<Option<Page>, Failure> {
+    let Some(node) = selection.fields.node().filter(|_| record::is_pods(resource)) else {
+        return Ok(None);
+    };
+    let (index, prefix) = (record::PODS_BY_NODE.name, prefix.as_bytes());
+    Ok(core.store.list_by(index, node.as_bytes(), prefix, None, 0).await?)
+}
+
 /// Behind which key, and at which revision.
 async fn start(core: &Core, call: &Call) -> Result<(Option<Bytes>, Option<Revision>), Failure> {
     let asked = call.query.get("resourceVersion");
     let matching = call.query.get("resourceVersionMatch");
     if let Some(text) = call.query.get("continue") {
+        if matching.is_some() {
+            return Err(mismatch("is forbidden when continue is provided"));
+        }
         if asked.is_some_and(|asked| asked != "0") {
             return Err(Failure::bad_request(
                 "specifying resource version is not allowed when using continue",
@@ -217,9 +260,7 @@ async fn start(core: &Core, call: &Call) -> Result<(Option<Bytes>, Option<Revisi
     }
     let Some(asked) = asked else {
         if matching.is_some() {
-            return Err(Failure::bad_request(
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
+            return Err(mismatch("is forbidden unless resourceVersion is provided"));
         }
         return Ok((None, None));
     };
@@ -231,15 +272,22 @@ async fn start(core: &Core, call: &Call) -> Result<(Option<Bytes>, Option<Revisi
         return Err(Failure::revision_too_large(wanted, current.0));
     }
     match matching {
-        Some("Exact") if wanted == 0 => Err(Failure::bad_request(
-            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        )),
+        Some("Exact") if wanted == 0 => {
+            Err(mismatch("\"Exact\" is forbidden for resourceVersion \"0\""))
+        }
         Some("Exact") => Ok((None, Some(Revision(wanted)))),
         None | Some("NotOlderThan") => Ok((None, None)),
-        Some(other) => Err(Failure::bad_request(format!(
-            "resourceVersionMatch: {other:?} is none of Exact, NotOlderThan"
-        ))),
+        Some(other) => {
+            let allowed = ["Exact", "NotOlderThan", ""];
+            let cause = Cause::not_supported("resourceVersionMatch", &json!(other), &allowed);
+            Err(Failure::invalid_options("ListOptions", vec![cause]))
+        }
     }
+}
+
+fn mismatch(why: &str) -> Failure {
+    let cause = Cause::forbidden("resourceVersionMatch", &format!("resourceVersionMatch {why}"));
+    Failure::invalid_options("ListOptions", vec![cause])
 }
 
 fn list_failure(error: ReadError, call: &Call) -> Failure {

@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
-use super::list::Selection;
+use super::list::{self, Selection};
 use super::{frames, read};
 use crate::call::Call;
 use crate::media::Shape;
@@ -92,7 +92,10 @@ pub(crate) async fn watch(
         Some(from) if !wants_initial => from,
         None if says_no => current,
         _ => {
-            let page = core.store.list(prefix.as_bytes(), None, 0, None).await?;
+            let page = match list::by_node(core, resource, &selection, &prefix).await? {
+                Some(page) => page,
+                None => core.store.list(prefix.as_bytes(), None, 0, None).await?,
+            };
             let revision = page.revision;
             initial = Some(page.entries);
             revision
