@@ -35,7 +35,7 @@ const BEFORE: &str = "before-first-apply";
 /// Someone else's field that an apply would change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// Who owns it, as Kubernetes words it: `"kubectl"` or `"kubectl" using apps/v1 at TIME`.
+    /// Who owns it, as Kubernetes words it: `"kubectl"` or `"kubectl" using apps/v1`.
     pub manager: String,
     /// Its path, `.spec.replicas`.
     pub field: String,
@@ -169,28 +169,42 @@ pub fn track(
         managers::drop_all(new);
         return;
     }
-    let mut managers = Managers::read(new);
-    if let (true, Some(old)) = (managers.is_empty(), old) {
-        managers = Managers::read(old);
-    }
+    let brought = managers::take_list(new);
     let empty = json!({});
-    let mut before = old.unwrap_or(&empty).clone();
-    managers::strip(&mut before);
-    let mut after = new.clone();
-    managers::strip(&mut after);
-    let changes = compare::values(&before, &after, schema);
-    let mut changed = changes.modified.union(&changes.added);
+    let before = old.unwrap_or(&empty);
+    let mut changes = compare::values(before, new, schema);
+    // The old one still has its entries, which no one owns.
+    if let Some(metadata) = changes.removed.child_field("metadata") {
+        metadata.remove_field("managedFields");
+    }
+    changes.removed.drop_empty_field("metadata");
+    let mut changed = changes.modified;
+    changed.absorb(changes.added);
     owned(&mut changed, resource, subresource);
     let version = resource.api_version();
+    let list = match (managers::is_any(&brought), old) {
+        (false, Some(old)) => {
+            old["metadata"]["managedFields"].as_array().cloned().unwrap_or_default()
+        }
+        _ => brought,
+    };
+    if changes.removed.is_empty()
+        && let Some(list) = managers::again(&list, &changed, manager, subresource, &version, now)
+    {
+        managers::put_list(new, list);
+        return;
+    }
+    let mut managers = Managers::of_list(&list);
     let own = managers.take(manager, Operation::Update, subresource);
     managers.lose(&changed);
     managers.lose(&changes.removed);
-    let had = own.as_ref().map(|own| own.set.clone()).unwrap_or_default();
-    let has = had.difference_deep(&changes.removed).union(&changed);
     let time = match &own {
         Some(own) if changed.is_empty() => own.time.clone(),
         _ => now.to_owned(),
     };
+    let mut has = own.map(|own| own.set).unwrap_or_default();
+    has.subtract_deep(&changes.removed);
+    has.absorb(changed);
     managers.set(manager, Operation::Update, &version, subresource, has, &time);
     managers.write(new);
 }
@@ -210,9 +224,9 @@ fn owned(set: &mut Set, resource: &Resource, subresource: Option<&str>) {
         "resourceVersion",
         "selfLink",
         "uid",
-        "generateName",
     ];
     if let Some(metadata) = set.child_field("metadata") {
+        metadata.unmark();
         own.into_iter().for_each(|name| metadata.remove_field(name));
     }
     set.drop_empty_field("metadata");

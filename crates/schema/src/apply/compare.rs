@@ -55,11 +55,11 @@ fn maps(
         let step = set::field(key);
         match after.get(key) {
             Some(after) => changes.put(&step, values(value, after, below(key))),
-            None => changes.removed.put(step, whole(key, value, schema)),
+            None => changes.removed.put(step, whole(key, value, schema, false)),
         }
     }
     for (key, value) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
-        changes.added.put(set::field(key), whole(key, value, schema));
+        changes.added.put(set::field(key), whole(key, value, schema, false));
     }
 }
 
@@ -76,31 +76,40 @@ const BY_VALUE: [&str; 9] = [
     "updateStrategy",
 ];
 
+/// Held by reference in spite of its name.
+const BY_REFERENCE: (&str, &str) = ("core.v1.ReplicationControllerSpec", "template");
+
 /// Every field of a value that came or went as a whole, the maps and lists themselves included.
-fn whole(key: &str, value: &Value, parent: Option<&Schema>) -> Set {
+///
+/// `fresh`: what holds it came or went too, so that nothing in it was there by value.
+fn whole(key: &str, value: &Value, parent: Option<&Schema>, fresh: bool) -> Set {
     let object = parent.and_then(Schema::object);
     let required =
         object.and_then(|object| object.fields.get(key)).is_some_and(|field| field.required);
     let schema = parent.and_then(|schema| schema.child(key));
-    let mut set = contents(value, schema);
-    let counts = match fields::form(value, schema) {
-        Form::Leaf => true,
-        Form::Map { named, .. } => !named || !BY_VALUE.contains(&key),
-        Form::List(_) => !required,
-    };
+    let is_custom = object.is_none_or(|object| object.name.is_empty());
+    let by_reference =
+        object.is_some_and(|object| (object.name.as_str(), key) == BY_REFERENCE) || is_custom;
+    let counts = fresh
+        || match fields::form(value, schema) {
+            Form::Leaf => true,
+            Form::Map { named, .. } => !named || by_reference || !BY_VALUE.contains(&key),
+            Form::List(_) => is_custom || !required,
+        };
+    let mut set = contents(value, schema, counts);
     if counts || set.is_empty() {
         set.mark();
     }
     set
 }
 
-fn contents(value: &Value, schema: Option<&Schema>) -> Set {
+fn contents(value: &Value, schema: Option<&Schema>, fresh: bool) -> Set {
     let mut set = Set::default();
     match fields::form(value, schema) {
         Form::Leaf => {}
         Form::Map { map, .. } => {
             for (key, value) in map {
-                set.put(set::field(key), whole(key, value, schema));
+                set.put(set::field(key), whole(key, value, schema, fresh));
             }
         }
         Form::List(list) => {
@@ -116,17 +125,13 @@ fn contents(value: &Value, schema: Option<&Schema>) -> Set {
 }
 
 fn whole_item(item: &Value, list: &Schema) -> Set {
-    let mut set = contents(item, list.item());
+    let mut set = contents(item, list.item(), true);
     set.mark();
     set
 }
 
 fn lists(changes: &mut Changes, before: &[Value], after: &[Value], schema: &Schema) {
-    let by_step = |list: &[Value]| -> BTreeMap<Step, Value> {
-        let keyed = |item: &Value| Some((fields::step(item, schema).ok()?, item.clone()));
-        list.iter().filter_map(keyed).collect()
-    };
-    let (before, after) = (by_step(before), by_step(after));
+    let (before, after) = (by_step(before, schema), by_step(after, schema));
     for (step, value) in &before {
         match after.get(step) {
             Some(after) => changes.put(step, values(value, after, schema.item())),
@@ -136,4 +141,8 @@ fn lists(changes: &mut Changes, before: &[Value], after: &[Value], schema: &Sche
     for (step, value) in after.iter().filter(|(step, _)| !before.contains_key(*step)) {
         changes.added.put(step.clone(), whole_item(value, schema));
     }
+}
+
+fn by_step<'a>(list: &'a [Value], schema: &Schema) -> BTreeMap<Step, &'a Value> {
+    list.iter().filter_map(|item| Some((fields::step(item, schema).ok()?, item))).collect()
 }

@@ -35,7 +35,11 @@ pub struct Managers {
 impl Managers {
     pub fn read(object: &Value) -> Self {
         let list = object["metadata"]["managedFields"].as_array();
-        Self { entries: list.into_iter().flatten().filter_map(read_entry).collect() }
+        Self::of_list(list.map(Vec::as_slice).unwrap_or_default())
+    }
+
+    pub fn of_list(list: &[Value]) -> Self {
+        Self { entries: list.iter().filter_map(read_entry).collect() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -94,7 +98,7 @@ impl Managers {
     /// Takes these fields from everyone.
     pub fn lose(&mut self, set: &Set) {
         for entry in &mut self.entries {
-            entry.set = entry.set.difference(set);
+            entry.set.subtract(set);
         }
         self.entries.retain(|entry| !entry.set.is_empty());
     }
@@ -122,11 +126,7 @@ impl Managers {
             drop_all(object);
             return;
         }
-        let list: Vec<Value> = self.entries.iter().map(Entry::write).collect();
-        let Some(fields) = object.as_object_mut() else { return };
-        if let Value::Object(metadata) = fields.entry("metadata").or_insert_with(|| json!({})) {
-            metadata.insert("managedFields".to_owned(), Value::Array(list));
-        }
+        put_list(object, self.entries.into_iter().map(Entry::write).collect());
     }
 
     /// Joins the oldest updates of one version when there are too many.
@@ -168,16 +168,11 @@ impl Entry {
         let below = below.unwrap_or_default();
         match self.operation {
             Operation::Apply => format!("{:?}{below}", self.manager),
-            Operation::Update if self.time.is_empty() => {
-                format!("{:?}{below} using {}", self.manager, self.version)
-            }
-            Operation::Update => {
-                format!("{:?}{below} using {} at {}", self.manager, self.version, self.time)
-            }
+            Operation::Update => format!("{:?}{below} using {}", self.manager, self.version),
         }
     }
 
-    fn write(&self) -> Value {
+    fn write(self) -> Value {
         let mut entry = json!({
             "manager": self.manager,
             "operation": match self.operation {
@@ -187,7 +182,7 @@ impl Entry {
             "apiVersion": self.version,
             "time": self.time,
             "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.to_fields(),
+            "fieldsV1": self.set.into_fields(),
         });
         if let Some(name) = &self.subresource {
             entry["subresource"] = json!(name);
@@ -196,12 +191,80 @@ impl Entry {
     }
 }
 
+/// Whether an entry of a list says something.
+pub fn is_any(list: &[Value]) -> bool {
+    list.iter().any(|entry| operation(entry).is_some())
+}
+
+/// The entries after a manager changed once more what it has changed before and nobody else owns:
+/// then only its time is another, and no set need be read. None when it is not so, or not certain.
+pub fn again(
+    list: &[Value],
+    changed: &Set,
+    manager: &str,
+    subresource: Option<&str>,
+    version: &str,
+    now: &str,
+) -> Option<Vec<Value>> {
+    let mut own = None;
+    for (at, entry) in list.iter().enumerate().take(MOST_UPDATERS + 1) {
+        let fields = entry["fieldsV1"].as_object().filter(|fields| !fields.is_empty())?;
+        let is_whole = operation(entry).is_some() && entry["time"].is_string();
+        if !is_whole || at == MOST_UPDATERS {
+            return None;
+        }
+        let is_own = operation(entry) == Some(Operation::Update)
+            && entry["manager"].as_str() == Some(manager)
+            && entry["subresource"].as_str() == subresource;
+        if is_own && own.is_none() && changed.is_within(fields) {
+            own = Some(at);
+        } else if is_own || changed.may_touch(fields) {
+            return None;
+        }
+    }
+    let own = own?;
+    let mut list = list.to_vec();
+    if !changed.is_empty() {
+        list[own]["time"] = json!(now);
+    }
+    list[own]["apiVersion"] = json!(version);
+    list.sort_by(|one, other| {
+        let word = |entry: &'_ Value, key: &str| entry[key].as_str().map(str::to_owned);
+        let key = |entry: &Value| {
+            let time = word(entry, "time");
+            (operation(entry), time, word(entry, "manager"), word(entry, "subresource"))
+        };
+        key(one).cmp(&key(other))
+    });
+    Some(list)
+}
+
+/// Takes the entries out of an object.
+pub fn take_list(object: &mut Value) -> Vec<Value> {
+    match metadata(object).and_then(|metadata| metadata.remove("managedFields")) {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    }
+}
+
+/// Puts entries into an object.
+pub fn put_list(object: &mut Value, list: Vec<Value>) {
+    let Some(fields) = object.as_object_mut() else { return };
+    if let Value::Object(metadata) = fields.entry("metadata").or_insert_with(|| json!({})) {
+        metadata.insert("managedFields".to_owned(), Value::Array(list));
+    }
+}
+
+fn operation(entry: &Value) -> Option<Operation> {
+    match entry["operation"].as_str()? {
+        "Apply" => Some(Operation::Apply),
+        "Update" => Some(Operation::Update),
+        _ => None,
+    }
+}
+
 fn read_entry(entry: &Value) -> Option<Entry> {
-    let operation = match entry["operation"].as_str()? {
-        "Apply" => Operation::Apply,
-        "Update" => Operation::Update,
-        _ => return None,
-    };
+    let operation = operation(entry)?;
     let word = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
     let subresource = Some(word("subresource")).filter(|name| !name.is_empty());
     let set = Set::from_fields(&entry["fieldsV1"]);

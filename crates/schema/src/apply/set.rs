@@ -24,6 +24,10 @@ impl Set {
         self.member = true;
     }
 
+    pub fn unmark(&mut self) {
+        self.member = false;
+    }
+
     pub fn children(&self) -> impl Iterator<Item = (&Step, &Set)> {
         self.children.iter()
     }
@@ -74,28 +78,58 @@ impl Set {
         both
     }
 
-    /// Without the members of `other`.
-    pub fn difference(&self, other: &Self) -> Self {
-        let mut rest = Self { member: self.member && !other.member, children: BTreeMap::new() };
-        for (step, set) in &self.children {
-            let left = other.child(step).map_or_else(|| set.clone(), |other| set.difference(other));
-            rest.put(step.clone(), left);
+    /// Takes in the members of `other`.
+    pub fn absorb(&mut self, other: Self) {
+        self.member |= other.member;
+        for (step, set) in other.children {
+            match self.children.get_mut(&step) {
+                Some(own) => own.absorb(set),
+                None => drop(self.children.insert(step, set)),
+            }
         }
-        rest
     }
 
-    /// Without the members of `other` and all that stands below them.
-    pub fn difference_deep(&self, other: &Self) -> Self {
+    /// Gives up the members of `other`.
+    pub fn subtract(&mut self, other: &Self) {
+        self.member &= !other.member;
+        self.subtract_below(other, Self::subtract);
+    }
+
+    /// Gives up the members of `other` and all that stands below them.
+    pub fn subtract_deep(&mut self, other: &Self) {
         if other.member {
-            return Self::default();
+            *self = Self::default();
+            return;
         }
-        let mut rest = Self { member: self.member, children: BTreeMap::new() };
-        for (step, set) in &self.children {
-            let left =
-                other.child(step).map_or_else(|| set.clone(), |other| set.difference_deep(other));
-            rest.put(step.clone(), left);
+        self.subtract_below(other, Self::subtract_deep);
+    }
+
+    fn subtract_below(&mut self, other: &Self, subtract: fn(&mut Self, &Self)) {
+        for (step, set) in &other.children {
+            let Some(own) = self.children.get_mut(step) else { continue };
+            subtract(own, set);
+            if own.is_empty() {
+                self.children.remove(step);
+            }
         }
-        rest
+    }
+
+    /// Whether every member is one of `fieldsV1`, written as we write it.
+    pub fn is_within(&self, fields: &Map<String, Value>) -> bool {
+        self.children.iter().all(|(step, set)| match fields.get(step) {
+            Some(Value::Object(below)) => (!set.member || is_member(below)) && set.is_within(below),
+            _ => false,
+        })
+    }
+
+    /// Whether a member may be one of `fieldsV1`; `false` is certain.
+    pub fn may_touch(&self, fields: &Map<String, Value>) -> bool {
+        self.children.iter().any(|(step, set)| match fields.get(step) {
+            Some(Value::Object(below)) => (set.member && is_member(below)) || set.may_touch(below),
+            Some(_) => true,
+            // Somebody else's way of writing JSON may make the same step look another.
+            None => !step.starts_with("f:") && fields.keys().any(|own| !own.starts_with("f:")),
+        })
     }
 
     /// Every member as a path, `.spec.containers[name="a"].image`.
@@ -118,16 +152,15 @@ impl Set {
     }
 
     /// The `fieldsV1` form.
-    pub fn to_fields(&self) -> Value {
+    pub fn into_fields(self) -> Value {
         let mut fields = Map::new();
-        for (step, set) in &self.children {
-            let mut below = set.to_fields();
-            if let (true, false, Value::Object(below)) =
-                (set.member, set.children.is_empty(), &mut below)
-            {
+        for (step, set) in self.children {
+            let is_inner = set.member && !set.children.is_empty();
+            let mut below = set.into_fields();
+            if let (true, Value::Object(below)) = (is_inner, &mut below) {
                 below.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            fields.insert(step.clone(), below);
+            fields.insert(step, below);
         }
         Value::Object(fields)
     }
@@ -151,8 +184,13 @@ impl Set {
     }
 }
 
+/// Whether a node of `fieldsV1` is a member itself.
+fn is_member(node: &Map<String, Value>) -> bool {
+    node.is_empty() || node.contains_key(".")
+}
+
 pub fn field(name: &str) -> Step {
-    format!("f:{name}")
+    ["f:", name].concat()
 }
 
 pub fn value(value: &Value) -> Step {
