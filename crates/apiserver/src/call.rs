@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use berth_schema::{FieldValidation, Format, Resource};
+use berth_schema::{Cause, FieldValidation, Format, Resource};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::admission::Notes;
 use crate::media::Output;
@@ -115,7 +115,16 @@ impl Call {
         match values.as_slice() {
             [] => Ok(false),
             all if all.iter().all(|value| *value == "All") => Ok(true),
-            other => Err(Failure::bad_request(format!("dryRun: {other:?} is not All"))),
+            other => {
+                let kind = match self.target.verb.as_str() {
+                    "create" => "CreateOptions",
+                    "update" => "UpdateOptions",
+                    "patch" => "PatchOptions",
+                    _ => "DeleteOptions",
+                };
+                let cause = Cause::not_supported("dryRun", &json!(other), &["All"]);
+                Err(Failure::invalid_options(kind, vec![cause]))
+            }
         }
     }
 
@@ -157,8 +166,17 @@ impl Call {
         object: Value,
         warnings: &mut Vec<String>,
     ) -> Result<Value, Failure> {
-        let decoded = berth_schema::retype(resource, object, self.field_validation()?)
-            .map_err(|error| Failure::bad_request(error.to_string()))?;
+        let validation = self.field_validation()?;
+        let decoded =
+            berth_schema::retype(resource, object.clone(), validation).map_err(|error| {
+                match validation {
+                    // What is unknown or said twice is a fault of the patch, not of what it made.
+                    FieldValidation::Strict if error.to_string().starts_with("strict decoding") => {
+                        Failure::bad_request(error.to_string())
+                    }
+                    _ => Failure::mistyped_patch(&object, &error.to_string()),
+                }
+            })?;
         warnings.extend(decoded.warnings);
         Ok(decoded.object)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use berth_schema::Cause;
 use serde_json::{Value, json};
 
 use crate::call::Call;
@@ -63,7 +64,11 @@ pub(crate) async fn answer(
             ("LocalSubjectAccessReview", access(core, &subject(&spec)?, &spec)?)
         }
         Review::SelfAccess => ("SelfSubjectAccessReview", access(core, &call.user, &spec)?),
-        Review::SelfRules => ("SelfSubjectRulesReview", rules(core, &call.user, &spec)),
+        Review::SelfRules => {
+            // Kubernetes does not say again what was asked.
+            body["spec"] = json!({});
+            ("SelfSubjectRulesReview", rules(core, &call.user, &spec))
+        }
     };
     body["kind"] = json!(kind);
     body["apiVersion"] = json!(format!("{}/v1", call.target.group));
@@ -93,6 +98,7 @@ async fn token(core: &Arc<Core>, spec: &Value) -> Result<Value, Failure> {
             "audiences": audiences,
         }),
         Err(failure) if failure.code == 401 => json!({
+            "user": {},
             "error": "the token is invalid, has expired, or is for another audience",
         }),
         Err(failure) => return Err(failure),
@@ -110,6 +116,11 @@ fn user_json(user: &User) -> Value {
     json
 }
 
+/// Kubernetes does not say which kind of review is at fault.
+fn invalid(cause: Cause) -> Failure {
+    Failure::invalid_of("authorization.k8s.io", "", "", vec![cause])
+}
+
 fn subject(spec: &Value) -> Result<User, Failure> {
     let groups: Vec<String> = spec["groups"]
         .as_array()
@@ -119,7 +130,9 @@ fn subject(spec: &Value) -> Result<User, Failure> {
         .collect();
     let name = spec["user"].as_str().unwrap_or_default();
     if name.is_empty() && groups.is_empty() {
-        return Err(Failure::bad_request("spec.user: at least one of user or groups is required"));
+        let (wrong, none) = ("at least one of user or group must be specified", json!(""));
+        let cause = Cause::invalid("spec.user", &none, wrong);
+        return Err(invalid(cause));
     }
     Ok(User {
         name: name.to_owned(),
@@ -150,9 +163,10 @@ fn access(core: &Arc<Core>, user: &User, spec: &Value) -> Result<Value, Failure>
             ..Target::default()
         },
         _ => {
-            return Err(Failure::bad_request(
-                "spec: exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            ));
+            let wrong =
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            let cause = Cause::invalid("spec.resourceAttributes", of_resource, wrong);
+            return Err(invalid(cause));
         }
     };
     let allowed = core.rbac.allows(user, &target);

@@ -9,10 +9,12 @@
 
 pub(crate) mod advice;
 pub(crate) mod crd;
+mod daemon_set;
 mod escalation;
 mod ingress;
 mod job;
 pub(crate) mod namespace;
+mod node;
 mod pod;
 mod secret;
 pub(crate) mod service;
@@ -62,6 +64,17 @@ pub(crate) fn has_generation(resource: &Resource, object: &Value) -> bool {
         || kind(resource) == ("scheduling.k8s.io", "priorityclasses")
 }
 
+/// Reads what a kind lets one say in two ways as the one that is kept.
+pub(crate) fn fold(resource: &Resource, new: &mut Value) {
+    match kind(resource) {
+        ("", "secrets") => secret::fold(new),
+        ("", "nodes") => node::fold(new),
+        ("", "pods") => pod::fold(new),
+        ("apps", "daemonsets") => daemon_set::fold(new),
+        _ => {}
+    }
+}
+
 /// Takes out of a new object what it may not bring along.
 pub(crate) fn prepare_create(resource: &Resource, new: &mut Value) {
     // A node registers with its status, the rest get theirs from whoever is responsible.
@@ -74,9 +87,11 @@ pub(crate) fn prepare_create(resource: &Resource, new: &mut Value) {
     match kind(resource) {
         ("", "pods") => new["status"] = json!({"phase": "Pending"}),
         ("", "namespaces") => namespace::prepare(new),
-        ("", "secrets") => secret::fold(new),
+        ("", "persistentvolumeclaims") => protect(new, "kubernetes.io/pvc-protection"),
+        ("", "persistentvolumes") => protect(new, "kubernetes.io/pv-protection"),
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::prepare(new),
         ("batch", "jobs") => job::prepare(new),
+        ("apps", "daemonsets") => daemon_set::count(None, new),
         _ => {}
     }
 }
@@ -111,6 +126,8 @@ pub(crate) async fn before_update(
         ("", "services") if subresource.is_none() => {
             return service::allocate(core, resource, new, Some(old));
         }
+        ("", "pods") if subresource.is_none() => pod::tolerate(new),
+        ("apps", "daemonsets") => daemon_set::count(Some(old), new),
         ("rbac.authorization.k8s.io", _)
             if differs(old, new, &["rules", "subjects", "roleRef"]) =>
         {
@@ -125,6 +142,15 @@ pub(crate) async fn before_update(
 /// Notes the quality of service that a pod's requests and limits make.
 pub(crate) fn set_pod_quality(pod: &mut Value) {
     pod["status"]["qosClass"] = json!(pod::quality(pod));
+}
+
+/// What is in use is not removed: a controller takes the finalizer away once it is not.
+fn protect(new: &mut Value, finalizer: &str) {
+    let mut finalizers = object::finalizers(new);
+    if !finalizers.iter().any(|one| one == finalizer) {
+        finalizers.push(finalizer.to_owned());
+        object::set_finalizers(new, finalizers);
+    }
 }
 
 fn differs(old: &Value, new: &Value, fields: &[&str]) -> bool {
@@ -146,8 +172,8 @@ pub(crate) fn confine(
         }
         match kind(resource) {
             ("", "namespaces") => new["spec"] = old["spec"].clone(),
-            ("", "secrets") => secret::fold(new),
-            _ => {}
+            ("apps", "daemonsets") => daemon_set::keep(old, new),
+            _ => fold(resource, new),
         }
         return;
     };
@@ -157,6 +183,7 @@ pub(crate) fn confine(
     match subresource {
         "status" => {
             take(new, &asked, "status");
+            fold(resource, new);
             // Whoever reports on an object may note that on it.
             if resource.custom.is_none() {
                 for field in ["annotations", "labels"] {
@@ -234,6 +261,14 @@ pub(crate) fn grace(resource: &Resource, object: &Value, asked: Option<i64>) -> 
         ("", "pods") => pod::grace(object, asked),
         _ => 0,
     }
+}
+
+/// Kinds whose end is told by its time alone.
+pub(crate) fn ends_without_grace(resource: &Resource) -> bool {
+    matches!(
+        kind(resource),
+        ("", "namespaces") | ("apiextensions.k8s.io", "customresourcedefinitions")
+    )
 }
 
 /// What else shows that an object is going away.

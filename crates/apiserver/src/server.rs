@@ -20,7 +20,7 @@ use crate::call::Call;
 use crate::connect::Settings;
 use crate::documents::Documents;
 use crate::kubelet::Kubelet;
-use crate::limits::Limits;
+use crate::limits::{Admitted, Limits};
 use crate::media::{Output, Shape};
 use crate::metrics::Metrics;
 use crate::path::{Query, Target};
@@ -35,6 +35,9 @@ use crate::{discovery, metrics_api, protobuf, reviews, subresources, verbs};
 /// Kubernetes' own limit for a request's body.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// As much of an unwanted body as Go's server reads before it answers.
+const DRAINED: usize = 256 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// What all requests share.
 pub(crate) struct Core {
@@ -71,6 +74,14 @@ impl Core {
         catalog.resource(group, version, plural).cloned().ok_or_else(Failure::no_such_path)
     }
 
+    /// Whether what a request is about has a protobuf form. Refusals, reviews and the like do.
+    fn has_protobuf(&self, target: &Target) -> bool {
+        let resource = self.resource(&target.group, &target.version, &target.resource);
+        resource.map_or(true, |resource| {
+            resource.custom.is_none() && protobuf::is_known(&resource.api_version(), &resource.kind)
+        })
+    }
+
     /// Who tokens for this API are made for; also who makes them.
     pub(crate) fn audience(&self) -> String {
         self.signer.issuer().to_owned()
@@ -88,7 +99,7 @@ impl Core {
         let target = Target::parse(&parts.method, parts.uri.path(), &query);
         let counted = target.clone();
         let trail = self.audit.begin(&parts, &target, &query);
-        let mut response = match Output::negotiate(&parts.headers) {
+        let mut response = match Output::negotiate(&parts.headers, || self.has_protobuf(&target)) {
             Err(failure) => respond::failure(&failure, &Output::default()),
             Ok(output) => {
                 // A Status is shown whole, whatever shape the object was asked for in.
@@ -116,32 +127,14 @@ impl Core {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<BodyError>,
     {
-        let user = match parts.extensions.remove::<Inside>() {
-            Some(Inside(user)) => user,
-            None => {
-                let peer = parts.extensions.remove::<Peer>().and_then(|peer| peer.0);
-                self.authenticate(&parts.headers, peer.as_ref()).await?
+        let may = self.may(&mut parts, &query, &target, trail).await;
+        let (user, place) = match may {
+            Ok(may) => may,
+            Err(failure) => {
+                drain(body).await;
+                return Err(failure);
             }
         };
-        let own = trail.is_logged().then(|| user.clone());
-        let user = self.impersonate(&parts.headers, user)?;
-        if let Some(own) = own {
-            trail.who(&own, &user);
-            trail.decided(self.rbac.reason(&user, &target));
-        }
-        let place = self.limits.admit(&user, &target, is_long(&target, &query)).await?;
-        if !self.rbac.allows(&user, &target) {
-            return Err(if user.is_anonymous() && !target.is_resource {
-                Failure::forbidden(rbac::refusal(&user, &target))
-            } else if user.is_anonymous() {
-                Failure::unauthorized()
-            } else {
-                Failure::forbidden(rbac::refusal(&user, &target))
-            });
-        }
-        if !rbac::node::allows(self, &user, &target).await? {
-            return Err(Failure::forbidden(rbac::node::refusal(&user, &target)));
-        }
         let body = read_body(&parts.method, &parts.headers, body).await?;
         let body = to_json(&mut parts.headers, body)?;
         let call = Call {
@@ -166,6 +159,41 @@ impl Core {
         Ok(response)
     }
 
+    /// Who asks, and whether he may now.
+    async fn may(
+        self: &Arc<Self>,
+        parts: &mut Parts,
+        query: &Query,
+        target: &Target,
+        trail: &Trail<'_>,
+    ) -> Result<(User, Admitted), Failure> {
+        let user = match parts.extensions.remove::<Inside>() {
+            Some(Inside(user)) => user,
+            None => {
+                let peer = parts.extensions.remove::<Peer>().and_then(|peer| peer.0);
+                self.authenticate(&parts.headers, peer.as_ref()).await?
+            }
+        };
+        let own = trail.is_logged().then(|| user.clone());
+        let user = self.impersonate(&parts.headers, user)?;
+        if let Some(own) = own {
+            trail.who(&own, &user);
+            trail.decided(self.rbac.reason(&user, target));
+        }
+        let place = self.limits.admit(&user, target, is_long(target, query)).await?;
+        if !self.rbac.allows(&user, target) {
+            if user.is_anonymous() && target.is_resource {
+                return Err(Failure::unauthorized());
+            }
+            return Err(Failure::forbidden_target(target, rbac::refusal(&user, target)));
+        }
+        if !rbac::node::allows(self, &user, target).await? {
+            let message = rbac::node::refusal(&user, target);
+            return Err(Failure::forbidden_target(target, message));
+        }
+        Ok((user, place))
+    }
+
     async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Response<Body>, Failure> {
         if !call.target.is_resource {
             return discovery::answer(self, &call).await;
@@ -184,6 +212,9 @@ impl Core {
         if !resource.namespaced && !is_all {
             return Err(Failure::no_such_path());
         }
+        if target.subresource.is_empty() && !fits(target) {
+            return Err(Failure::method_not_allowed());
+        }
         if resource.namespaced
             && target.namespace.is_empty()
             && !matches!(target.verb.as_str(), "list" | "watch")
@@ -200,6 +231,15 @@ impl Core {
             return subresources::bind_named(self, &call).await;
         }
         verbs::answer(self, &call, &resource).await
+    }
+}
+
+/// Whether a verb is for one object or for the collection, as the path is.
+fn fits(target: &Target) -> bool {
+    match target.verb.as_str() {
+        "create" => target.name.is_empty(),
+        "update" | "patch" => !target.name.is_empty(),
+        _ => true,
     }
 }
 
@@ -224,6 +264,18 @@ fn to_json(headers: &mut HeaderMap, body: Bytes) -> Result<Bytes, Failure> {
         Ok(object) => Ok(Bytes::from(object.to_string())),
         Err(error) => Err(Failure::bad_request(error.to_string())),
     }
+}
+
+/// Reads a little of a body that nobody wants: clients that are still sending would else see the
+/// stream break off instead of the answer.
+async fn drain<B>(body: B)
+where
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<BodyError>,
+{
+    let limited = std::pin::pin!(Limited::new(body, DRAINED));
+    // Whether it ends, breaks off or is too long: the answer is the same.
+    let _ = tokio::time::timeout(DRAIN_TIME, limited.collect()).await;
 }
 
 async fn read_body<B>(method: &Method, headers: &HeaderMap, body: B) -> Result<Bytes, Failure>

@@ -4,6 +4,8 @@ use berth_schema::{Cause, Resource};
 use berth_store::{ReadError, WriteError};
 use serde_json::{Value, json};
 
+use crate::path::Target;
+
 /// A request that was refused or failed, ready to be shown.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -101,26 +103,7 @@ impl Failure {
 
     /// The object breaks rules; each cause names a field.
     pub(crate) fn invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Self {
-        let kind = if resource.group.is_empty() {
-            resource.kind.clone()
-        } else {
-            format!("{}.{}", resource.kind, resource.group)
-        };
-        let lines: Vec<String> =
-            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
-        let said = match lines.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
-        let mut failure =
-            Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {said}"));
-        failure.details = Some(json!({
-            "name": name,
-            "group": resource.group,
-            "kind": resource.kind,
-            "causes": causes_json(&causes),
-        }));
-        failure
+        Self::invalid_of(&resource.group, &resource.kind, name, causes)
     }
 
     /// One field of the object breaks a rule.
@@ -142,15 +125,62 @@ impl Failure {
         Self::invalid_field(resource, name, "patch", format!("cannot be applied: {why}"))
     }
 
-    /// The query's parameters break rules.
-    pub(crate) fn invalid_options(causes: Vec<Cause>) -> Self {
+    /// The query's parameters break rules; `kind` is `ListOptions`, `PatchOptions` …
+    pub(crate) fn invalid_options(kind: &str, causes: Vec<Cause>) -> Self {
+        Self::invalid_of("meta.k8s.io", kind, "", causes)
+    }
+
+    /// An object of a kind that is no resource of its own breaks rules.
+    pub(crate) fn invalid_of(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let lines: Vec<String> = causes.iter().map(ToString::to_string).collect();
-        let message = format!("PatchOptions.meta.k8s.io \"\" is invalid: {}", lines.join(", "));
-        let mut failure = Self::new(422, "Invalid", message);
+        let said = match lines.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let of = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let mut failure = Self::new(422, "Invalid", format!("{of} \"{name}\" is invalid: {said}"));
         failure.details = Some(json!({
-            "group": "meta.k8s.io",
-            "kind": "PatchOptions",
+            "name": name,
+            "group": group,
+            "kind": kind,
             "causes": causes_json(&causes),
+        }));
+        failure
+    }
+
+    /// What a patch made of an object is none of its kind.
+    pub(crate) fn mistyped_patch(patched: &Value, why: &str) -> Self {
+        let cause = Cause::invalid("patch", &json!(patched.to_string()), why);
+        Self::invalid_of("", "", "", vec![cause])
+    }
+
+    /// A deletion insists on another object than the one that is there.
+    pub(crate) fn unmet(resource: &Resource, name: &str, why: &str) -> Self {
+        let of = group_resource(&resource.group, &resource.kind);
+        let message = format!("Operation cannot be fulfilled on {of} \"{name}\": {why}");
+        let mut failure = Self::new(409, "Conflict", message);
+        failure.details =
+            Some(json!({"name": name, "group": resource.group, "kind": resource.kind}));
+        failure
+    }
+
+    /// The same conflict, told of a subresource.
+    pub(crate) fn of_subresource(mut self, resource: &Resource, subresource: &str) -> Self {
+        let whole = format!("{}/{subresource}", resource.plural);
+        self.message = self.message.replacen(&qualified(resource), &whole, 1);
+        if let Some(details) = &mut self.details {
+            details["kind"] = json!(whole);
+        }
+        self
+    }
+
+    /// The user may not do that; `details` say to what, when it is a resource.
+    pub(crate) fn forbidden_target(target: &Target, message: String) -> Self {
+        let mut failure = Self::forbidden(message);
+        failure.details = Some(json!({
+            "name": target.name,
+            "group": target.group,
+            "kind": target.resource,
         }));
         failure
     }
@@ -196,11 +226,13 @@ impl Failure {
     }
 
     pub(crate) fn method_not_allowed() -> Self {
-        Self::new(
+        let mut failure = Self::new(
             405,
             "MethodNotAllowed",
             "the server does not allow this method on the requested resource",
-        )
+        );
+        failure.details = Some(json!({}));
+        failure
     }
 
     pub(crate) fn not_acceptable(accepted: &str) -> Self {
@@ -291,10 +323,24 @@ impl Failure {
     /// A webhook refused the request in its own words.
     pub(crate) fn denied(code: u16, reason: &str, message: String) -> Self {
         const KNOWN: &[&str] = &[
-            "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "Invalid",
-            "InternalError", "MethodNotAllowed", "NotAcceptable", "NotFound",
-            "RequestEntityTooLarge", "ServerTimeout", "ServiceUnavailable", "Timeout",
-            "TooManyRequests", "Unauthorized", "UnsupportedMediaType",
+            "AlreadyExists",
+            "BadRequest",
+            "Conflict",
+            "Expired",
+            "Forbidden",
+            "Gone",
+            "Invalid",
+            "InternalError",
+            "MethodNotAllowed",
+            "NotAcceptable",
+            "NotFound",
+            "RequestEntityTooLarge",
+            "ServerTimeout",
+            "ServiceUnavailable",
+            "Timeout",
+            "TooManyRequests",
+            "Unauthorized",
+            "UnsupportedMediaType",
         ];
         let known = KNOWN.iter().find(|own| **own == reason);
         Self::new(code, known.copied().unwrap_or("Unknown"), message)

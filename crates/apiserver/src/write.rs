@@ -91,6 +91,10 @@ impl Write<'_> {
         keep_identity(resource, old, &mut new)?;
         rules::confine(resource, self.subresource, old, &mut new);
         berth_schema::default(resource, &mut new);
+        // What the client said is his; what the server and its owner add from here on is nobody's.
+        if let Some(manager) = self.manager {
+            apply::track(resource, Some(old), &mut new, manager, self.subresource, &object::now());
+        }
         let reserved =
             rules::before_update(core, &self.call.user, resource, self.subresource, old, &mut new)
                 .await?;
@@ -108,10 +112,8 @@ impl Write<'_> {
         };
         admission::mutate(&asked, &mut new).await?;
         berth_schema::default(resource, &mut new);
+        berth_schema::complete(resource, &mut new);
         rules::bump_generation(resource, old, &mut new);
-        if let Some(manager) = self.manager {
-            apply::track(resource, Some(old), &mut new, manager, self.subresource, &object::now());
-        }
         let causes = berth_schema::validate(resource, &new, Some(old), self.subresource);
         if !causes.is_empty() {
             return Err(Failure::invalid(resource, &name, causes));

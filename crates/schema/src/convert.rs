@@ -48,6 +48,14 @@ pub(crate) fn event_to_core(event: &mut Value) {
 
 fn event_from_core(event: &mut Value) {
     rename(event, |(core, other)| (core, other));
+    // The core group writes them always, this one only when they say something.
+    if let Some(fields) = event.as_object_mut() {
+        for field in ["reportingController", "reportingInstance"] {
+            if fields.get(field).is_some_and(|value| value == "") {
+                fields.remove(field);
+            }
+        }
+    }
 }
 
 fn rename(

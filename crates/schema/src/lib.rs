@@ -22,6 +22,7 @@ pub mod patch;
 mod schema;
 pub mod table;
 mod validate;
+mod zeros;
 
 pub use catalog::{Catalog, Column, Custom, Gvk, Resource, Scale, Subresource};
 pub use cause::Cause;
@@ -33,3 +34,4 @@ pub use decode::{
 pub use default::default;
 pub use schema::{Field, ListType, Merge, ObjectRef, ObjectType, Schema, Shape};
 pub use validate::validate;
+pub use zeros::complete;

@@ -51,6 +51,12 @@ pub fn validate(
     if let (Some(old), None) = (old, subresource) {
         frozen::check(resource, new, old, &mut causes);
     }
+    if resource.kind == "Node" {
+        // Kubernetes reports a node's taints where they stood long ago.
+        for cause in causes.iter_mut().filter(|cause| cause.field.starts_with("spec.taints[")) {
+            cause.field = cause.field.replacen("spec.", "metadata.", 1);
+        }
+    }
     causes.truncate(MOST);
     causes
 }

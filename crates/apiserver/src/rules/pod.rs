@@ -33,6 +33,21 @@ pub(super) async fn admit(
     Ok(())
 }
 
+/// One address and the list of addresses say the same; the list goes by the one when they differ.
+pub(super) fn fold(pod: &mut Value) {
+    let Some(status) = pod.get_mut("status").and_then(Value::as_object_mut) else { return };
+    for (one, many) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
+        let address = status.get(one).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let first = status.get(many).and_then(|list| list[0]["ip"].as_str()).unwrap_or_default();
+        if !address.is_empty() && first != address {
+            status.insert(many.to_owned(), json!([{"ip": address}]));
+        } else if address.is_empty() && !first.is_empty() {
+            let first = first.to_owned();
+            status.insert(one.to_owned(), json!(first));
+        }
+    }
+}
+
 /// The quality of service that a pod's requests and limits make: guaranteed when every container
 /// asks for all it may have, best effort when none asks for anything.
 pub(super) fn quality(pod: &Value) -> &'static str {
@@ -200,7 +215,7 @@ async fn priority(
 }
 
 /// Lets the pod stay for five minutes on a node that fails, unless it says otherwise.
-fn tolerate(pod: &mut Value) {
+pub(super) fn tolerate(pod: &mut Value) {
     if !pod["spec"]["tolerations"].is_array() {
         pod["spec"]["tolerations"] = json!([]);
     }

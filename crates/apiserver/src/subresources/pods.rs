@@ -61,7 +61,11 @@ pub(super) async fn bind(
             }
             rules::bind_pod(resource, live, &binding)
         })
-        .await?;
+        .await
+        .map_err(|failure| match failure.reason {
+            "Conflict" => failure.of_subresource(resource, "binding"),
+            _ => failure,
+        })?;
     Ok(respond::value(StatusCode::CREATED, &status::success(201), &call.output))
 }
 
@@ -205,7 +209,9 @@ async fn place(core: &Arc<Core>, pod: &Value) -> Result<Place, Failure> {
     let address = addresses
         .filter(|one| one["type"] == "InternalIP")
         .find_map(|one| one["address"].as_str()?.parse().ok());
-    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+        .as_u64()
+        .filter(|port| *port != 0);
     match (address, port.and_then(|port| u16::try_from(port).ok())) {
         (Some(address), Some(port)) => Ok(Place { address, port }),
         _ => Err(Failure::unavailable(format!(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_schema::Resource;
+use berth_schema::{Cause, Resource};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -72,12 +72,9 @@ pub(super) async fn answer(
             let replicas = match &scale["spec"]["replicas"] {
                 Value::Null => 0,
                 value => value.as_i64().filter(|count| *count >= 0).ok_or_else(|| {
-                    Failure::invalid_field(
-                        resource,
-                        &target.name,
-                        "spec.replicas",
-                        format!("Invalid value: {value}: must be greater than or equal to 0"),
-                    )
+                    let wrong = "must be greater than or equal to 0";
+                    let cause = Cause::invalid("spec.replicas", value, wrong);
+                    Failure::invalid_of("autoscaling", "Scale", &target.name, vec![cause])
                 })?,
             };
             let mut new = live.clone();

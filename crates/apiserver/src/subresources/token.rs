@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use berth_schema::Cause;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -39,10 +40,9 @@ pub(super) async fn request(core: &Arc<Core>, call: &Call) -> Result<Response<Bo
     let seconds = match &body["spec"]["expirationSeconds"] {
         Value::Null => DEFAULT_SECONDS,
         value => value.as_i64().filter(|seconds| *seconds >= LEAST_SECONDS).ok_or_else(|| {
-            Failure::bad_request(format!(
-                "spec.expirationSeconds: Invalid value: {value}: may not specify a duration less \
-                 than 10 minutes"
-            ))
+            let wrong = "may not specify a duration less than 10 minutes";
+            let cause = Cause::invalid("spec.expirationSeconds", value, wrong);
+            Failure::invalid_of("authentication.k8s.io", "TokenRequest", "", vec![cause])
         })?,
     };
     let seconds = seconds.min(MOST_SECONDS);

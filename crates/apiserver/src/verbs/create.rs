@@ -74,6 +74,15 @@ async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Value, Failure
     }
     let kept_fields = new["metadata"]["managedFields"].clone();
     fill_in(resource, &mut new);
+    rules::fold(resource, &mut new);
+    berth_schema::default(resource, &mut new);
+    // What the client said is his; what the server and its owner add from here on is nobody's.
+    if let Some(manager) = write.manager {
+        object::set_meta(&mut new, "managedFields", Value::Null);
+        apply::track(resource, None, &mut new, manager, None, &object::now());
+    } else {
+        object::set_meta(&mut new, "managedFields", kept_fields);
+    }
     rules::prepare_create(resource, &mut new);
     berth_schema::default(resource, &mut new);
     let reserved = rules::before_create(core, call, resource, &mut new).await?;
@@ -90,12 +99,7 @@ async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Value, Failure
     };
     admission::mutate(&asked, &mut new).await?;
     berth_schema::default(resource, &mut new);
-    if let Some(manager) = write.manager {
-        object::set_meta(&mut new, "managedFields", Value::Null);
-        apply::track(resource, None, &mut new, manager, None, &object::now());
-    } else {
-        object::set_meta(&mut new, "managedFields", kept_fields);
-    }
+    berth_schema::complete(resource, &mut new);
     let causes = berth_schema::validate(resource, &new, None, None);
     if !causes.is_empty() {
         return Err(Failure::invalid(resource, &name, causes));

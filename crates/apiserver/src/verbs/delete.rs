@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_schema::Resource;
+use berth_schema::{Cause, Resource};
 use berth_store::{Entry, Expect, WriteError};
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -72,9 +72,11 @@ impl Options {
     fn check(self) -> Result<Self, Failure> {
         match self.propagation.as_deref() {
             None | Some("Background" | "Foreground" | "Orphan") => Ok(self),
-            Some(other) => Err(Failure::bad_request(format!(
-                "propagationPolicy: {other:?} is none of Background, Foreground, Orphan"
-            ))),
+            Some(other) => {
+                let allowed = ["Foreground", "Background", "Orphan", "nil"];
+                let cause = Cause::not_supported("propagationPolicy", &json!(other), &allowed);
+                Err(Failure::invalid_options("DeleteOptions", vec![cause]))
+            }
         }
     }
 }
@@ -111,7 +113,13 @@ pub(crate) async fn delete_collection(
     for entry in &found.entries {
         let (namespace, name) = record::identity(resource, &entry.key);
         match remove(core, Some(call), resource, namespace, name, &options).await {
-            Ok(removed) => items.push(removed.object().clone()),
+            Ok(removed) => {
+                let mut item = removed.object().clone();
+                if resource.custom.is_none() {
+                    record::nameless(&mut item);
+                }
+                items.push(item);
+            }
             Err(failure) if failure.code == 404 => {}
             Err(failure) => return Err(failure),
         }
@@ -156,19 +164,19 @@ async fn remove_once(
     let old = record::object(resource, entry);
     let name = object::name(&old).to_owned();
     let name = name.as_str();
-    let precondition = |what: &str, wanted: &Option<String>, own: &str| match wanted {
-        Some(wanted) if wanted != own => Err(Failure::conflict(
-            resource,
-            name,
-            &format!(
-                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: \
-                 {own}"
-            ),
-        )),
+    let precondition = |what: &str, wanted: &Option<String>, own: &str, then: &str| match wanted {
+        Some(wanted) if wanted != own => {
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record \
+                 ({own}). The object might have been {then}"
+            );
+            Err(Failure::unmet(resource, name, &why))
+        }
         _ => Ok(()),
     };
-    precondition("UID", &options.uid, object::uid(&old))?;
-    precondition("ResourceVersion", &options.revision, object::meta(&old, "resourceVersion"))?;
+    let revision = object::meta(&old, "resourceVersion");
+    precondition("UID", &options.uid, object::uid(&old), "deleted and then recreated")?;
+    precondition("ResourceVersion", &options.revision, revision, "modified")?;
     rules::may_delete(resource, &old)?;
     if let Some(call) = call {
         let asked = Asked {
@@ -242,6 +250,13 @@ fn marked(resource: &Resource, old: &Value, options: &Options, now: Timestamp) -
         }
         _ => grace,
     };
+    if rules::ends_without_grace(resource) {
+        if !object::is_deleting(old) {
+            object::set_meta(&mut new, "deletionTimestamp", json!(object::time(now)));
+            rules::mark_deleting(resource, &mut new);
+        }
+        return new;
+    }
     let at = now + SignedDuration::from_secs(grace);
     object::set_meta(&mut new, "deletionTimestamp", json!(object::time(at)));
     object::set_meta(&mut new, "deletionGracePeriodSeconds", json!(grace));

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex};
 use berth_schema::Resource;
 use berth_store::{Entry, Revision};
 use bytes::Bytes;
+use serde_json::Value;
 
-use crate::record;
+use crate::media::Format;
+use crate::{protobuf, record};
 
 /// Some watchers lag behind others by this many changes before they make frames anew.
 const PLACES: usize = 512;
@@ -25,6 +27,7 @@ pub(crate) struct Frames {
 struct Frame {
     /// Held, so that no other resource can come to lie at the same address.
     resource: Arc<Resource>,
+    format: Format,
     kind: &'static str,
     at: Revision,
     key: Bytes,
@@ -45,28 +48,42 @@ impl Frames {
         resource: &Arc<Resource>,
         entry: &Entry,
         at: Revision,
+        format: Format,
     ) -> Bytes {
-        let place = usize::try_from(at.0 % PLACES as u64).unwrap_or_default();
+        // Who watches in one format does not put out what is kept for the others.
+        let half = if format == Format::Protobuf { PLACES as u64 / 2 } else { 0 };
+        let place = usize::try_from((at.0 + half) % PLACES as u64).unwrap_or_default();
         let mut place = self.places[place].lock().expect("nothing panics while holding it");
         if let Some(frame) = place.as_ref()
             && frame.at == at
             && frame.kind == kind
+            && frame.format == format
             && Arc::ptr_eq(&frame.resource, resource)
             && frame.key == entry.key
         {
             return frame.bytes.clone();
         }
-        let bytes = make(kind, resource, entry, at);
+        let bytes = make(kind, resource, entry, at, format);
         if bytes.len() <= LARGEST {
             let (resource, key) = (resource.clone(), entry.key.clone());
-            *place = Some(Frame { resource, kind, at, key, bytes: bytes.clone() });
+            *place = Some(Frame { resource, format, kind, at, key, bytes: bytes.clone() });
         }
         bytes
     }
 }
 
-/// `{"type":KIND,"object":…}` and a line's end.
-pub(crate) fn make(kind: &str, resource: &Arc<Resource>, entry: &Entry, at: Revision) -> Bytes {
+/// `{"type":KIND,"object":…}` and a line's end, or the same as protobuf.
+pub(crate) fn make(
+    kind: &str,
+    resource: &Arc<Resource>,
+    entry: &Entry,
+    at: Revision,
+    format: Format,
+) -> Bytes {
+    if format == Format::Protobuf {
+        let object = record::decode(resource, &entry.value, at.0);
+        return event(kind, &object, format);
+    }
     let mut out = Vec::with_capacity(entry.value.len() + 160);
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
@@ -76,9 +93,22 @@ pub(crate) fn make(kind: &str, resource: &Arc<Resource>, entry: &Entry, at: Revi
     Bytes::from(out)
 }
 
+/// An event about any object.
+pub(crate) fn event(kind: &str, object: &Value, format: Format) -> Bytes {
+    let frame = (format == Format::Protobuf).then(|| protobuf::watch_frame(kind, object)).flatten();
+    frame.map_or_else(
+        || Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")),
+        Bytes::from,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn make(kind: &str, resource: &Arc<Resource>, entry: &Entry, at: Revision) -> Bytes {
+        super::make(kind, resource, entry, at, Format::Json)
+    }
 
     fn entry(name: &str, value: &str, at: u64) -> Entry {
         Entry {
@@ -95,8 +125,8 @@ mod tests {
         let maps = catalog.resource("", "v1", "configmaps").unwrap().clone();
         let frames = Frames::default();
         let one = entry("a", r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"x":1}}"#, 7);
-        let first = frames.of("ADDED", &maps, &one, Revision(7));
-        let again = frames.of("ADDED", &maps, &one, Revision(7));
+        let first = frames.of("ADDED", &maps, &one, Revision(7), Format::Json);
+        let again = frames.of("ADDED", &maps, &one, Revision(7), Format::Json);
         assert_eq!(first, make("ADDED", &maps, &one, Revision(7)));
         assert_eq!(first.as_ptr(), again.as_ptr(), "the same bytes, not a copy");
 
@@ -109,11 +139,11 @@ mod tests {
             ("ADDED", &secrets, &one, Revision(7)),
             ("ADDED", &maps, &one, later),
         ] {
-            let frame = frames.of(kind, resource, entry, at);
+            let frame = frames.of(kind, resource, entry, at, Format::Json);
             assert_eq!(frame, make(kind, resource, entry, at));
             assert_ne!(frame, first);
         }
-        assert_eq!(frames.of("ADDED", &maps, &one, Revision(7)), first);
+        assert_eq!(frames.of("ADDED", &maps, &one, Revision(7), Format::Json), first);
     }
 
     #[test]
@@ -125,7 +155,7 @@ mod tests {
         let value =
             format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"x":"{filler}"}}}}"#);
         let large = entry("a", &value, 7);
-        frames.of("ADDED", &maps, &large, Revision(7));
+        frames.of("ADDED", &maps, &large, Revision(7), Format::Json);
         assert!(frames.places.iter().all(|place| place.lock().unwrap().is_none()));
     }
 }

@@ -58,7 +58,8 @@ pub(crate) async fn patch(
         return apply(core, call, resource, subresource).await;
     }
     if call.query.get("force").is_some() {
-        return Err(Failure::bad_request("force: may be used with apply patches only"));
+        let cause = Cause::forbidden("force", "may not be specified for non-apply patch");
+        return Err(Failure::invalid_options("PatchOptions", vec![cause]));
     }
     let manager = call.manager();
     let write = Write {
@@ -109,7 +110,7 @@ async fn apply(
 ) -> Result<Response<Body>, Failure> {
     let Some(manager) = call.query.get("fieldManager") else {
         let cause = Cause::required("fieldManager", "is required for apply patch");
-        return Err(Failure::invalid_options(vec![cause]));
+        return Err(Failure::invalid_options("PatchOptions", vec![cause]));
     };
     let force = call.query.is_on("force");
     let mut warnings = Vec::new();

@@ -25,7 +25,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use super::list::{self, Selection};
 use super::{frames, read};
 use crate::call::Call;
-use crate::media::Shape;
+use crate::media::{Format, Shape};
 use crate::metrics::OpenWatch;
 use crate::record;
 use crate::respond::{Body, BodyError};
@@ -103,7 +103,7 @@ pub(crate) async fn watch(
     };
     let watch = match core.store.watch(Bytes::from(prefix), start).await {
         Ok(watch) => watch,
-        Err(ReadError::Compacted { .. }) => return Ok(too_old(start, current)),
+        Err(ReadError::Compacted { .. }) => return Ok(too_old(start, current, call.output.format)),
         Err(error) => return Err(error.into()),
     };
     let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse().ok()) {
@@ -141,22 +141,32 @@ pub(crate) async fn watch(
 }
 
 fn streaming(watching: Watching) -> Response<Body> {
+    let kind = stream_type(watching.call.output.format);
     let frames = stream::unfold(watching, |mut watching| async move {
         let bytes = watching.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), watching))
     });
     let body = StreamBody::new(frames).map_err(BodyError::from).boxed_unsync();
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
+/// What a stream of events is.
+fn stream_type(format: Format) -> &'static str {
+    match format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    }
+}
+
 /// A watch from a forgotten revision: one ERROR event, then the end.
-fn too_old(from: Revision, current: Revision) -> Response<Body> {
+fn too_old(from: Revision, current: Revision, format: Format) -> Response<Body> {
     let failure = Failure::expired(format!("too old resource version: {from} ({current})"));
-    let event = json!({"type": "ERROR", "object": failure.to_status()});
-    let mut response = Response::new(crate::respond::body(format!("{event}\n")));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let event = frames::event("ERROR", &failure.to_status(), format);
+    let mut response = Response::new(crate::respond::body(event));
+    let kind = HeaderValue::from_static(stream_type(format));
+    response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 
@@ -234,7 +244,8 @@ impl Watching {
     /// Tells a change, in the same bytes as all others who watch.
     fn tell(&mut self, kind: &'static str, entry: &Entry, at: Revision) {
         if matches!(self.call.output.shape, Shape::Whole | Shape::Discovery(_)) {
-            let frame = self.core.frames.of(kind, &self.resource, entry, at);
+            let format = self.call.output.format;
+            let frame = self.core.frames.of(kind, &self.resource, entry, at, format);
             self.queue.push_back(frame);
         } else {
             self.tell_alone(kind, entry, at);
@@ -244,13 +255,13 @@ impl Watching {
     /// Tells what nobody else is told at this moment, or in a shape of this watch's own.
     fn tell_alone(&mut self, kind: &str, entry: &Entry, at: Revision) {
         if matches!(self.call.output.shape, Shape::Whole | Shape::Discovery(_)) {
-            self.queue.push_back(frames::make(kind, &self.resource, entry, at));
+            let format = self.call.output.format;
+            self.queue.push_back(frames::make(kind, &self.resource, entry, at, format));
             return;
         }
         let object = record::decode(&self.resource, &entry.value, at.0);
         let shaped = self.shape(&object);
-        let event = format!("{{\"type\":\"{kind}\",\"object\":{shaped}}}\n");
-        self.queue.push_back(Bytes::from(event));
+        self.queue.push_back(frames::event(kind, &shaped, self.call.output.format));
     }
 
     fn shape(&mut self, object: &Value) -> Value {
@@ -282,7 +293,6 @@ impl Watching {
             object["rows"] = json!([]);
             object["columnDefinitions"] = json!([]);
         }
-        let event = json!({"type": "BOOKMARK", "object": object});
-        self.queue.push_back(Bytes::from(format!("{event}\n")));
+        self.queue.push_back(frames::event("BOOKMARK", &object, self.call.output.format));
     }
 }

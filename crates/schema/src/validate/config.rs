@@ -1,5 +1,7 @@
 //! ConfigMaps and Secrets: their keys, their size, what each type of Secret holds.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use berth_api::names;
 use serde_json::{Value, json};
 
@@ -56,8 +58,14 @@ pub fn secret(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
     };
     match text(fields, "type") {
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
-        "kubernetes.io/dockerconfigjson" => need(&[".dockerconfigjson"]),
-        "kubernetes.io/dockercfg" => need(&[".dockercfg"]),
+        "kubernetes.io/dockerconfigjson" => {
+            need(&[".dockerconfigjson"]);
+            is_json(&data, fields, ".dockerconfigjson", causes);
+        }
+        "kubernetes.io/dockercfg" => {
+            need(&[".dockercfg"]);
+            is_json(&data, fields, ".dockercfg", causes);
+        }
         "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
         "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
             need(&["username", "password"]);
@@ -73,5 +81,15 @@ pub fn secret(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
             }
         }
         _ => {}
+    }
+}
+
+/// The value under `key` is JSON; what it is instead is nobody's business.
+fn is_json(data: &Path<'_>, fields: &Fields, key: &str, causes: &mut Vec<Cause>) {
+    let Some(found) = object(fields, "data").and_then(|data| data.get(key)) else { return };
+    let bytes = STANDARD.decode(found.as_str().unwrap_or_default()).unwrap_or_default();
+    if let Err(wrong) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
+        let shown = json!("<secret contents redacted>");
+        causes.push(Cause::invalid(data.key(key), &shown, &wrong.to_string()));
     }
 }

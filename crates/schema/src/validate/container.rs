@@ -208,8 +208,12 @@ fn resource_name(path: &Path<'_>, name: &str, causes: &mut Vec<Cause>) {
     if let Err(wrong) = names::qualified_name(name) {
         causes.push(Cause::invalid(path, &json!(name), &wrong));
     } else if !name.contains('/') {
-        let wrong = "must be a standard resource for containers, or fully qualified";
-        causes.push(Cause::invalid(path, &json!(name), wrong));
+        for wrong in [
+            "must be a standard resource type or fully qualified",
+            "must be a standard resource for containers",
+        ] {
+            causes.push(Cause::invalid(path, &json!(name), wrong));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{Cause, Resource};
 const IMMUTABLE: &str = "field is immutable";
 
 /// Kind, field: never changed.
-const FROZEN: [(&str, &str); 24] = [
+const FROZEN: [(&str, &str); 20] = [
     ("Deployment", "/spec/selector"),
     ("ReplicaSet", "/spec/selector"),
     ("DaemonSet", "/spec/selector"),
@@ -21,12 +21,8 @@ const FROZEN: [(&str, &str); 24] = [
     ("Secret", "/type"),
     ("RoleBinding", "/roleRef"),
     ("ClusterRoleBinding", "/roleRef"),
-    ("StorageClass", "/provisioner"),
-    ("StorageClass", "/parameters"),
-    ("StorageClass", "/reclaimPolicy"),
     ("StorageClass", "/volumeBindingMode"),
     ("IngressClass", "/spec/controller"),
-    ("PriorityClass", "/value"),
     ("PriorityClass", "/preemptionPolicy"),
     ("RuntimeClass", "/handler"),
     ("EndpointSlice", "/addressType"),
@@ -34,6 +30,14 @@ const FROZEN: [(&str, &str); 24] = [
     ("CustomResourceDefinition", "/spec/scope"),
     ("CustomResourceDefinition", "/spec/names/kind"),
     ("ControllerRevision", "/data"),
+];
+
+/// Kind, field, what is said of it: never changed either, in words of their own.
+const FORBIDDEN: [(&str, &str, &str); 4] = [
+    ("StorageClass", "provisioner", "updates to provisioner are forbidden."),
+    ("StorageClass", "parameters", "updates to parameters are forbidden."),
+    ("StorageClass", "reclaimPolicy", "updates to reclaimPolicy are forbidden."),
+    ("PriorityClass", "value", "may not be changed in an update."),
 ];
 
 pub fn check(resource: &Resource, new: &Value, old: &Value, causes: &mut Vec<Cause>) {
@@ -45,6 +49,11 @@ pub fn check(resource: &Resource, new: &Value, old: &Value, causes: &mut Vec<Cau
         if before.is_some() && before != after {
             let path = pointer.trim_start_matches('/').replace('/', ".");
             causes.push(Cause::invalid(path, after.unwrap_or(&Value::Null), IMMUTABLE));
+        }
+    }
+    for (_, field, wrong) in FORBIDDEN.iter().filter(|(kind, ..)| *kind == resource.kind) {
+        if old[*field] != new[*field] {
+            causes.push(Cause::forbidden(*field, wrong));
         }
     }
     match resource.kind.as_str() {

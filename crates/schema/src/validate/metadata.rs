@@ -27,11 +27,22 @@ pub fn check(resource: &Resource, new: &Value, causes: &mut Vec<Cause>) {
     labels::labels(&path.field("labels"), object(fields, "labels"), causes);
     labels::annotations(&path.field("annotations"), object(fields, "annotations"), causes);
     owners(&path.field("ownerReferences"), list(fields, "ownerReferences"), causes);
-    let finalizers = path.field("finalizers");
-    for finalizer in list(fields, "finalizers") {
+    let plain = resource.custom.is_some() || resource.group == "apiextensions.k8s.io";
+    finalizers(&path.field("finalizers"), list(fields, "finalizers"), plain, causes);
+}
+
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
+
+/// `plain`: of a kind whose finalizers need no domain, only a name.
+fn finalizers(path: &Path<'_>, all: &[Value], plain: bool, causes: &mut Vec<Cause>) {
+    for (at, finalizer) in all.iter().enumerate() {
         let found = finalizer.as_str().unwrap_or_default();
         if let Err(wrong) = names::qualified_name(found) {
-            causes.push(Cause::invalid(&finalizers, finalizer, &wrong));
+            causes.push(Cause::invalid(path, finalizer, &wrong));
+        } else if !plain && !found.contains('/') && !STANDARD_FINALIZERS.contains(&found) {
+            let wrong = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(Cause::invalid(path.index(at), finalizer, wrong));
         }
     }
 }
@@ -73,16 +84,12 @@ fn name_rule(resource: &Resource) -> fn(&str) -> Result<(), String> {
 
 fn owners(path: &Path<'_>, owners: &[Value], causes: &mut Vec<Cause>) {
     let mut controllers = 0;
-    for (at, owner) in owners.iter().enumerate() {
-        let here = path.index(at);
+    for owner in owners {
         for key in ["apiVersion", "kind", "name", "uid"] {
             if owner[key].as_str().unwrap_or_default().is_empty() {
-                let wrong = if key == "apiVersion" {
-                    "version must not be empty"
-                } else {
-                    "must not be empty"
-                };
-                causes.push(Cause::invalid(here.field(key), &owner[key], wrong));
+                let shown = if key == "apiVersion" { "version" } else { key };
+                let wrong = format!("{shown} must not be empty");
+                causes.push(Cause::invalid(path.field(key), &owner[key], &wrong));
             }
         }
         controllers += usize::from(owner["controller"] == true);

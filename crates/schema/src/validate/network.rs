@@ -132,6 +132,9 @@ fn host(path: &Path<'_>, host: &str, causes: &mut Vec<Cause>) {
 pub fn ingress_path(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
     let found = text(fields, "path");
     let here = path.field("path");
+    if text(fields, "pathType").is_empty() {
+        causes.push(Cause::required(path.field("pathType"), "pathType must be specified"));
+    }
     if matches!(text(fields, "pathType"), "Exact" | "Prefix") {
         if !found.starts_with('/') {
             causes.push(Cause::invalid(&here, &json!(found), "must be an absolute path"));
@@ -169,13 +172,13 @@ pub fn ingress_backend(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>
     let own = here.field("port");
     match object(service, "port").map(|port| (text(port, "name"), number(port, "number"))) {
         None | Some(("", None | Some(0))) => {
-            causes.push(Cause::required(&here, "port name or number is required"));
+            causes.push(Cause::required(path, "port name or number is required"));
         }
         Some(("", Some(number))) => port(&own.field("number"), &json!(number), causes),
         Some((name, None | Some(0))) => port(&own.field("name"), &json!(name), causes),
         Some(_) => {
             causes.push(Cause::invalid(
-                &here,
+                path,
                 &json!(""),
                 "cannot set both port name & port number",
             ));

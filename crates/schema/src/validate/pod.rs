@@ -107,10 +107,10 @@ fn host_ports(path: &Path<'_>, spec: &Fields, causes: &mut Vec<Cause>) {
                 continue;
             };
             if on_host && port["containerPort"].as_i64() != Some(number) {
-                let wrong = "must match `containerPort` when `hostNetwork` is true";
+                let wrong = "must match `hostPort` when `hostNetwork` is true";
                 causes.push(Cause::invalid(
-                    ports.index(at).field("hostPort"),
-                    &json!(number),
+                    ports.index(at).field("containerPort"),
+                    &port["containerPort"],
                     wrong,
                 ));
             }
@@ -167,8 +167,23 @@ pub fn weight(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
     }
 }
 
+/// A demand on nodes has terms, of which one must hold.
+pub fn node_selector(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
+    if list(fields, "nodeSelectorTerms").is_empty() {
+        let wrong = "must have at least one node selector term";
+        causes.push(Cause::required(path.field("nodeSelectorTerms"), wrong));
+    }
+}
+
 pub fn affinity_term(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
-    named(path, fields, "topologyKey", names::qualified_name, causes);
+    let here = path.field("topologyKey");
+    let found = text(fields, "topologyKey");
+    if found.is_empty() {
+        causes.push(Cause::required(&here, "can not be empty"));
+    }
+    if let Err(wrong) = names::qualified_name(found) {
+        causes.push(Cause::invalid(&here, &json!(found), &wrong));
+    }
     for (at, namespace) in list(fields, "namespaces").iter().enumerate() {
         if let Err(wrong) = names::dns_label(namespace.as_str().unwrap_or_default()) {
             causes.push(Cause::invalid(path.field("namespaces").index(at), namespace, &wrong));

@@ -10,6 +10,12 @@ use crate::Cause;
 /// Above this, priorities are the system's own.
 const HIGHEST_PRIORITY: i64 = 1_000_000_000;
 
+/// The classes that the system itself has.
+const SYSTEM_PRIORITIES: [(&str, i64); 2] = [
+    ("system-node-critical", 2 * HIGHEST_PRIORITY + 1000),
+    ("system-cluster-critical", 2 * HIGHEST_PRIORITY),
+];
+
 pub fn cluster_role(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
     policy_rules(path, fields, false, causes);
 }
@@ -23,6 +29,10 @@ fn policy_rules(path: &Path<'_>, fields: &Fields, in_namespace: bool, causes: &m
     for (at, rule) in list(fields, "rules").iter().enumerate() {
         let Some(rule) = rule.as_object() else { continue };
         let here = all.index(at);
+        if list(rule, "verbs").is_empty() {
+            let wrong = "verbs must contain at least one value";
+            causes.push(Cause::required(here.field("verbs"), wrong));
+        }
         if !list(rule, "nonResourceURLs").is_empty() {
             let found = &rule["nonResourceURLs"];
             if in_namespace {
@@ -182,13 +192,23 @@ pub fn event(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
 }
 
 pub fn lease(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
-    at_least(path, fields, &["leaseDurationSeconds"], 1, causes);
+    if let Some(found) = number(fields, "leaseDurationSeconds").filter(|found| *found <= 0) {
+        let here = path.field("leaseDurationSeconds");
+        causes.push(Cause::invalid(here, &json!(found), "must be greater than 0"));
+    }
     at_least(path, fields, &["leaseTransitions"], 0, causes);
 }
 
 pub fn priority_class(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
     let name = object(fields, "metadata").map(|one| text(one, "name")).unwrap_or_default();
     let value = number(fields, "value").unwrap_or(0);
+    if name.starts_with("system-") && !SYSTEM_PRIORITIES.contains(&(name, value)) {
+        let wrong = format!(
+            "priority class names with 'system-' prefix are reserved for system use only. error: \
+             {name} is not a known system priority class"
+        );
+        causes.push(Cause::forbidden(path.field("metadata").field("name"), &wrong));
+    }
     if value > HIGHEST_PRIORITY && !name.starts_with("system-") {
         let wrong =
             format!("maximum allowed value of a user defined priority is {HIGHEST_PRIORITY}");

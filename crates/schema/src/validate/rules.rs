@@ -24,6 +24,7 @@ pub fn of(name: &str) -> Option<Rule> {
         "core.v1.NodeSelectorRequirement" => labels::node_requirement,
         "core.v1.PreferredSchedulingTerm" | "core.v1.WeightedPodAffinityTerm" => pod::weight,
         "core.v1.PodAffinityTerm" => pod::affinity_term,
+        "core.v1.NodeSelector" => pod::node_selector,
         "core.v1.HostAlias" => pod::host_alias,
         "core.v1.PodSecurityContext" => pod::security,
         "core.v1.Container" | "core.v1.EphemeralContainer" => container::container,

@@ -10,13 +10,22 @@ use crate::schema::{ObjectRef, ObjectType, Schema, Shape};
 use crate::{Cause, facts};
 
 /// Fields that the documents call required and that servers have always done without.
-const OPTIONAL: [(&str, &str); 6] = [
+/// Others have a rule that words it better.
+const OPTIONAL: [(&str, &str); 14] = [
     ("core.v1.HTTPHeader", "value"),
     ("core.v1.Sysctl", "value"),
     ("core.v1.Event", "metadata"),
     ("events.v1.Event", "eventTime"),
     ("storage.v1.CSINodeSpec", "drivers"),
     ("core.v1.LimitRangeSpec", "limits"),
+    ("rbac.v1.PolicyRule", "verbs"),
+    ("core.v1.PodAffinityTerm", "topologyKey"),
+    ("core.v1.NodeSelector", "nodeSelectorTerms"),
+    ("networking.v1.HTTPIngressPath", "pathType"),
+    ("apps.v1.DeploymentSpec", "selector"),
+    ("apps.v1.ReplicaSetSpec", "selector"),
+    ("apps.v1.DaemonSetSpec", "selector"),
+    ("apps.v1.StatefulSetSpec", "selector"),
 ];
 
 /// What is to be done for objects of one type.

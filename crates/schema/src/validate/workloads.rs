@@ -9,7 +9,12 @@ use crate::Cause;
 
 /// The selector selects something, and what the template makes.
 fn selection(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
-    let Some(selector) = fields.get("selector") else { return };
+    let Some(selector) = fields.get("selector").filter(|found| !found.is_null()) else {
+        // No selector selects nothing, the template's pods neither.
+        causes.push(Cause::required(path.field("selector"), ""));
+        mismatch(path, fields, causes);
+        return;
+    };
     if selector.as_object().is_some_and(serde_json::Map::is_empty) {
         let wrong = "empty selector is invalid for deployment";
         causes.push(Cause::invalid(path.field("selector"), selector, wrong));
@@ -17,12 +22,17 @@ fn selection(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
     }
     let made = fields.get("template").map_or(&Value::Null, |one| &one["metadata"]["labels"]);
     if fields.contains_key("template") && !labels::selects(selector, made) {
-        let here = path.field("template");
-        let here = here.field("metadata");
-        let shown = if made.is_null() { json!({}) } else { made.clone() };
-        let wrong = "`selector` does not match template `labels`";
-        causes.push(Cause::invalid(here.field("labels"), &shown, wrong));
+        mismatch(path, fields, causes);
     }
+}
+
+fn mismatch(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
+    let made = fields.get("template").map_or(&Value::Null, |one| &one["metadata"]["labels"]);
+    let here = path.field("template");
+    let here = here.field("metadata");
+    let shown = if made.is_null() { json!({}) } else { made.clone() };
+    let wrong = "`selector` does not match template `labels`";
+    causes.push(Cause::invalid(here.field("labels"), &shown, wrong));
 }
 
 /// The template's pods restart as the kind wants it.
@@ -33,7 +43,12 @@ fn restarts(path: &Path<'_>, fields: &Fields, allowed: &[&str], causes: &mut Vec
     if let Some(policy) = spec["restartPolicy"].as_str()
         && !allowed.contains(&policy)
     {
-        causes.push(Cause::not_supported(here.field("restartPolicy"), &json!(policy), allowed));
+        let here = here.field("restartPolicy");
+        if policy == "Always" {
+            causes.push(Cause::required(here, "valid values: \"OnFailure\", \"Never\""));
+        } else {
+            causes.push(Cause::not_supported(here, &json!(policy), allowed));
+        }
     }
     if spec["activeDeadlineSeconds"].is_number() && allowed == ["Always"] {
         let wrong = "activeDeadlineSeconds in this kind is not Supported";
