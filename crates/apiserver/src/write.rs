@@ -29,8 +29,8 @@ pub(crate) struct Write<'a> {
 
 /// What an update did.
 pub(crate) enum Updated {
-    /// The object as it is now.
-    Kept(Value),
+    /// The object as it is now, and as it was stored; none when nothing was written.
+    Kept(Value, Option<Entry>),
     /// The object as it last was: its last finalizer went, and so did it.
     Removed(Value),
 }
@@ -38,9 +38,23 @@ pub(crate) enum Updated {
 impl Updated {
     pub(crate) fn object(&self) -> &Value {
         match self {
-            Self::Kept(object) | Self::Removed(object) => object,
+            Self::Kept(object, _) | Self::Removed(object) => object,
         }
     }
+
+    pub(crate) fn into_written(self) -> Written {
+        match self {
+            Self::Kept(object, entry) => Written { object, entry },
+            Self::Removed(object) => Written { object, entry: None },
+        }
+    }
+}
+
+/// An object that was written, and its bytes in the store, which spare the answer to write it
+/// once more.
+pub(crate) struct Written {
+    pub(crate) object: Value,
+    pub(crate) entry: Option<Entry>,
 }
 
 impl Write<'_> {
@@ -124,10 +138,10 @@ impl Write<'_> {
         }
         let value = record::encode(resource, &new)?;
         if value == entry.value || same_but_for_times(old, &new) {
-            return Ok(Some(Updated::Kept(old.clone())));
+            return Ok(Some(Updated::Kept(old.clone(), None)));
         }
         if self.dry_run {
-            return Ok(Some(Updated::Kept(new)));
+            return Ok(Some(Updated::Kept(new, None)));
         }
         let expect = Expect::Modified(entry.modified);
         let put = core.store.put(entry.key.clone(), value, expect);
@@ -135,7 +149,7 @@ impl Write<'_> {
             Ok(written) => {
                 rules::after_update(core, resource, old, &new);
                 set_revision(&mut new, written.modified.0);
-                Ok(Some(Updated::Kept(new)))
+                Ok(Some(Updated::Kept(new, Some(written))))
             }
             Err(WriteError::Conflict { .. } | WriteError::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -220,23 +234,59 @@ fn keep_identity(resource: &Resource, old: &Value, new: &mut Value) -> Result<()
 
 /// A write that would change nothing but the times in managedFields is none.
 fn same_but_for_times(old: &Value, new: &Value) -> bool {
-    let fields = |object: &Value| object["metadata"]["managedFields"].clone();
-    let without_times = |mut fields: Value| {
-        for entry in fields.as_array_mut().into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.remove("time");
-            }
-        }
-        fields
+    same(old, new, |key, old, new| match key {
+        "metadata" => same(old, new, |key, old, new| match key {
+            "managedFields" => same_managers(old, new),
+            _ => old == new,
+        }),
+        _ => old == new,
+    })
+}
+
+fn same_managers(old: &Value, new: &Value) -> bool {
+    let (Some(old), Some(new)) = (old.as_array(), new.as_array()) else { return old == new };
+    let same_entry = |(old, new): (&Value, &Value)| {
+        let times = |key: &str, old: &Value, new: &Value| key == "time" || old == new;
+        same(old, new, times)
     };
-    let (old_fields, new_fields) = (fields(old), fields(new));
-    if without_times(old_fields) != without_times(new_fields) {
-        return false;
+    old.len() == new.len() && old.iter().zip(new).all(same_entry)
+}
+
+/// Whether two objects have the same fields, and each is the same.
+fn same(old: &Value, new: &Value, each: impl Fn(&str, &Value, &Value) -> bool) -> bool {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return old == new };
+    old.len() == new.len()
+        && old.iter().all(|(key, old)| new.get(key).is_some_and(|new| each(key, old, new)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_times_of_managers_make_no_write() {
+        let object = |time: &str, manager: &str, data: &str| {
+            json!({
+                "metadata": {
+                    "name": "a",
+                    "managedFields": [
+                        {"manager": manager, "time": time, "fieldsV1": {"f:data": {}}},
+                        {"manager": "other", "time": "1", "fieldsV1": {}},
+                    ],
+                },
+                "data": {"x": data, "time": data},
+            })
+        };
+        let old = object("1", "m", "x");
+        assert!(same_but_for_times(&old, &old));
+        assert!(same_but_for_times(&old, &object("2", "m", "x")));
+        assert!(!same_but_for_times(&old, &object("1", "n", "x")));
+        assert!(!same_but_for_times(&old, &object("1", "m", "y")));
+        let mut more = object("2", "m", "x");
+        more["metadata"]["labels"] = json!({});
+        assert!(!same_but_for_times(&old, &more) && !same_but_for_times(&more, &old));
+        let mut fewer = object("2", "m", "x");
+        fewer["metadata"]["managedFields"] = json!([]);
+        assert!(!same_but_for_times(&old, &fewer) && !same_but_for_times(&fewer, &old));
     }
-    let rest = |object: &Value| {
-        let mut object = object.clone();
-        object::set_meta(&mut object, "managedFields", Value::Null);
-        object
-    };
-    rest(old) == rest(new)
 }

@@ -47,12 +47,13 @@ pub(crate) async fn allows(
         return Ok(false);
     }
     let prefix = crate::record::prefix(&pods, &namespace);
-    let page = core.store.list(prefix.as_bytes(), None, 0, None).await?;
+    let index = crate::record::PODS_BY_NODE.name;
+    let page = core.store.list_by(index, node.as_bytes(), prefix.as_bytes(), None, 0).await?;
     let kind = match target.resource.as_str() {
         "persistentvolumes" => "persistentvolumeclaims",
         other => other,
     };
-    Ok(page.entries.iter().any(|entry| {
+    Ok(page.iter().flat_map(|page| &page.entries).any(|entry| {
         let pod = crate::record::object(&pods, entry);
         pod["spec"]["nodeName"].as_str() == Some(node) && refers(&pod, kind, &name)
     }))

@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::respond::{self, Body};
 use crate::server::Core;
 use crate::status::Failure;
-use crate::write::{Write, set_revision};
+use crate::write::{Write, Written, set_revision};
 use crate::{object, record, rules};
 
 /// How many generated names are tried when they are taken already.
@@ -43,14 +43,14 @@ pub(crate) async fn create(
         manager: Some(&manager),
     };
     let created = commit(&write, object).await?;
-    warnings.extend(rules::advice::on_create(resource, &created));
-    let mut response = read::respond_object(call, resource, StatusCode::CREATED, &created)?;
+    warnings.extend(rules::advice::on_create(resource, &created.object));
+    let mut response = read::respond_written(call, resource, StatusCode::CREATED, &created)?;
     respond::warn(&mut response, &warnings);
     Ok(response)
 }
 
 /// Completes a new object, judges it and stores it.
-pub(crate) async fn commit(write: &Write<'_>, new: Value) -> Result<Value, Failure> {
+pub(crate) async fn commit(write: &Write<'_>, new: Value) -> Result<Written, Failure> {
     let generated = object::name(&new).is_empty() && write.call.target.name.is_empty();
     if !generated {
         return commit_once(write, new).await;
@@ -65,7 +65,7 @@ pub(crate) async fn commit(write: &Write<'_>, new: Value) -> Result<Value, Failu
     Err(last)
 }
 
-async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Value, Failure> {
+async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Written, Failure> {
     let Write { core, call, resource, .. } = *write;
     identify(call, resource, &mut new)?;
     let (name, namespace) = (object::name(&new).to_owned(), object::namespace(&new).to_owned());
@@ -110,13 +110,13 @@ async fn commit_once(write: &Write<'_>, mut new: Value) -> Result<Value, Failure
         if core.store.get(&key).await?.0.is_some() {
             return Err(Failure::already_exists(resource, &name));
         }
-        return Ok(new);
+        return Ok(Written { object: new, entry: None });
     }
     let value = record::encode(resource, &new)?;
     match reserved.spend(core.store.put(key, value, Expect::Absent)).await {
         Ok(written) => {
             set_revision(&mut new, written.modified.0);
-            Ok(new)
+            Ok(Written { object: new, entry: Some(written) })
         }
         Err(WriteError::Conflict { .. }) => Err(Failure::already_exists(resource, &name)),
         Err(error) => Err(error.into()),

@@ -207,7 +207,7 @@ async fn remove_once(
         })
     } else {
         if options.dry_run || new == old {
-            return Ok(Some(Updated::Kept(new)));
+            return Ok(Some(Updated::Kept(new, None)));
         }
         let value = record::encode(resource, &new)?;
         let put = core.store.put(entry.key.clone(), value, Expect::Modified(entry.modified)).await;
@@ -215,7 +215,7 @@ async fn remove_once(
             rules::after_update(core, resource, &old, &new);
             let mut new = new;
             set_revision(&mut new, written.modified.0);
-            Updated::Kept(new)
+            Updated::Kept(new, None)
         })
     };
     match done {

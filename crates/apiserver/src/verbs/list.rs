@@ -117,6 +117,10 @@ pub(crate) async fn list(
     let objects = || found.entries.iter().map(|entry| record::object(resource, entry));
     match &call.output.shape {
         Shape::Whole | Shape::Discovery(_) => {
+            if resource.custom.is_some() && found.next.is_none() {
+                // Kubernetes writes it out where its list is no Go type.
+                meta["continue"] = json!("");
+            }
             let opening = opening(resource, &meta);
             let size: usize = found.entries.iter().map(|entry| entry.value.len()).sum();
             if size >= PIECES_FROM

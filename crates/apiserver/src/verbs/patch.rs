@@ -81,7 +81,8 @@ pub(crate) async fn patch(
             call.retype(resource, patched, &mut warnings)
         })
         .await?;
-    let mut response = read::respond_object(call, resource, StatusCode::OK, updated.object())?;
+    let mut response =
+        read::respond_written(call, resource, StatusCode::OK, &updated.into_written())?;
     respond::warn(&mut response, &warnings);
     Ok(response)
 }
@@ -136,10 +137,10 @@ async fn apply(
             .map_err(refused)
     };
     let (mut code, mut tries) = (StatusCode::OK, 3);
-    let object = loop {
+    let written = loop {
         tries -= 1;
         match write.update(namespace, &target.name, |live| merge(Some(live))).await {
-            Ok(updated) => break updated.object().clone(),
+            Ok(updated) => break updated.into_written(),
             Err(failure) if failure.code == 404 && subresource.is_none() => {
                 if !object::meta(&applied, "uid").is_empty() {
                     return Err(Failure::conflict(
@@ -162,22 +163,16 @@ async fn apply(
         }
     };
     if code == StatusCode::CREATED {
-        warnings.extend(rules::advice::on_create(resource, &object));
+        warnings.extend(rules::advice::on_create(resource, &written.object));
     }
-    let mut response = read::respond_object(call, resource, code, &object)?;
+    let mut response = read::respond_written(call, resource, code, &written)?;
     respond::warn(&mut response, &warnings);
     Ok(response)
 }
 
 fn refused(error: ApplyError) -> Failure {
-    let conflicts = match error {
-        ApplyError::Conflicts(conflicts) => conflicts,
-        other => return Failure::bad_request(other.to_string()),
-    };
-    let lines: Vec<String> = conflicts
-        .iter()
-        .map(|conflict| format!("conflict with {}: {}", conflict.manager, conflict.field))
-        .collect();
+    let message = error.to_string();
+    let ApplyError::Conflicts(conflicts) = error else { return Failure::bad_request(message) };
     let causes = conflicts
         .into_iter()
         .map(|conflict| Cause {
@@ -186,8 +181,6 @@ fn refused(error: ApplyError) -> Failure {
             field: conflict.field,
         })
         .collect::<Vec<_>>();
-    let plural = if lines.len() == 1 { "conflict" } else { "conflicts" };
-    let message = format!("Apply failed with {} {plural}: {}", lines.len(), lines.join("\n"));
     Failure::apply_conflict(message, causes)
 }
 

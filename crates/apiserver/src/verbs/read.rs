@@ -12,6 +12,7 @@ use crate::media::Shape;
 use crate::respond::{self, Body};
 use crate::server::Core;
 use crate::status::Failure;
+use crate::write::Written;
 use crate::{object, record};
 
 pub(crate) async fn get(
@@ -68,6 +69,23 @@ pub(crate) fn respond_object(
         Shape::Metadata(version) => to_metadata(object, version),
     };
     Ok(respond::value(code, &shaped, &call.output))
+}
+
+/// As [`respond_object`], from the stored bytes where there are some.
+pub(crate) fn respond_written(
+    call: &Call,
+    resource: &Arc<Resource>,
+    code: StatusCode,
+    written: &Written,
+) -> Result<Response<Body>, Failure> {
+    match &written.entry {
+        Some(entry) if call.output.shape == Shape::Whole && !record::is_converted(resource) => {
+            let mut out = Vec::with_capacity(entry.value.len() + 96);
+            record::splice(&mut out, resource, &entry.value, entry.modified.0);
+            Ok(respond::json(code, out, &call.output))
+        }
+        _ => respond_object(call, resource, code, &written.object),
+    }
 }
 
 pub(crate) fn to_table(

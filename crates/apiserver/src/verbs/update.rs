@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use berth_schema::{Cause, Resource};
 use http::{Response, StatusCode};
+use serde_json::json;
 
 use super::{create, read};
 use crate::call::Call;
@@ -43,12 +44,10 @@ pub(crate) async fn put(
         return Err(Failure::invalid(resource, &target.name, vec![cause]));
     }
     if resource.custom.is_some() && object::meta(&new, "resourceVersion").is_empty() {
-        return Err(Failure::invalid_field(
-            resource,
-            &target.name,
-            "metadata.resourceVersion",
-            "Invalid value: 0: must be specified for an update",
-        ));
+        let wrong = "must be specified for an update";
+        let cause = Cause::invalid("metadata.resourceVersion", &json!(0), wrong);
+        let (group, kind) = (&resource.group, &resource.plural);
+        return Err(Failure::invalid_of(group, kind, &target.name, vec![cause]));
     }
     let manager = call.manager();
     let write = Write {
@@ -66,14 +65,14 @@ pub(crate) async fn put(
         && CREATED_BY_PUT
             .iter()
             .any(|(group, plural)| *group == resource.group && *plural == resource.plural);
-    let (code, object) = match updated {
-        Ok(updated) => (StatusCode::OK, updated.object().clone()),
+    let (code, written) = match updated {
+        Ok(updated) => (StatusCode::OK, updated.into_written()),
         Err(failure) if failure.code == 404 && may_create => {
             (StatusCode::CREATED, create::commit(&write, new).await?)
         }
         Err(failure) => return Err(failure),
     };
-    let mut response = read::respond_object(call, resource, code, &object)?;
+    let mut response = read::respond_written(call, resource, code, &written)?;
     respond::warn(&mut response, &warnings);
     Ok(response)
 }
