@@ -3,17 +3,20 @@
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING};
 
-use crate::openapi_protobuf;
 use crate::status::Failure;
+use crate::{openapi_protobuf, protobuf};
 
 /// The media types answers can have.
-pub(crate) const SERVED: &str = "application/json, application/yaml";
+pub(crate) const SERVED: &str =
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
     Yaml,
+    /// Kubernetes' protobuf; what has no such form, as a document, comes as JSON.
+    Protobuf,
     /// Protobuf, of the one document that has such a form; anything else comes as JSON.
     OpenApi,
 }
@@ -46,8 +49,12 @@ impl Default for Output {
 }
 
 impl Output {
-    /// The first form in the client's order that can be had.
-    pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Self, Failure> {
+    /// The first form in the client's order that can be had; protobuf of whole objects only where
+    /// the kind that is asked for has such a form.
+    pub(crate) fn negotiate(
+        headers: &HeaderMap,
+        has_protobuf: impl Fn() -> bool,
+    ) -> Result<Self, Failure> {
         let gzip = headers
             .get(ACCEPT_ENCODING)
             .and_then(|value| value.to_str().ok())
@@ -60,7 +67,12 @@ impl Output {
         accept
             .iter()
             .flat_map(|value| value.split(','))
-            .find_map(one)
+            .filter_map(one)
+            .find(|(format, shape)| match (format, shape) {
+                (Format::Protobuf, Shape::Whole) => has_protobuf(),
+                (Format::Protobuf, shape) => matches!(shape, Shape::Metadata(_)),
+                _ => true,
+            })
             .map(|(format, shape)| Self { format, shape, gzip })
             .ok_or_else(|| Failure::not_acceptable(SERVED))
     }
@@ -71,6 +83,7 @@ fn one(text: &str) -> Option<(Format, Shape)> {
     let format = match parts.next()? {
         "application/json" | "*/*" | "application/*" | "text/*" => Format::Json,
         "application/yaml" | "text/yaml" => Format::Yaml,
+        protobuf::MEDIA_TYPE => Format::Protobuf,
         other if openapi_protobuf::ASKED.contains(&other) => Format::OpenApi,
         _ => return None,
     };
@@ -105,22 +118,29 @@ mod tests {
 
     #[test]
     fn the_first_form_that_can_be_had_is_taken() {
-        let check = |accept: &str, expected: Option<(Format, Shape)>| {
+        let asked = |accept: &str, built_in: bool, expected: Option<(Format, Shape)>| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
-            let got = Output::negotiate(&headers).ok().map(|out| (out.format, out.shape));
+            let got =
+                Output::negotiate(&headers, || built_in).ok().map(|out| (out.format, out.shape));
             assert_eq!(got, expected, "{accept}");
         };
+        let check = |accept: &str, expected| asked(accept, true, expected);
         check("", Some((Format::Json, Shape::Whole)));
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
             Some((Format::Json, Shape::Table("v1".to_owned()))),
         );
-        check(
-            "application/vnd.kubernetes.protobuf, application/json",
-            Some((Format::Json, Shape::Whole)),
-        );
-        check("application/vnd.kubernetes.protobuf", None);
+        let both = "application/vnd.kubernetes.protobuf, application/json";
+        check(both, Some((Format::Protobuf, Shape::Whole)));
+        asked(both, false, Some((Format::Json, Shape::Whole)));
+        let watch = "application/vnd.kubernetes.protobuf;stream=watch";
+        check(watch, Some((Format::Protobuf, Shape::Whole)));
+        asked(watch, false, None);
+        let metadata =
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        asked(metadata, false, Some((Format::Protobuf, Shape::Metadata("v1".to_owned()))));
+        check("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1", None);
         check("application/yaml", Some((Format::Yaml, Shape::Whole)));
         check("text/html,*/*", Some((Format::Json, Shape::Whole)));
         check("application/json;as=Table;v=v9;g=meta.k8s.io", None);

@@ -5,9 +5,8 @@
 //! ```
 //!
 //! Read into the JSON that the same client would have sent otherwise, so that everything behind
-//! knows one form only. Field numbers come from `facts/protobuf.txt`. Answers are always JSON (or
-//! YAML): every client that sends protobuf accepts JSON too. Unknown fields are skipped, as the
-//! encoding's rules want. Source: the API concepts page, "Kubernetes protobuf encoding".
+//! knows one form only; answers are written from that form by `write`. Field numbers come from
+//! `facts/protobuf.txt`. Unknown fields are skipped, as the encoding's rules want. Source: the API concepts page, "Kubernetes protobuf encoding".
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -16,6 +15,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+
+mod write;
+
+pub(crate) use write::{encode, is_known, watch_frame};
 
 /// The media type.
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";

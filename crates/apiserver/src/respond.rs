@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 
 use crate::media::{Format, Output};
+use crate::protobuf;
 use crate::status::Failure;
 
 /// Why a body broke off.
@@ -36,7 +37,18 @@ pub(crate) fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> 
 
 /// An answer of one JSON value, in the form asked for.
 pub(crate) fn value(code: StatusCode, value: &Value, output: &Output) -> Response<Body> {
-    json(code, value.to_string().into_bytes(), output)
+    match output.format {
+        Format::Protobuf => protobuf(code, value, output),
+        _ => json(code, value.to_string().into_bytes(), output),
+    }
+}
+
+/// An answer in Kubernetes' protobuf form, or in JSON where there is none.
+fn protobuf(code: StatusCode, value: &Value, output: &Output) -> Response<Body> {
+    match protobuf::encode(value) {
+        Some(bytes) => finished(code, Bytes::from(bytes), protobuf::MEDIA_TYPE, output),
+        None => finished(code, Bytes::from(value.to_string()), "application/json", output),
+    }
 }
 
 /// An answer of bytes that are JSON, in the form asked for.
@@ -45,7 +57,20 @@ pub(crate) fn json(code: StatusCode, json: impl Into<Bytes>, output: &Output) ->
     let (bytes, kind) = match output.format {
         Format::Json | Format::OpenApi => (json, "application/json"),
         Format::Yaml => (to_yaml(json), "application/yaml"),
+        Format::Protobuf => match serde_json::from_slice(&json) {
+            Ok(value) => return protobuf(code, &value, output),
+            Err(_) => (json, "application/json"),
+        },
     };
+    finished(code, bytes, kind, output)
+}
+
+fn finished(
+    code: StatusCode,
+    bytes: Bytes,
+    kind: &'static str,
+    output: &Output,
+) -> Response<Body> {
     let zipped = (output.gzip && bytes.len() >= GZIP_FROM).then(|| gzip(&bytes)).flatten();
     let is_zipped = zipped.is_some();
     let mut response = Response::new(body(zipped.map_or(bytes, Bytes::from)));
