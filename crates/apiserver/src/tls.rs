@@ -1,9 +1,12 @@
 //! The API's socket: TLS with optional client certificates, HTTP/1.1 and HTTP/2.
 //!
-//! Bounded in every direction: connections, the time for a handshake, for a request's head, and (in
-//! `server`) for its body. On a stop no new connection is taken and open ones finish what they are
+//! Bounded in every direction: connections, also of one address, the time for a handshake, for a
+//! request's head, idle, and (in `server`) for its body. On a stop no new connection is taken and open ones finish what they are
 //! at.
 
+mod places;
+
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +18,14 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::Source;
 use crate::authentication::{Peer, certificate_user};
 use crate::pki::{KeyPair, Pki};
 use crate::server::Core;
+use places::{Activity, Answer, IDLE, Places};
 
-const CONNECTIONS: usize = 2048;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Also how long a connection may be idle between two requests.
 const REQUEST_HEAD: Duration = Duration::from_secs(60);
@@ -89,25 +91,30 @@ pub(crate) async fn accept(
     listener: TcpListener,
     tasks: Tasks,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::default();
     let acceptor = TlsAcceptor::from(config);
     loop {
-        let place = tokio::select! {
-            place = places.clone().acquire_owned() => place,
+        let permit = tokio::select! {
+            permit = places.any() => permit,
             () = tasks.stopping() => return,
         };
+        let Some(permit) = permit else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = tasks.stopping() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, or a client gone already: leave the others some time.
                 tracing::warn!(%error, "accepting a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
+        };
+        let Some(place) = places.take(from.ip(), permit) else {
+            tracing::debug!(%from, "refused: one address holds half of all connections");
+            continue;
         };
         let (core, acceptor, inner) = (core.clone(), acceptor.clone(), tasks.clone());
         tasks.spawn("api connection", async move {
@@ -131,15 +138,23 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, stream: TcpStream, t
     let source = stream.get_ref().0.peer_addr().ok().map(|address| Source(address.ip()));
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = Peer(shown.and_then(|certificate| certificate_user(certificate)));
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let activity = Activity::default();
+    let begun = activity.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
         request.extensions_mut().insert(peer.clone());
         if let Some(source) = source {
             request.extensions_mut().insert(source);
         }
-        let core = core.clone();
-        async move { Ok::<_, std::convert::Infallible>(core.handle(request).await) }
+        let (core, open) = (core.clone(), begun.begin());
+        async move {
+            let response = core.handle(request).await;
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _open: open }))
+        }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    // What TLS agreed on is spoken: waiting for a first byte to guess from would have no end.
+    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD);
     builder
         .http2()
@@ -151,6 +166,10 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, stream: TcpStream, t
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = activity.idle(IDLE, 2) => {
+            served.as_mut().graceful_shutdown();
+            tokio::time::timeout(HANDSHAKE, served).await.unwrap_or(Ok(()))
+        }
         () = tasks.stopping() => {
             served.as_mut().graceful_shutdown();
             served.await
