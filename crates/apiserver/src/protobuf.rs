@@ -108,7 +108,13 @@ fn message_name(api_version: &str, kind: &str) -> String {
         return format!("meta.v1.{kind}");
     }
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
-    format!("{}.{version}.{kind}", group.split('.').next().unwrap_or_default())
+    let group = group.split('.').next().unwrap_or_default();
+    // The numbers stayed when these became v1.
+    let version = match (group, version) {
+        ("batch" | "policy", "v1beta1") => "v1",
+        _ => version,
+    };
+    format!("{group}.{version}.{kind}")
 }
 
 enum Wire<'a> {

@@ -233,8 +233,11 @@ fn special(out: &mut Vec<u8>, kind: &str, value: &Value) {
         }
         ("time", Value::String(text)) => {
             if let Ok(at) = text.parse::<Timestamp>() {
-                number(out, 1, at.as_second().cast_unsigned());
-                number(out, 2, i64::from(at.subsec_nanosecond()).cast_unsigned());
+                // The nanoseconds count forwards, also before 1970.
+                let nanos = at.subsec_nanosecond();
+                let seconds = at.as_second() - i64::from(nanos < 0);
+                number(out, 1, seconds.cast_unsigned());
+                number(out, 2, i64::from(nanos).rem_euclid(1_000_000_000).cast_unsigned());
             }
         }
         ("raw", other) => bytes(out, 1, other.to_string().as_bytes()),
