@@ -27,6 +27,10 @@ pub const MOST_BYTES: usize = 3 * 1024 * 1024;
 /// list it is in.
 pub(crate) const DEEPEST: usize = 110;
 
+/// How many parts of a YAML body may come from aliases and merge keys: what bombs multiply. A
+/// million, the parser's own bound, costs 80 MB and most of a second.
+const MOST_REPLAYED: usize = 50_000;
+
 /// What to do about fields that a type does not have, or that come twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FieldValidation {
@@ -192,7 +196,11 @@ fn parse(
             FieldValidation::Strict => serde_saphyr::DuplicateKeyPolicy::Error,
             _ => serde_saphyr::DuplicateKeyPolicy::LastWins,
         };
-        let options = serde_saphyr::options! { duplicate_keys: twice, with_snippet: false };
+        let options = serde_saphyr::options! {
+            duplicate_keys: twice,
+            with_snippet: false,
+            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPLAYED },
+        };
         serde_saphyr::with_deserializer_from_slice_with_options(body, options, |parser| {
             Seed::root(target.schema, &mut walk).deserialize(parser)
         })
