@@ -167,7 +167,8 @@ impl Failure {
     /// The same conflict, told of a subresource.
     pub(crate) fn of_subresource(mut self, resource: &Resource, subresource: &str) -> Self {
         let whole = format!("{}/{subresource}", resource.plural);
-        self.message = self.message.replacen(&qualified(resource), &whole, 1);
+        let shown = group_resource(&resource.group, &whole);
+        self.message = self.message.replacen(&qualified(resource), &shown, 1);
         if let Some(details) = &mut self.details {
             details["kind"] = json!(whole);
         }

@@ -51,6 +51,9 @@ pub fn validate(
     if let (Some(old), None) = (old, subresource) {
         frozen::check(resource, new, old, &mut causes);
     }
+    if resource.kind == "StatefulSet" {
+        claimed(new, &mut causes);
+    }
     if resource.kind == "Node" {
         // Kubernetes reports a node's taints where they stood long ago.
         for cause in causes.iter_mut().filter(|cause| cause.field.starts_with("spec.taints[")) {
@@ -59,6 +62,19 @@ pub fn validate(
     }
     causes.truncate(MOST);
     causes
+}
+
+/// A StatefulSet's pods get a volume of each claim template, which the pod's template cannot name.
+fn claimed(set: &Value, causes: &mut Vec<Cause>) {
+    let templates = set["spec"]["volumeClaimTemplates"].as_array();
+    let names = templates.into_iter().flatten().map(|one| &one["metadata"]["name"]);
+    let fine: Vec<Cause> = names.map(|name| Cause::not_found("", name)).collect();
+    let of_mount =
+        |field: &str| field.contains("].volumeMounts[") || field.contains("].volumeDevices[");
+    causes.retain(|cause| {
+        let known = fine.iter().any(|one| one.message == cause.message);
+        !(known && cause.reason == "FieldValueNotFound" && of_mount(&cause.field))
+    });
 }
 
 #[cfg(test)]

@@ -56,7 +56,11 @@ pub(super) async fn answer(
         manager: Some(&manager),
     };
     if target.verb == "get" {
-        let entry = write.live(&target.namespace, &target.name).await?;
+        let live = write.live(&target.namespace, &target.name).await;
+        let entry = live.map_err(|failure| match resource.custom {
+            None if failure.code == 404 => failure.of_subresource(resource, "scale"),
+            _ => failure,
+        })?;
         let scale = show(&places, &record::object(resource, &entry));
         return Ok(respond::value(StatusCode::OK, &scale, &call.output));
     }

@@ -22,6 +22,17 @@ const TRIES: usize = 12;
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
+/// Of the core group: what a deletion answers with as it last was.
+const ANSWERED_WHOLE: [&str; 7] = [
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "services",
+];
+
 /// How to delete.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
@@ -90,8 +101,8 @@ pub(crate) async fn delete(
     let target = &call.target;
     let namespace = if resource.namespaced { target.namespace.as_str() } else { "" };
     let removed = remove(core, Some(call), resource, namespace, &target.name, &options).await?;
-    let answers_object = resource.group.is_empty()
-        && matches!(resource.plural.as_str(), "pods" | "services" | "persistentvolumeclaims");
+    let answers_object =
+        resource.group.is_empty() && ANSWERED_WHOLE.contains(&resource.plural.as_str());
     match removed {
         Updated::Removed(last) if !answers_object => {
             let status = status::deleted(resource, &target.name, object::uid(&last));
@@ -200,7 +211,10 @@ async fn remove_once(
         }
         let deleted = core.store.delete(&entry.key, Expect::Modified(entry.modified)).await;
         deleted.map(|(_, revision)| {
-            let mut last = old;
+            // What could have had a grace tells that its end was wished for.
+            let graceful = new["metadata"]["deletionGracePeriodSeconds"].is_number()
+                && resource.storage_plural == "pods";
+            let mut last = if graceful { new } else { old };
             rules::after_delete(core, resource, &last);
             set_revision(&mut last, revision.0);
             Updated::Removed(last)

@@ -57,8 +57,8 @@ async fn a_dry_run_shows_and_keeps_nothing() {
     refused(server.get(&format!("{CONFIG_MAPS}/a")).await, 404, "NotFound");
     refused(
         server.create(&format!("{CONFIG_MAPS}?dryRun=Some"), &config_map("a", json!({}))).await,
-        400,
-        "BadRequest",
+        422,
+        "Invalid",
     );
     server.create(CONFIG_MAPS, &config_map("a", json!({"x": "1"}))).await.unwrap();
     server.send("DELETE", &format!("{CONFIG_MAPS}/a?dryRun=All"), None).await.unwrap();

@@ -96,6 +96,11 @@ fn whole(key: &str, value: &Value, parent: Option<&Schema>, fresh: bool) -> Set 
             Form::Map { named, .. } => !named || by_reference || !BY_VALUE.contains(&key),
             Form::List(_) => is_custom || !required,
         };
+    if !fresh && !is_custom && key == "podSelector" && value.as_object().is_some_and(Map::is_empty)
+    {
+        // A NetworkPolicy holds its selector by value too, and owns it as one.
+        return Set::default();
+    }
     let mut set = contents(value, schema, counts);
     if counts || set.is_empty() {
         set.mark();

@@ -6,6 +6,7 @@ use berth_api::{Quantity, names};
 use serde_json::{Value, json};
 
 use super::path::Path;
+use super::pod;
 use super::rules::{
     Fields, amounts, at_least, list, named, not_negative, number, object, port as any_port, text,
     unique,
@@ -218,7 +219,7 @@ fn resource_name(path: &Path<'_>, name: &str, causes: &mut Vec<Cause>) {
 }
 
 pub fn security(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
-    not_negative(path, fields, &["runAsUser", "runAsGroup"], causes);
+    pod::ids(path, fields, &["runAsUser", "runAsGroup"], causes);
     let is = |name: &str, word: bool| fields.get(name) == Some(&Value::Bool(word));
     if is("allowPrivilegeEscalation", false) && is("privileged", true) {
         let wrong = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";

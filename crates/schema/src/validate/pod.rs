@@ -204,8 +204,19 @@ pub fn host_alias(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
     }
 }
 
+/// Numbers of users and groups.
+pub fn ids(path: &Path<'_>, fields: &Fields, names: &[&str], causes: &mut Vec<Cause>) {
+    for name in names {
+        let found = number(fields, name);
+        if let Some(found) = found.filter(|found| !(0..=i64::from(i32::MAX)).contains(found)) {
+            let wrong = "must be between 0 and 2147483647, inclusive";
+            causes.push(Cause::invalid(path.field(name), &json!(found), wrong));
+        }
+    }
+}
+
 pub fn security(path: &Path<'_>, fields: &Fields, causes: &mut Vec<Cause>) {
-    not_negative(path, fields, &["runAsUser", "runAsGroup", "fsGroup"], causes);
+    ids(path, fields, &["runAsUser", "runAsGroup", "fsGroup"], causes);
     for (at, group) in list(fields, "supplementalGroups").iter().enumerate() {
         if group.as_i64().is_some_and(|group| group < 0) {
             let wrong = "must be between 0 and 2147483647, inclusive";

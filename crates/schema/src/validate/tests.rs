@@ -207,6 +207,24 @@ fn services_and_ingresses() {
 }
 
 #[test]
+fn a_stateful_set_mounts_what_it_claims() {
+    let set = |claim: &str| {
+        let mounts = json!([{"name": "data", "mountPath": "/data"}]);
+        let pod = json!({"containers": [{"name": "a", "image": "i", "volumeMounts": mounts}]});
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        json!({"spec": {
+            "serviceName": "a",
+            "selector": {"matchLabels": {"app": "a"}},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": pod},
+            "volumeClaimTemplates": [{"metadata": {"name": claim}, "spec": spec}],
+        }})
+    };
+    assert!(wrong("apps", "statefulsets", set("data")).is_empty());
+    let at = "spec.template.spec.containers[0].volumeMounts[0].name";
+    assert_eq!(wrong("apps", "statefulsets", set("other")), [format!("FieldValueNotFound {at}")]);
+}
+
+#[test]
 fn what_is_frozen_stays() {
     let set = |kind: &str, plural: &str, old: Value, pointer: &str, value: Value| {
         changed(kind, plural, old, pointer, value)
