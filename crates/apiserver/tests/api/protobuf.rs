@@ -176,3 +176,40 @@ async fn the_real_controller_manager_works_on_protobuf() {
     until(&server, name, "the namespace is emptied", gone).await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_scheduler_works_on_protobuf() {
+    let server = Server::start().await;
+    let name = "kube-scheduler";
+    let Some(_scheduler) = Program::start(name, &server, &[]) else { return };
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    server.create("/api/v1/nodes", &node).await.unwrap();
+    let room = json!({"cpu": "2", "memory": "4Gi", "pods": "10"});
+    let status = json!({"status": {
+        "capacity": room, "allocatable": room,
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }});
+    server.patch("/api/v1/nodes/n1/status", "merge-patch+json", &status).await.unwrap();
+    // A node is new and tainted until its agent has reported; no controller runs here.
+    let untainted = json!({"spec": {"taints": null}});
+    server.patch("/api/v1/nodes/n1", "merge-patch+json", &untainted).await.unwrap();
+
+    for (pod, cpu) in [("fits", "500m"), ("large", "64")] {
+        let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}});
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod},
+            "spec": {"containers": [container]},
+        });
+        server.create(PODS, &pod).await.unwrap();
+    }
+    let pod = async |name: &str| server.get(&format!("{PODS}/{name}")).await.unwrap();
+    let bound = async || pod("fits").await["spec"]["nodeName"] == "n1";
+    until(&server, name, "the pod that fits is bound", bound).await;
+    let refused = async || {
+        let conditions = pod("large").await["status"]["conditions"].clone();
+        let mut all = conditions.as_array().into_iter().flatten();
+        all.any(|one| one["type"] == "PodScheduled" && one["reason"] == "Unschedulable")
+    };
+    until(&server, name, "the other one says why not", refused).await;
+    server.stop().await;
+}
