@@ -55,6 +55,7 @@ impl Kubernetes {
             "--service-cluster-ip-range=10.43.0.0/16".into(),
             format!("--token-auth-file={}", at("tokens.csv")),
             "--authorization-mode=Node,RBAC".into(),
+            "--allow-privileged=true".into(),
             // The default, port 443 of the advertised address, is not to be had on loopback.
             "--endpoint-reconciler-type=none".into(),
         ];
