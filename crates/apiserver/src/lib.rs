@@ -9,7 +9,7 @@
 //! for single kinds; everything else is generic over JSON values. The idea of one handler driven by
 //! schemas is kube-apiserver's own for custom resources, here used for all.
 //!
-//! Refuses: protobuf in answers, aggregated API servers, admission webhooks, nodes/proxy.
+//! Refuses: aggregated API servers, conversion webhooks, nodes/proxy.
 
 mod admission;
 pub mod audit;
