@@ -81,12 +81,10 @@ pub(crate) fn is_known(api_version: &str, kind: &str) -> bool {
 
 /// The object with its envelope; none where its kind has no protobuf form.
 pub(crate) fn encode(object: &Value) -> Option<Vec<u8>> {
-    let (api_version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
+    // Discovery's oldest documents do not say their version.
+    let api_version = object["apiVersion"].as_str().unwrap_or("v1");
+    let kind = object["kind"].as_str()?;
     let form = form(api_version, kind)?;
-    // Discovery's lists are no lists of objects.
-    if matches!(form, Form::List(_)) && !object["items"].is_array() {
-        return None;
-    }
     let mut out = MAGIC.to_vec();
     nested(&mut out, 1, |out| {
         bytes(out, 1, api_version.as_bytes());

@@ -48,8 +48,17 @@ async fn built_in_kinds_are_answered_in_protobuf_and_custom_ones_are_not() {
 
     let one = format!("{CONFIG_MAPS}/a");
     let gone = format!("{CONFIG_MAPS}/gone");
-    for (path, code) in [(CONFIG_MAPS, 200), (one.as_str(), 200), (gone.as_str(), 404), (crds, 200)]
-    {
+    let answers = [
+        (CONFIG_MAPS, 200),
+        (one.as_str(), 200),
+        (gone.as_str(), 404),
+        (crds, 200),
+        ("/api", 200),
+        ("/api/v1", 200),
+        ("/apis", 200),
+        ("/apis/apps/v1", 200),
+    ];
+    for (path, code) in answers {
         let (answered, kind, body) = ask(&server, path, PROTOBUF).await;
         assert_eq!((answered, kind.as_str()), (code, PROTOBUF), "{path}");
         assert!(body.starts_with(b"k8s\0"), "{path}");

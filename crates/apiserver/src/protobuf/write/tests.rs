@@ -162,8 +162,9 @@ fn lists_and_frames_hold_their_objects() {
     let inside = encode(&pod).unwrap();
     assert!(frame.ends_with(&inside) && frame[4..].starts_with(b"\x0a\x05ADDED\x12"));
 
-    let discovery = json!({"apiVersion": "v1", "kind": "APIGroupList", "groups": []});
-    assert_eq!(encode(&discovery), None, "it comes as JSON");
+    let discovery = json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": []});
+    assert!(encode(&discovery).unwrap().ends_with(b"\x12\x04\x0a\x02v1"));
+    assert_eq!(encode(&json!({"major": "1", "minor": "36"})), None, "it comes as JSON");
     let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget"});
     assert_eq!(encode(&widget), None);
     let status = json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "code": 404});
