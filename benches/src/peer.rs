@@ -12,6 +12,8 @@ use berth_tests::until;
 /// The four processes; ended when dropped.
 pub struct Peer {
     processes: Vec<Child>,
+    /// How each was started.
+    commands: Vec<(PathBuf, Vec<String>)>,
     /// From the first start to a ready API server.
     pub ready_after: Duration,
     /// Of the API server.
@@ -55,8 +57,13 @@ impl Peer {
         let (client, peer) =
             (format!("http://127.0.0.1:{etcd}"), format!("http://127.0.0.1:{peers}"));
         let begun = Instant::now();
-        let mut started =
-            Self { processes: Vec::new(), ready_after: Duration::ZERO, port: api, _dir: dir };
+        let mut started = Self {
+            processes: Vec::new(),
+            commands: Vec::new(),
+            ready_after: Duration::ZERO,
+            port: api,
+            _dir: dir,
+        };
         let at = |name: &str| started._dir.path().join(name).display().to_string();
         let etcd = [
             format!("--data-dir={}", at("etcd")),
@@ -111,6 +118,24 @@ impl Peer {
         self._dir.path().join("pki").join("apiserver.crt")
     }
 
+    /// Ends it hard and starts it on the data it left; how long until it was ready again.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn restart(&mut self) -> Result<Duration> {
+        for mut process in self.processes.drain(..).rev() {
+            process.kill()?;
+            process.wait()?;
+        }
+        let begun = Instant::now();
+        for (program, words) in std::mem::take(&mut self.commands) {
+            self.spawn(&program, &words)?;
+        }
+        let port = self.port;
+        until("kube-apiserver is ready again", Duration::from_secs(90), || ready(port))?;
+        Ok(begun.elapsed())
+    }
+
     fn spawn(&mut self, program: &Path, words: &[String]) -> Result<()> {
         let process = Command::new(program)
             .args(words)
@@ -120,6 +145,7 @@ impl Peer {
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
         self.processes.push(process);
+        self.commands.push((program.to_owned(), words.to_vec()));
         Ok(())
     }
 }

@@ -75,21 +75,46 @@ impl Connection {
         tokio::time::timeout(PATIENCE, self.ask_patiently(request)).await.context("no answer")?
     }
 
+    /// As [`Connection::ask`], for who does not look at the body: it is not kept.
+    ///
+    /// # Errors
+    /// When the connection breaks or a minute passes.
+    pub async fn ask_status(&mut self, request: &[u8]) -> Result<u16> {
+        let asked = async {
+            let (status, length) = self.head(request).await?;
+            let Some(mut left) = length else { return self.rest(status).await };
+            loop {
+                let here = left.min(self.buffer.len());
+                self.buffer.drain(..here);
+                left -= here;
+                if left == 0 {
+                    return Ok(status);
+                }
+                self.fill().await?;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.context("no answer")?
+    }
+
+    /// The rest of an answer in chunks.
+    async fn rest(&mut self, status: u16) -> Result<u16> {
+        self.body.clear();
+        loop {
+            let line = self.line().await?;
+            let size = usize::from_str_radix(line.trim(), 16).context("a chunk's size")?;
+            self.take(size).await?;
+            self.line().await?;
+            if size == 0 {
+                return Ok(status);
+            }
+        }
+    }
+
     async fn ask_patiently(&mut self, request: &[u8]) -> Result<u16> {
         let (status, length) = self.head(request).await?;
         self.body.clear();
-        match length {
-            Some(length) => self.take(length).await?,
-            None => loop {
-                let line = self.line().await?;
-                let size = usize::from_str_radix(line.trim(), 16).context("a chunk's size")?;
-                self.take(size).await?;
-                self.line().await?;
-                if size == 0 {
-                    break;
-                }
-            },
-        }
+        let Some(length) = length else { return self.rest(status).await };
+        self.take(length).await?;
         Ok(status)
     }
 
@@ -134,7 +159,7 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        self.buffer.reserve(16 * 1024);
+        self.buffer.reserve(64 * 1024);
         if self.stream.read_buf(&mut self.buffer).await? == 0 {
             bail!("the connection ended");
         }

@@ -9,6 +9,7 @@ use tokio::task::LocalSet;
 
 use super::client::{Connection, Target};
 use super::side::Side;
+use super::streams;
 
 const CONNECTIONS: usize = 64;
 const NODES: usize = 1_000;
@@ -24,6 +25,8 @@ const PACED: Duration = Duration::from_secs(6);
 pub enum Round {
     Creates,
     Reads,
+    /// Over HTTP/2.
+    Streams,
     Lists,
 }
 
@@ -32,6 +35,7 @@ impl Round {
         match self {
             Self::Creates => "creates",
             Self::Reads => "reads",
+            Self::Streams => "http2-reads",
             Self::Lists => "lists-of-500",
         }
     }
@@ -70,7 +74,7 @@ fn lease(name: &str) -> String {
 
 /// A pod of some 3 KiB, on one of the nodes.
 fn pod(at: usize) -> String {
-    let variables: Vec<String> = (0..24)
+    let variables: Vec<String> = (0..30)
         .map(|one| format!("{{\"name\":\"SETTING_{one}\",\"value\":\"{}\"}}", "v".repeat(60)))
         .collect();
     format!(
@@ -98,16 +102,14 @@ pub async fn prepare(side: &Side) -> Result<()> {
     let status =
         connection.ask(&side.target.request("POST", "/api/v1/namespaces", JSON, leases)).await?;
     ensure!(matches!(status, 201 | 409), "a namespace: {status}");
-    for at in 0..600 {
-        let body = config_map(&format!("base-{at}"));
-        let status = connection.ask(&side.target.request("POST", MAPS, JSON, &body)).await?;
-        ensure!(status == 201, "a ConfigMap: {status}");
-    }
     Ok(())
 }
 
 /// A round over 64 connections; each has one request under way.
 pub async fn run(side: &Side, round: Round, turn: usize, lasts: Duration) -> Result<Done> {
+    if round == Round::Streams {
+        return streams::reads(&side.target, lasts).await;
+    }
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         connections.push(Connection::open(&side.target).await?);
@@ -125,13 +127,13 @@ pub async fn run(side: &Side, round: Round, turn: usize, lasts: Duration) -> Res
                         let body = config_map(&format!("made-{turn}-{lane}-{count}"));
                         target.request("POST", MAPS, JSON, &body)
                     }
-                    Round::Reads => {
+                    Round::Reads | Round::Streams => {
                         let at = (lane as u64 * 31 + count) % 600;
-                        target.request("GET", &format!("{MAPS}/base-{at}"), "", "")
+                        target.request("GET", &format!("{MAPS}/fill-{at}"), "", "")
                     }
                     Round::Lists => target.request("GET", &format!("{MAPS}?limit=500"), "", ""),
                 };
-                let status = connection.ask(&request).await?;
+                let status = connection.ask_status(&request).await?;
                 ensure!(matches!(status, 200 | 201), "{}: {status}", round.name());
                 count += 1;
             }
@@ -277,7 +279,7 @@ pub async fn paced(side: &Side, mix: &Mix, rate: u32) -> Result<Seen> {
                         next.set(at + 1);
                         let due = begun + Duration::from_secs(1) * at as u32 / rate;
                         tokio::time::sleep_until(due.into()).await;
-                        let status = connection.ask(&mix.request(at, rate)).await?;
+                        let status = connection.ask_status(&mix.request(at, rate)).await?;
                         late.borrow_mut().push(due.elapsed());
                         if !matches!(status, 200 | 201) {
                             failed.set(failed.get() + 1);

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use berth_tests::until;
@@ -30,6 +30,11 @@ impl Side {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Puts all its processes in their place.
+    pub fn pin(&self, place: Place) -> Result<()> {
+        self.pids.iter().try_for_each(|pid| pin(*pid, place))
+    }
+
     /// Resident memory in MiB.
     pub fn resident(&self) -> f64 {
         let pages: u64 = self
@@ -42,6 +47,35 @@ impl Side {
             .sum();
         pages as f64 * 4.0 / 1024.0
     }
+}
+
+/// On which processor a process and all its threads run.
+#[derive(Clone, Copy)]
+pub enum Place {
+    Client,
+    Server,
+    Anywhere,
+}
+
+/// Puts a process in its place: where client and servers share processors, how the kernel mixes
+/// them decides the figures. On a machine with one processor nothing is done.
+pub fn pin(pid: i32, place: Place) -> Result<()> {
+    let count = std::thread::available_parallelism()?.get();
+    // The client was pinned by an earlier call, which is not to be taken for the whole machine.
+    let all = std::fs::read_to_string("/sys/devices/system/cpu/online");
+    let all = all.unwrap_or_else(|_| format!("0-{}", count - 1)).trim().to_owned();
+    if all == "0" {
+        return Ok(());
+    }
+    let list = match place {
+        Place::Client => "0",
+        Place::Server => "1",
+        Place::Anywhere => &all,
+    };
+    let ran = Command::new("taskset").args(["-a", "-c", "-p", list, &pid.to_string()]).output();
+    let ran = ran.context("running taskset")?;
+    ensure!(ran.status.success(), "taskset: {}", String::from_utf8_lossy(&ran.stderr));
+    Ok(())
 }
 
 fn ticks(pid: i32) -> Option<u64> {

@@ -17,7 +17,8 @@ use super::side::Side;
 const WATCHERS: usize = 1_000;
 const LOOKING: usize = 16;
 const PER_SECOND: u32 = 500;
-const WRITERS: usize = 8;
+/// As many as let the pace be kept while each waits for its answer.
+const WRITERS: usize = 100;
 const LASTS: Duration = Duration::from_secs(8);
 /// How long after the last change the last frames may come.
 const AFTER: Duration = Duration::from_secs(15);
@@ -130,15 +131,18 @@ fn look(bytes: &[u8], begun: Instant, late: &mut Vec<u64>, heard: &Cell<u64>) ->
 /// One writer's share of the changes, at its pace.
 async fn write(target: Target, lane: usize, begun: Instant, written: Rc<Cell<u64>>) -> Result<()> {
     let mut connection = Connection::open(&target).await?;
-    let path = format!("/api/v1/namespaces/default/configmaps/base-{lane}");
-    let mut pace = tokio::time::interval(Duration::from_secs(1) * WRITERS as u32 / PER_SECOND);
+    let path = format!("/api/v1/namespaces/default/configmaps/fill-{lane}");
+    let step = Duration::from_secs(1) * WRITERS as u32 / PER_SECOND;
+    let mut due = Instant::now() + step * lane as u32 / WRITERS as u32;
     let end = Instant::now() + LASTS;
-    while Instant::now() < end {
-        pace.tick().await;
-        let sent = begun.elapsed().as_micros();
+    while due < end {
+        // A change that is sent late is late from when it was due.
+        tokio::time::sleep_until(due.into()).await;
+        let sent = due.duration_since(begun).as_micros();
+        due += step;
         let body = format!("{{\"data\":{{\"filler\":null,\"sent\":\"{sent:012}\"}}}}");
         let kind = "application/merge-patch+json";
-        let status = connection.ask(&target.request("PATCH", &path, kind, &body)).await?;
+        let status = connection.ask_status(&target.request("PATCH", &path, kind, &body)).await?;
         ensure!(status == 200, "a change: {status}");
         written.set(written.get() + 1);
     }
