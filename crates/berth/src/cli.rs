@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{backup, completion, deploy, down, exec, images, instance, logs, restore, sim, status, up};
+use crate::{
+    backup, completion, deploy, down, exec, images, instance, logs, restore, scheduler, sim, status,
+    up, why,
+};
 
 /// A container cloud in one binary.
 #[derive(Parser, Debug)]
@@ -60,6 +63,10 @@ enum Command {
     Images(images::Options),
     /// Rehearse scheduling policies, or register hollow nodes
     Sim(sim::Options),
+    /// Say why a pod is on its node, or on none
+    Why(why::Options),
+    /// Schedule pods of any Kubernetes, beside its own scheduler
+    Scheduler(scheduler::Options),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -91,6 +98,8 @@ impl Cli {
             Command::Backup(options) => on_one_thread(backup::run(&global, options)),
             Command::Restore(options) => restore::run(&global, &options),
             Command::Sim(options) => sim::run(&global, options),
+            Command::Why(options) => on_one_thread(why::run(&global, options)),
+            Command::Scheduler(options) => scheduler::run(&global, options),
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),
             Command::Dns(options) => up::parts::dns(options),

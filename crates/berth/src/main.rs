@@ -16,10 +16,12 @@ mod pods;
 mod ports;
 mod progress;
 mod restore;
+mod scheduler;
 mod sim;
 mod status;
 mod store;
 mod up;
+mod why;
 
 use clap::Parser;
 

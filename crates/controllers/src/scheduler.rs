@@ -22,15 +22,18 @@
 
 mod act;
 mod board;
+mod extender;
 mod extras;
+mod health;
 mod leader;
+mod live;
 mod metrics;
 mod wire;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use berth_daemon::Tasks;
+use berth_daemon::{Ready, Tasks};
 use berth_scheduler::Profile;
 use berth_scheduler::profile::ProfileError;
 use futures::StreamExt;
@@ -47,6 +50,9 @@ use act::Act;
 use board::{Board, Decision, Outcome};
 use leader::Leadership;
 
+pub use extender::serve as serve_extender;
+pub use health::serve as serve_health;
+pub use live::{LookError, Rating, Share, Standing, Why, Worth, why};
 pub use metrics::metrics;
 
 /// Reports under way at once: bindings go first.
@@ -141,13 +147,32 @@ impl Config {
     }
 }
 
+/// A scheduler at work, for those who ask it. Cheap to clone.
+#[derive(Clone)]
+pub struct Scheduler {
+    act: Arc<Act>,
+    ready: Ready,
+}
+
+impl Scheduler {
+    /// Whether it has seen the whole cluster.
+    pub fn is_ready(&self) -> bool {
+        self.ready.is_ready()
+    }
+}
+
 /// Starts the scheduler in `tasks`; it writes with `client`, as a user of its own.
 pub fn start(client: Client, world: &Arc<World>, tasks: &Tasks) {
     start_with(client, world, Config::default(), tasks);
 }
 
 /// As [`start`], as configured. The configuration has been validated.
-pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Tasks) {
+pub fn start_with(
+    client: Client,
+    world: &Arc<World>,
+    config: Config,
+    tasks: &Tasks,
+) -> Scheduler {
     let board = Arc::new(Mutex::new(Board::new(config.profiles.clone())));
     let changed = Arc::new(Notify::new());
     let csi: Cache<CSINode> = Cache::default();
@@ -174,17 +199,22 @@ pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Ta
         let load = extras::follow_load(client.clone(), Arc::clone(world), Arc::clone(&board));
         tasks.spawn_until_stop("scheduler-load", load);
     }
+    // Events name who wrote them: the profile's name, the first's where there are several.
+    let controller = config.profiles.first().map(|profile| profile.scheduler_name.clone());
+    let act = Arc::new(Act {
+        recorder: Recorder::new(
+            client.clone(),
+            Reporter { controller: controller.unwrap_or_default(), instance: None },
+        ),
+        client: client.clone(),
+        world: Arc::clone(world),
+        board: Arc::clone(&board),
+        leadership: leadership.clone(),
+    });
+    let scheduler = Scheduler { act: Arc::clone(&act), ready: Ready::default() };
     let driver = Driver {
-        act: Act {
-            recorder: Recorder::new(
-                client.clone(),
-                Reporter { controller: "default-scheduler".to_owned(), instance: None },
-            ),
-            client: client.clone(),
-            world: Arc::clone(world),
-            board: Arc::clone(&board),
-            leadership: leadership.clone(),
-        },
+        act,
+        ready: scheduler.ready.clone(),
         csi,
         board,
         changed,
@@ -192,6 +222,7 @@ pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Ta
         config,
     };
     tasks.spawn_until_stop("scheduler", driver.run(client));
+    scheduler
 }
 
 /// A name that no other process has.
@@ -200,7 +231,8 @@ fn identity() -> String {
 }
 
 struct Driver {
-    act: Act,
+    act: Arc<Act>,
+    ready: Ready,
     csi: Cache<CSINode>,
     board: Arc<Mutex<Board>>,
     changed: Arc<Notify>,
@@ -212,6 +244,7 @@ impl Driver {
     async fn run(self, client: Client) {
         self.act.world.ready().await;
         self.csi.ready().await;
+        self.ready.set(true);
         let reservations = extras::follow_reservations(
             client,
             Arc::clone(&self.board),
@@ -247,7 +280,7 @@ impl Driver {
             }
             let wake = if room > 0 { wake } else { budget.next(now) };
             tokio::select! {
-                Some(()) = bindings.next(), if !bindings.is_empty() => {}
+                Some(_) = bindings.next(), if !bindings.is_empty() => {}
                 Some(()) = reports.next(), if !reports.is_empty() => {}
                 () = self.changed.notified() => {}
                 () = wake_at(wake) => {}

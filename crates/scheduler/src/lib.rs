@@ -20,6 +20,7 @@ pub mod gpu;
 pub mod policy;
 pub mod preempt;
 pub mod profile;
+mod rating;
 pub mod reservation;
 pub mod selector;
 pub mod snapshot;

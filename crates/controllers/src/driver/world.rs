@@ -2,9 +2,11 @@
 
 use berth_api::app::App;
 use berth_daemon::Tasks;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -19,7 +21,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 
 use super::cache::{Cache, Kept};
-use super::feed::{Objects, follow};
+use super::feed::{Objects, Sink, follow};
 
 /// The name of the ConfigMap with the cluster's CA in every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
@@ -52,8 +54,14 @@ pub struct World {
     pub replica_sets: Cache<ReplicaSet>,
     /// All DaemonSets.
     pub daemon_sets: Cache<DaemonSet>,
+    /// All StatefulSets.
+    pub stateful_sets: Cache<StatefulSet>,
+    /// All ControllerRevisions.
+    pub revisions: Cache<ControllerRevision>,
     /// All Jobs.
     pub jobs: Cache<Job>,
+    /// All CronJobs.
+    pub cron_jobs: Cache<CronJob>,
     /// All Ingresses.
     pub ingresses: Cache<Ingress>,
     /// All ClusterRoles.
@@ -92,7 +100,10 @@ impl World {
             deployments: everything.of(),
             replica_sets: everything.of(),
             daemon_sets: everything.of(),
+            stateful_sets: everything.of(),
+            revisions: everything.of(),
             jobs: everything.of(),
+            cron_jobs: everything.of(),
             ingresses: everything.of(),
             cluster_roles: everything.of(),
             budgets: everything.of(),
@@ -103,6 +114,39 @@ impl World {
             storage_classes: everything.of(),
             quotas: everything.of(),
             autoscalers: everything.of(),
+            client,
+        }
+    }
+
+    /// Begins to follow what a scheduler reads, in `tasks`; every other cache is empty and stays so.
+    pub fn for_scheduler(client: Client, tasks: &Tasks) -> Self {
+        let read = Start { client: &client, tasks };
+        Self {
+            pods: read.of(),
+            nodes: read.of(),
+            namespaces: read.of(),
+            services: read.of(),
+            replica_sets: read.of(),
+            budgets: read.of(),
+            volumes: read.of(),
+            claims: read.of(),
+            storage_classes: read.of(),
+            service_accounts: empty(),
+            root_cas: empty(),
+            endpoints: empty(),
+            endpoint_slices: empty(),
+            deployments: empty(),
+            daemon_sets: empty(),
+            jobs: empty(),
+            ingresses: empty(),
+            cluster_roles: empty(),
+            leases: empty(),
+            apps: empty(),
+            quotas: empty(),
+            autoscalers: empty(),
+            cron_jobs: empty(),
+            revisions: empty(),
+            stateful_sets: empty(),
             client,
         }
     }
@@ -120,7 +164,10 @@ impl World {
         self.deployments.ready().await;
         self.replica_sets.ready().await;
         self.daemon_sets.ready().await;
+        self.stateful_sets.ready().await;
+        self.revisions.ready().await;
         self.jobs.ready().await;
+        self.cron_jobs.ready().await;
         self.ingresses.ready().await;
         self.cluster_roles.ready().await;
         self.budgets.ready().await;
@@ -148,6 +195,13 @@ impl World {
             Reporter { controller: controller.to_owned(), instance: None },
         )
     }
+}
+
+/// A cache that nobody fills.
+fn empty<K: Kept>() -> Cache<K> {
+    let cache = Cache::default();
+    cache.replace(Vec::new(), 0);
+    cache
 }
 
 struct Start<'a> {

@@ -40,9 +40,12 @@ pub struct Act {
 
 impl Act {
     /// Binds a pod where it was decided to go, its claims first.
-    pub async fn bind(&self, decision: Decision) {
+    ///
+    /// # Errors
+    /// Why it is not bound; the room is given back.
+    pub async fn bind(&self, decision: Decision) -> Result<(), Error> {
         let Decision { key, pod, outcome, waited, attempts } = decision;
-        let Outcome::Bind(placement) = outcome else { return };
+        let Outcome::Bind(placement) = outcome else { return Ok(()) };
         let begun = Instant::now();
         let bound = async {
             if !pod.claims.is_empty() {
@@ -61,6 +64,7 @@ impl Act {
                 if let Err(error) = limited(told).await {
                     tracing::debug!(pod = %key, error = %chain(&error), "event not written");
                 }
+                Ok(())
             }
             Err(error) => {
                 metrics::attempt("error", begun.elapsed());
@@ -75,6 +79,7 @@ impl Act {
                 let like = object.as_ref().and_then(|pod| wire::like(&self.world, pod));
                 let mut board = self.board.lock().expect("no holder of the lock panics");
                 board.give_back(&key, object.as_deref(), like, Instant::now());
+                Err(error)
             }
         }
     }

@@ -12,6 +12,7 @@
 //!
 //! Source: the three queues and the queueing hints of kube-scheduler (KEP-4247).
 
+pub mod asked;
 mod attempt;
 
 use std::cmp::Reverse;

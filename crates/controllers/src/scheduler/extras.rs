@@ -106,6 +106,25 @@ fn share(used: &BTreeMap<String, String>, node: &Node) -> Option<Load> {
     })
 }
 
+/// Puts reservations and, where asked for, measured use on a board once; nothing is written.
+///
+/// # Errors
+/// What could not be listed.
+pub async fn look(client: &Client, world: &World, board: &Shared, load: bool) -> kube::Result<()> {
+    let wanted = limited(list(client)).await?;
+    let measured = if load { limited(node_metrics(client)).await? } else { None };
+    let mut board = board.lock().expect("no holder of the lock panics");
+    if !wanted.is_empty() {
+        settle(&mut board.cluster, &wanted, Timestamp::now().as_second());
+    }
+    for node in world.nodes.all() {
+        let name = node.name_any();
+        let used = measured.as_ref().and_then(|measured| measured.get(&name));
+        board.cluster.set_load(&name, used.and_then(|used| share(used, &node)));
+    }
+    Ok(())
+}
+
 /// Sets and keeps the slots of all reservations.
 pub async fn follow_reservations(
     client: Client,

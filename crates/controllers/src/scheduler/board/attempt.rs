@@ -55,7 +55,7 @@ impl Board {
     }
 
     /// The pod with what its volumes ask of a node.
-    fn with_volumes(&self, pod: &Arc<Pod>) -> Result<Arc<Pod>, Unschedulable> {
+    pub(super) fn with_volumes(&self, pod: &Arc<Pod>) -> Result<Arc<Pod>, Unschedulable> {
         if pod.claims.is_empty() {
             return Ok(Arc::clone(pod));
         }
@@ -85,7 +85,7 @@ impl Board {
         self.cluster.decide(pod)
     }
 
-    fn assume(&mut self, key: &Key, pod: &Arc<Pod>, placement: &Placement) {
+    pub(super) fn assume(&mut self, key: &Key, pod: &Arc<Pod>, placement: &Placement) {
         let mut placed = Pod::clone(pod);
         placed.node = Some(placement.node.clone());
         let placed = Arc::new(placed);
