@@ -159,24 +159,25 @@ impl Call {
 }
 
 impl Call {
-    /// An object that a patch made, judged as a body of the resource.
+    /// An object that a patch made, judged as a body of the resource. A refusal shows it: `again`
+    /// makes it once more, so that those that are fine need not be copied.
     pub(crate) fn retype(
         &self,
         resource: &Resource,
         object: Value,
+        again: impl FnOnce() -> Option<Value>,
         warnings: &mut Vec<String>,
     ) -> Result<Value, Failure> {
         let validation = self.field_validation()?;
-        let decoded =
-            berth_schema::retype(resource, object.clone(), validation).map_err(|error| {
-                match validation {
-                    // What is unknown or said twice is a fault of the patch, not of what it made.
-                    FieldValidation::Strict if error.to_string().starts_with("strict decoding") => {
-                        Failure::bad_request(error.to_string())
-                    }
-                    _ => Failure::mistyped_patch(&object, &error.to_string()),
+        let decoded = berth_schema::retype(resource, object, validation).map_err(|error| {
+            match validation {
+                // What is unknown or said twice is a fault of the patch, not of what it made.
+                FieldValidation::Strict if error.to_string().starts_with("strict decoding") => {
+                    Failure::bad_request(error.to_string())
                 }
-            })?;
+                _ => Failure::mistyped_patch(&again().unwrap_or_default(), &error.to_string()),
+            }
+        })?;
         warnings.extend(decoded.warnings);
         Ok(decoded.object)
     }

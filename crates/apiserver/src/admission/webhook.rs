@@ -85,8 +85,9 @@ fn apply(
         _ => {}
     }
     let mut warnings = Vec::new();
-    let mut typed =
-        asked.call.retype(resource, patched, &mut warnings).map_err(|failure| failure.message)?;
+    let copy = patched.clone();
+    let retyped = asked.call.retype(resource, patched, || Some(copy), &mut warnings);
+    let mut typed = retyped.map_err(|failure| failure.message)?;
     berth_schema::default(resource, &mut typed);
     // Who an object is was settled before.
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {

@@ -1,12 +1,14 @@
 //! Namespaces: their life cycle, and that nothing is created in one that is not there to stay.
 
+use std::borrow::Cow;
+
 use berth_schema::Resource;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::object;
 use crate::server::Core;
 use crate::status::Failure;
-use crate::verbs;
+use crate::{object, record};
 
 /// What the cluster itself lives in.
 const PROTECTED: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -42,8 +44,29 @@ pub(crate) async fn must_be_active(
     namespace: &str,
     name: &str,
 ) -> Result<(), Failure> {
-    let found = verbs::found(core, "namespaces", "", namespace).await?;
-    if object::is_deleting(&found) || found["status"]["phase"] == "Terminating" {
+    /// What of a namespace decides; the rest is skipped over, not built.
+    #[derive(Default, Deserialize)]
+    struct Found<'a> {
+        #[serde(borrow, default)]
+        metadata: Meta<'a>,
+        #[serde(borrow, default)]
+        status: Status<'a>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Meta<'a> {
+        #[serde(borrow, default, rename = "deletionTimestamp")]
+        deleted: Option<Cow<'a, str>>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Status<'a> {
+        #[serde(borrow, default)]
+        phase: Option<Cow<'a, str>>,
+    }
+    let key = format!("{}{namespace}", record::kind_prefix("", "namespaces"));
+    let (entry, _) = core.store.get(key.as_bytes()).await?;
+    let entry = entry.ok_or_else(|| Failure::no_such("namespaces", namespace))?;
+    let found: Found<'_> = serde_json::from_slice(&entry.value).map_err(Failure::internal)?;
+    if found.metadata.deleted.is_some() || found.status.phase.as_deref() == Some("Terminating") {
         return Err(Failure::namespace_terminating(resource, name, namespace));
     }
     Ok(())

@@ -76,9 +76,9 @@ pub(crate) async fn patch(
     let updated = write
         .update(namespace, &target.name, |live| {
             warnings.clear();
-            let patched = patched(resource, kind, live, &call.body)?;
+            let make = || patched(resource, kind, live, &call.body);
             // What the patch brought in is judged as a body would be.
-            call.retype(resource, patched, &mut warnings)
+            call.retype(resource, make()?, || make().ok(), &mut warnings)
         })
         .await?;
     let mut response =
