@@ -153,6 +153,11 @@ impl ApiServer {
         in_process::client(self.core.clone(), user)
     }
 
+    /// Shows what another part of the process counts on `/metrics` too.
+    pub fn show_metrics(&self, render: fn() -> String) {
+        self.core.metrics.also(render);
+    }
+
     /// Logs what is changed, and sessions, from now on until the group stops.
     ///
     /// # Errors

@@ -93,6 +93,8 @@ pub(crate) struct Metrics {
     series: RwLock<HashMap<u64, Vec<Arc<Seen>>>>,
     hasher: RandomState,
     watches: AtomicI64,
+    /// What else this process counts, by those who count it.
+    others: RwLock<Vec<fn() -> String>>,
 }
 
 /// Counts a watch as open until it is dropped.
@@ -108,6 +110,11 @@ impl Metrics {
     pub(crate) fn watch(self: &Arc<Self>) -> OpenWatch {
         self.watches.fetch_add(1, Ordering::Relaxed);
         OpenWatch(self.clone())
+    }
+
+    /// Shows what `other` renders too, after its own.
+    pub(crate) fn also(&self, other: fn() -> String) {
+        self.others.write().expect("nothing panics while holding it").push(other);
     }
 
     /// Counts one request that was answered.
@@ -174,10 +181,12 @@ impl Metrics {
             let _ = writeln!(times, "{name}_count{{{labels}}} {count}");
         }
         let watches = self.watches.load(Ordering::Relaxed);
+        let others = self.others.read().expect("nothing panics while holding it").clone();
+        let others: String = others.into_iter().map(|other| other()).collect();
         format!(
             "{counts}{times}# HELP apiserver_longrunning_requests Watches open.\n\
              # TYPE apiserver_longrunning_requests gauge\n\
-             apiserver_longrunning_requests{{verb=\"WATCH\"}} {watches}\n"
+             apiserver_longrunning_requests{{verb=\"WATCH\"}} {watches}\n{others}"
         )
     }
 }
@@ -199,9 +208,11 @@ mod tests {
             metrics.count(&target(verb, "pods"), code, Duration::from_millis(millis));
         }
         metrics.count(&target("list", "pods"), 200, Duration::ZERO);
+        metrics.also(|| "scheduler_pending_pods 3\n".to_owned());
         let shown = metrics.render();
         let get = "verb=\"GET\",group=\"\",resource=\"pods\",subresource=\"\"";
         for line in [
+            "scheduler_pending_pods 3".to_owned(),
             format!("apiserver_request_total{{{get},code=\"200\"}} 2"),
             format!("apiserver_request_total{{{get},code=\"404\"}} 1"),
             format!("apiserver_request_duration_seconds_bucket{{{get},le=\"0.001\"}} 0"),

@@ -60,6 +60,7 @@ pub async fn start(instance: &Instance, tasks: &Tasks) -> Result<Cluster> {
     let l4 = part("system:kube-proxy", &["system:masters"]);
 
     start_controllers(instance, &pki, controllers, scheduler, tasks);
+    api.show_metrics(berth_controllers::scheduler::metrics);
     let l4_config = berth_balancer::l4::Config {
         instance: instance.name.clone(),
         pod_range: instance.options.pod_range,
