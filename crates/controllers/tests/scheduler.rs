@@ -357,3 +357,110 @@ async fn a_claim_that_waits_gets_a_volume_where_the_pod_goes() {
     eventually!("the pod is bound", ground.placed().await["p"].as_deref() == Some("b"));
     ground.end([scheduler]).await;
 }
+
+/// A free port's listener with what answers at it.
+async fn listen() -> (tokio::net::TcpListener, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+/// One HTTP request; its status and body.
+async fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extender_gives_room_once_however_many_ask() {
+    let ground = Ground::start().await;
+    ground.node("small", "1").await;
+    ground.node("large", "4").await;
+    for at in 0..8 {
+        let foreign = json!({ "spec": { "schedulerName": "foreign" } });
+        ground.pod(&format!("p{at}"), "1", foreign).await;
+    }
+    let tasks = Tasks::new();
+    let world = Arc::new(World::for_scheduler(ground.client.clone(), &tasks));
+    let config = Config::default().validate().unwrap();
+    let scheduler = start_with(ground.client.clone(), &world, config, &tasks);
+    let ((health, at_health), (extender, at)) = (listen().await, listen().await);
+    berth_controllers::scheduler::serve_health(scheduler.clone(), health, &tasks);
+    berth_controllers::scheduler::serve_extender(scheduler, extender, &tasks);
+    eventually!("it is ready", ask(&at_health, "GET", "/readyz", "").await.0 == 200);
+    let (_, shown) = ask(&at_health, "GET", "/metrics", "").await;
+    assert!(shown.contains("scheduler_pending_pods"), "{shown}");
+
+    let pods = ground.pods().list(&ListParams::default()).await.unwrap().items;
+    let mut large = pods[0].clone();
+    let asked: Value = json!({ "requests": { "cpu": "2" } });
+    large.spec.as_mut().unwrap().containers[0].resources =
+        Some(serde_json::from_value(asked).unwrap());
+    let args = json!({ "Pod": large, "Nodes": null, "NodeNames": ["large", "small", "gone"] });
+    let (status, body) = ask(&at, "POST", "/filter", &args.to_string()).await;
+    assert_eq!(status, 200, "{body}");
+    let filtered: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(filtered["NodeNames"], json!(["large"]));
+    assert_eq!(filtered["FailedNodes"]["small"], "Insufficient cpu");
+    assert_eq!(filtered["Error"], "");
+    let (_, body) = ask(&at, "POST", "/prioritize", &args.to_string()).await;
+    let rated: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(rated[0], json!({ "Host": "large", "Score": 10 }));
+    assert_eq!(ask(&at, "POST", "/filter", "{").await.0, 400);
+
+    // All want the small node, which has room for one, and then the large one.
+    let bind = async |pod: &Pod, node: &str| {
+        let args = json!({ "PodName": pod.name_any(), "PodNamespace": "default",
+            "PodUID": pod.metadata.uid, "Node": node });
+        let (status, body) = ask(&at, "POST", "/bind", &args.to_string()).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["Error"].as_str().unwrap().to_owned()
+    };
+    for node in ["small", "large"] {
+        let answers = futures::future::join_all(pods.iter().map(|pod| bind(pod, node))).await;
+        let bound = answers.iter().filter(|error| error.is_empty()).count();
+        assert_eq!(bound, if node == "small" { 1 } else { 4 }, "{answers:?}");
+    }
+    assert_eq!(ground.by_node().await, BTreeMap::from([("large".into(), 4), ("small".into(), 1)]));
+    ground.end([tasks]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_tells_of_a_pod_that_waits_and_of_one_that_is_placed() {
+    let ground = Ground::start().await;
+    for (name, cpu) in [("a", "2"), ("b", "4"), ("c", "8")] {
+        ground.node(name, cpu).await;
+    }
+    ground.pod("placed", "3", json!({ "spec": { "nodeName": "b" } })).await;
+    ground.pod("vast", "16", json!({})).await;
+    ground.pod("modest", "1", json!({ "spec": { "schedulerName": "foreign" } })).await;
+    let config = Config::default();
+    let ask = async |name: &str| {
+        berth_controllers::scheduler::why(&ground.client, &config, "default", name).await.unwrap()
+    };
+    let vast = ask("vast").await.unwrap();
+    assert_eq!((vast.nodes, vast.passed, vast.decision), (3, 0, None));
+    assert_eq!((vast.filters[0].name.as_str(), vast.filters[0].nodes), ("NodeResourcesFit", 3));
+    assert!(vast.remedies[0].contains("ask for less cpu"), "{:?}", vast.remedies);
+    let modest = ask("modest").await.unwrap();
+    assert_eq!((modest.passed, modest.decision.as_deref()), (3, Some("c")));
+    assert_eq!(modest.best[0].node, "c");
+    let total: i64 = modest.best[0].scores.iter().map(|worth| worth.value * worth.weight).sum();
+    assert_eq!(total, modest.best[0].total);
+    assert!(modest.notes[0].starts_with("foreign decides"), "{:?}", modest.notes);
+    let placed = ask("placed").await.unwrap();
+    assert_eq!((placed.node.as_deref(), placed.passed), (Some("b"), 2));
+    assert_eq!(placed.standing.unwrap().place, 2, "c would be better");
+    assert!(ask("nobody").await.is_none());
+    ground.end([]).await;
+}
