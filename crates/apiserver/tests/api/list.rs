@@ -119,3 +119,56 @@ async fn lists_come_as_tables_metadata_and_yaml() {
     assert!(matches!(refused, kube::Error::Api(status) if status.code == 406));
     server.stop().await;
 }
+
+/// The pods of a node come from an index; whatever happens to them, it says what a look at every pod
+/// would.
+#[tokio::test]
+async fn pods_of_a_node_follow_bindings_and_deletions() {
+    let server = Server::start().await;
+    for name in ["one", "two"] {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        server.create("/api/v1/nodes", &node).await.unwrap();
+    }
+    for (at, node) in [None, Some("one"), Some("two"), Some("one"), None].into_iter().enumerate() {
+        let mut pod = pod(&format!("p{at}"));
+        pod["spec"]["automountServiceAccountToken"] = json!(false);
+        // Found by the bytes, and not by the field.
+        pod["metadata"]["annotations"] = json!({"nodeName": "two"});
+        if let Some(node) = node {
+            pod["spec"]["nodeName"] = json!(node);
+        }
+        server.create(PODS, &pod).await.unwrap();
+    }
+    let check = async |node: &str, expected: &[&str]| {
+        for more in ["", "&resourceVersion=0", "&limit=1", "&limit=500", "&labelSelector=app"] {
+            for path in ["/api/v1/pods", PODS] {
+                let path = format!("{path}?fieldSelector=spec.nodeName%3D{node}{more}");
+                let (mut names, mut next) = (Vec::new(), String::new());
+                loop {
+                    let list = server.get(&format!("{path}{next}")).await.unwrap();
+                    for item in list["items"].as_array().unwrap() {
+                        names.push(item["metadata"]["name"].as_str().unwrap().to_owned());
+                    }
+                    let Some(text) = list["metadata"]["continue"].as_str() else { break };
+                    next = format!("&continue={text}");
+                }
+                assert_eq!(names, expected, "{path}");
+            }
+        }
+    };
+    check("one", &["p1", "p3"]).await;
+    check("two", &["p2"]).await;
+    let binding = json!({
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": "p0"},
+        "target": {"kind": "Node", "name": "two"},
+    });
+    server.create(&format!("{PODS}/p0/binding"), &binding).await.unwrap();
+    let now = json!({"gracePeriodSeconds": 0});
+    server.send("DELETE", &format!("{PODS}/p1"), Some(&now)).await.unwrap();
+    check("one", &["p3"]).await;
+    check("two", &["p0", "p2"]).await;
+    check("three", &[]).await;
+    server.stop().await;
+}
