@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -44,6 +44,8 @@ pub(crate) struct Snapshot<'a> {
     pub pods: &'a [Arc<Pod>],
     pub sets: &'a [Arc<ReplicaSet>],
     pub deployments: &'a [Arc<Deployment>],
+    /// StatefulSets of its namespace.
+    pub stateful_sets: &'a [Arc<StatefulSet>],
 }
 
 /// What is to be written, and when to look again.
@@ -151,6 +153,14 @@ fn owned_size(snapshot: &Snapshot<'_>, covered: &[&Arc<Pod>]) -> Result<i32, Str
     let mut sizes = BTreeMap::new();
     for pod in covered {
         let Some(owner) = controller_of(&pod.metadata) else { continue };
+        if owner.kind == "StatefulSet" {
+            let owns = |set: &&Arc<StatefulSet>| set.metadata.uid.as_deref() == Some(&owner.uid);
+            if let Some(set) = snapshot.stateful_sets.iter().find(owns) {
+                let size = set.spec.as_ref().and_then(|spec| spec.replicas);
+                sizes.insert(&set.metadata.uid, size.unwrap_or(1));
+            }
+            continue;
+        }
         if owner.kind != "ReplicaSet" {
             return Err(format!("{} {} has no scale", owner.kind, owner.name));
         }

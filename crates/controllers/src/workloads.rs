@@ -18,12 +18,14 @@ mod claim;
 mod daemonset;
 mod deployment;
 mod hash;
+mod history;
 mod job;
 pub(crate) mod pod;
 mod rank;
 pub(crate) mod recorder;
 mod replicaset;
 pub(crate) mod share;
+mod statefulset;
 pub(crate) mod wake;
 pub(crate) mod writes;
 
@@ -31,7 +33,8 @@ pub(crate) mod writes;
 pub fn start(world: &Arc<World>, tasks: &Tasks) {
     run(deployment::drive::Deployments::new(world), world, tasks);
     run(replicaset::drive::ReplicaSets::new(world), world, tasks);
-    run(daemonset::drive::DaemonSets::new(world, tasks), world, tasks);
+    run(daemonset::drive::DaemonSets::new(world), world, tasks);
+    run(statefulset::drive::StatefulSets::new(world), world, tasks);
     run(job::drive::Jobs::new(world), world, tasks);
 }
 

@@ -41,6 +41,16 @@ impl Controller for Disruptions {
                 budgets.list(namespace).iter().for_each(|b| waiting.add(Key::of(&b.metadata)));
             }
         });
+        let (waiting, budgets) = (queue.clone(), world.budgets.clone());
+        world.stateful_sets.subscribe(move |change| {
+            let size = |one: &k8s_openapi::api::apps::v1::StatefulSet| {
+                one.spec.as_ref().and_then(|spec| spec.replicas)
+            };
+            if change.old.map(|old| size(old)) != change.new.map(|new| size(new)) {
+                let namespace = change.latest().metadata.namespace.as_deref().unwrap_or_default();
+                budgets.list(namespace).iter().for_each(|b| waiting.add(Key::of(&b.metadata)));
+            }
+        });
     }
 
     async fn reconcile(&self, world: &World, key: &Key) -> Result<Option<Duration>, Error> {
@@ -51,6 +61,7 @@ impl Controller for Disruptions {
                 pods: &world.pods.list(&key.namespace),
                 sets: &world.replica_sets.list(&key.namespace),
                 deployments: &world.deployments.list(&key.namespace),
+                stateful_sets: &world.stateful_sets.list(&key.namespace),
             },
             Timestamp::now(),
         );

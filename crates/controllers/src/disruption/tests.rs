@@ -48,7 +48,17 @@ fn run(budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Plan {
     });
     let sets = [Arc::new(serde_json::from_value(set).expect("a set"))];
     let deployments = [Arc::new(serde_json::from_value(deployment).expect("a deployment"))];
-    plan(&Snapshot { budget, pods, sets: &sets, deployments: &deployments }, moment("00:10:00"))
+    let value = json!({"metadata": {"name": "db", "uid": "db"}, "spec": {"replicas": 4,
+        "selector": {}, "serviceName": "db", "template": {}}});
+    let stateful_sets = [Arc::new(serde_json::from_value(value).expect("a set"))];
+    let snapshot = Snapshot {
+        budget,
+        pods,
+        sets: &sets,
+        deployments: &deployments,
+        stateful_sets: &stateful_sets,
+    };
+    plan(&snapshot, moment("00:10:00"))
 }
 
 fn moment(time: &str) -> Timestamp {

@@ -10,24 +10,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{Node, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 
 use super::claim::{Claim, claim, picks};
-use super::{hash, pod, share};
+use super::history::{self, HASH, History, Subject};
+use super::{pod, share};
 
 pub(crate) mod drive;
 mod fit;
-
-/// The label that tells pods of one template from those of another.
-pub(crate) const HASH: &str = "controller-revision-hash";
-
-/// A pod that failed is removed no sooner than this after it began; otherwise a pod that fails at
-/// once would be made anew as fast as the API server allows.
-const FAILED_KEPT: SignedDuration = SignedDuration::from_secs(10);
 
 /// What a plan is made from.
 pub(crate) struct Snapshot<'a> {
@@ -44,10 +37,8 @@ pub(crate) struct Snapshot<'a> {
 /// What is to be done.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan {
-    /// The revision of the current template, where there is none yet or its number must rise.
-    pub revision: Option<ControllerRevision>,
-    /// Revisions that history no longer keeps.
-    pub forget: Vec<String>,
+    /// What becomes of its ControllerRevisions.
+    pub history: History,
     /// Orphans to take up.
     pub adopt: Vec<Arc<Pod>>,
     /// Pods to let go.
@@ -80,19 +71,15 @@ impl Wanted<'_> {
     }
 }
 
-/// The hash of the DaemonSet's current template.
-pub(crate) fn template_hash(set: &DaemonSet) -> String {
-    let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    set.spec.as_ref().map_or_else(String::new, |spec| hash::of_template(&spec.template, collisions))
-}
-
 /// Decides for one DaemonSet at `now`.
 pub(crate) fn plan(snapshot: &Snapshot<'_>, now: Timestamp) -> Plan {
     let set = snapshot.set;
     let Some(spec) = &set.spec else { return Plan::default() };
     let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    let wanted = Wanted { set, spec, min_ready, hash: template_hash(set), now };
-    let mut plan = Plan::default();
+    let history = revise(snapshot, spec);
+    let hash = history::hash_of(&history.current).to_owned();
+    let wanted = Wanted { set, spec, min_ready, hash, now };
+    let mut plan = Plan { history, ..Plan::default() };
     let on_nodes = gather(snapshot, &wanted, &mut plan);
     if set.metadata.deletion_timestamp.is_some() {
         return plan;
@@ -102,7 +89,6 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>, now: Timestamp) -> Plan {
         .iter()
         .filter_map(|node| Some((node.metadata.name.as_deref()?, fit::judge(&spec.template, node))))
         .collect();
-    revise(snapshot, &wanted, &mut plan);
     place(&wanted, &fits, &on_nodes, &mut plan);
     if spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete") {
         roll(&wanted, &fits, &on_nodes, &mut plan);
@@ -113,6 +99,21 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>, now: Timestamp) -> Plan {
     let next = waits.filter(|from| *from > now).min().map(|from| super::until(from, now));
     plan.again = plan.again.into_iter().chain(next).min();
     plan
+}
+
+fn revise(snapshot: &Snapshot<'_>, spec: &DaemonSetSpec) -> History {
+    let meta = &snapshot.set.metadata;
+    let subject = Subject {
+        meta,
+        owner: owner(meta),
+        template: &spec.template,
+        collisions: snapshot.set.status.as_ref().and_then(|status| status.collision_count),
+        limit: usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0),
+    };
+    history::plan(&subject, snapshot.revisions, |revision| {
+        let hash = history::hash_of(revision);
+        snapshot.pods.iter().any(|pod| pod::label(&pod.metadata, HASH) == hash)
+    })
 }
 
 /// Our pods by the node they run on or are meant for, oldest first.
@@ -163,7 +164,7 @@ fn place(
         let mut alive = Vec::new();
         for pod in pods.iter().filter(|p| !pod::is_terminating(p)) {
             if pod::is_finished(pod) {
-                match failed_until(pod).filter(|until| *until > wanted.now) {
+                match pod::replaced_from(pod).filter(|until| *until > wanted.now) {
                     Some(until) => {
                         let wait = super::until(until, wanted.now);
                         plan.again = plan.again.into_iter().chain([wait]).min();
@@ -189,10 +190,6 @@ fn place(
         let waiting = pods.iter().filter(|p| pod::node(p).is_none() && !pod::is_terminating(p));
         plan.delete.extend(waiting.cloned());
     }
-}
-
-fn failed_until(pod: &Pod) -> Option<Timestamp> {
-    pod.metadata.creation_timestamp.as_ref()?.0.checked_add(FAILED_KEPT).ok()
 }
 
 /// Replaces pods of earlier templates, as many at a time as the strategy allows.
@@ -298,61 +295,6 @@ fn status(
     status
 }
 
-/// The revision of the current template and what history no longer keeps.
-fn revise(snapshot: &Snapshot<'_>, wanted: &Wanted<'_>, plan: &mut Plan) {
-    let meta = &wanted.set.metadata;
-    let name = format!("{}-{}", meta.name.as_deref().unwrap_or_default(), wanted.hash);
-    let highest = snapshot.revisions.iter().map(|r| r.revision).max().unwrap_or(0);
-    let current = snapshot.revisions.iter().find(|r| r.metadata.name.as_ref() == Some(&name));
-    match current {
-        Some(current) if current.revision == highest => {}
-        Some(current) => {
-            plan.revision = Some(ControllerRevision { revision: highest + 1, ..current.clone() });
-        }
-        None => {
-            let mut labels = wanted.spec.template.metadata.as_ref().and_then(|m| m.labels.clone());
-            labels.get_or_insert_default().insert(HASH.into(), wanted.hash.clone());
-            plan.revision = Some(ControllerRevision {
-                metadata: ObjectMeta {
-                    name: Some(name.clone()),
-                    namespace: meta.namespace.clone(),
-                    labels,
-                    annotations: meta.annotations.clone().map(|mut all| {
-                        all.remove("kubectl.kubernetes.io/last-applied-configuration");
-                        all
-                    }),
-                    owner_references: Some(vec![owner(meta)]),
-                    ..Default::default()
-                },
-                data: Some(template_patch(&wanted.spec.template)),
-                revision: highest + 1,
-            });
-        }
-    }
-    let used = |revision: &ControllerRevision| {
-        let hash = pod::label(&revision.metadata, HASH);
-        snapshot.pods.iter().any(|p| pod::label(&p.metadata, HASH) == hash)
-    };
-    let mut idle: Vec<_> = snapshot
-        .revisions
-        .iter()
-        .filter(|r| r.metadata.name.as_ref() != Some(&name) && !used(r))
-        .collect();
-    idle.sort_by_key(|revision| revision.revision);
-    let limit = usize::try_from(wanted.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
-    let surplus = idle.len().saturating_sub(limit);
-    plan.forget = idle.iter().take(surplus).filter_map(|r| r.metadata.name.clone()).collect();
-}
-
-/// The patch that `kubectl rollout undo` sends to restore this template.
-fn template_patch(template: &PodTemplateSpec) -> RawExtension {
-    let mut template = serde_json::to_value(template).unwrap_or_default();
-    if let Some(fields) = template.as_object_mut() {
-        fields.insert("$patch".into(), "replace".into());
-    }
-    RawExtension(serde_json::json!({ "spec": { "template": template } }))
-}
-
 /// The reference that makes a DaemonSet the controller of its pods.
 pub(crate) fn owner(meta: &ObjectMeta) -> OwnerReference {
     OwnerReference {
@@ -366,12 +308,11 @@ pub(crate) fn owner(meta: &ObjectMeta) -> OwnerReference {
 }
 
 /// The pod of `set` for `node`.
-pub(crate) fn pod_for(set: &DaemonSet, node: &str) -> Option<Pod> {
+pub(crate) fn pod_for(set: &DaemonSet, hash: &str, node: &str) -> Option<Pod> {
     let spec = set.spec.as_ref()?;
     let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-    let hash = template_hash(set);
     let owner = owner(&set.metadata);
-    let mut pod = pod::from_template(&spec.template, namespace, owner, &[(HASH, &hash)]);
+    let mut pod = pod::from_template(&spec.template, namespace, owner, &[(HASH, hash)]);
     fit::pin(&mut pod, node);
     Some(pod)
 }

@@ -99,7 +99,7 @@ impl<'a> Wanted<'a> {
 
     /// The most pods there may be at a time.
     fn most(&self) -> i32 {
-        if self.replicas == 0 { 0 } else { self.replicas + self.surge }
+        if self.replicas == 0 { 0 } else { self.replicas.saturating_add(self.surge) }
     }
 }
 

@@ -53,6 +53,15 @@ pub(crate) fn is_active(pod: &Pod) -> bool {
     !is_finished(pod) && !is_terminating(pod)
 }
 
+/// A pod that ended is removed no sooner than this after it began; otherwise a pod that fails at
+/// once would be made anew as fast as the API server allows.
+const ENDED_KEPT: SignedDuration = SignedDuration::from_secs(10);
+
+/// From when on a pod that ended may be made anew.
+pub(crate) fn replaced_from(pod: &Pod) -> Option<Timestamp> {
+    pod.metadata.creation_timestamp.as_ref()?.0.checked_add(ENDED_KEPT).ok()
+}
+
 /// The node the pod is bound to.
 pub(crate) fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|name| !name.is_empty())

@@ -204,7 +204,19 @@ where
             after.entry(key).or_insert(Value::Null);
         }
     }
-    let mut patch = json!({ "status": status });
+    change_status(world, cache, meta, json!({ "status": status })).await
+}
+
+/// A merge patch of the status that is refused when the object is no longer the one at `meta`.
+///
+/// # Errors
+/// Any refusal, a conflict among them.
+pub(crate) async fn change_status<K: Owned>(
+    world: &World,
+    cache: &Cache<K>,
+    meta: &ObjectMeta,
+    mut patch: Value,
+) -> Result<(), Error> {
     guard(meta, &mut patch);
     let key = Key::of(meta);
     let api = world.api::<K>(&key.namespace);

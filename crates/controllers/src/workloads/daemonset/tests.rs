@@ -33,7 +33,8 @@ fn nodes() -> Vec<Arc<Node>> {
 }
 
 fn pod(set: &DaemonSet, name: &str, node: &str, hash: Option<&str>, ready: bool) -> Arc<Pod> {
-    let mut pod = pod_for(set, node).expect("it has a template");
+    let current = check(set, &[], &[]).history;
+    let mut pod = pod_for(set, history::hash_of(&current.current), node).expect("a template");
     pod.metadata.name = Some(name.into());
     pod.metadata.uid = Some(name.into());
     if let Some(hash) = hash {
@@ -124,17 +125,18 @@ fn in_a_surge_the_old_pod_goes_when_the_new_one_is_available() {
 #[test]
 fn a_template_is_kept_as_a_revision_that_undo_can_send() {
     let set = set(json!({}));
-    let revision = check(&set, &[], &[]).revision.expect("a revision");
-    assert_eq!(revision.revision, 1);
-    let data = revision.data.clone().expect("data").0;
-    assert_eq!(data["spec"]["template"]["$patch"], "replace");
-    let mut older = revision.clone();
-    older.metadata.name = Some("log-other".into());
-    older.revision = 7;
-    let revisions = [older, revision];
+    let history = check(&set, &[], &[]).history;
+    assert!(history.write && history.current.revision == 1);
+    let mut other = history.current.clone();
+    let data = other.data.as_mut().expect("data");
+    assert_eq!(data.0["spec"]["template"]["$patch"], "replace");
+    data.0["spec"]["template"]["spec"]["hostNetwork"] = json!(true);
+    other.metadata.name = Some("log-other".into());
+    other.revision = 7;
+    let revisions = [other, history.current];
     let snapshot = Snapshot { set: &set, nodes: &[], pods: &[], revisions: &revisions };
-    let again = plan(&snapshot, now()).revision.expect("its number rises");
-    assert_eq!(again.revision, 8);
+    let again = plan(&snapshot, now()).history;
+    assert!(again.write && again.current.revision == 8, "its number rises");
 }
 
 #[test]
