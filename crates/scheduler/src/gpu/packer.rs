@@ -37,6 +37,9 @@ pub struct Packer<S> {
     dropped: usize,
     /// Where in the order each node changed last.
     latest: Vec<usize>,
+    /// Numbers of the states that nodes are or were in, and the number of each node's.
+    states: HashMap<Node, u32>,
+    state: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,7 +53,18 @@ impl<S: Score> Packer<S> {
     /// On this cluster.
     pub fn new(cluster: Cluster, score: S) -> Self {
         let latest = vec![0; cluster.nodes().len()];
-        Self { cluster, score, classes: HashMap::new(), changes: Vec::new(), dropped: 0, latest }
+        let mut packer = Self {
+            cluster,
+            score,
+            classes: HashMap::new(),
+            changes: Vec::new(),
+            dropped: 0,
+            latest,
+            states: HashMap::new(),
+            state: Vec::new(),
+        };
+        packer.number();
+        packer
     }
 
     /// What is free.
@@ -118,12 +132,12 @@ impl<S: Score> Packer<S> {
             }
         }
         // Many nodes are alike, the empty ones above all: each state is scored once.
-        let mut known: HashMap<Node, u64> = HashMap::new();
-        let keys = nodes.iter().map(|node| {
+        let mut known: Vec<Option<u64>> = vec![None; self.states.len()];
+        let keys = nodes.iter().zip(&self.state).map(|(node, state)| {
             if !node.fits(demand) {
                 return 0;
             }
-            *known.entry(node.state()).or_insert_with(|| key(node))
+            *known[*state as usize].get_or_insert_with(|| key(node))
         });
         let best = Tournament::new(keys.collect());
         let winner = best.best();
@@ -140,5 +154,25 @@ impl<S: Score> Packer<S> {
         }
         self.latest[node] = self.dropped + self.changes.len();
         self.changes.push(node as u32);
+        // States that no node is in any more are forgotten once they are the most.
+        if self.states.len() > self.latest.len() * 2 {
+            return self.number();
+        }
+        let next = self.states.len() as u32;
+        let state = self.cluster.nodes()[node].state();
+        self.state[node] = *self.states.entry(state).or_insert(next);
+    }
+
+    /// Numbers the states of all nodes from 0.
+    fn number(&mut self) {
+        let states = &mut self.states;
+        states.clear();
+        let nodes = self.cluster.nodes().iter();
+        self.state = nodes
+            .map(|node| {
+                let next = states.len() as u32;
+                *states.entry(node.state()).or_insert(next)
+            })
+            .collect();
     }
 }

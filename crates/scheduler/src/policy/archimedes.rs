@@ -137,6 +137,8 @@ struct Size {
     demand: Demand,
     /// By cores.
     pods: Vec<Weighed>,
+    /// What one more of each of the first so many is worth together.
+    sums: Vec<f64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +187,13 @@ impl Worth {
                 sum += pod.next;
                 pod.next = sum;
             }
-            Size { demand, pods }
+            let mut sum = 0.0;
+            let sums = std::iter::once(0.0).chain(pods.iter().map(|pod| {
+                sum += pod.filled;
+                sum
+            }));
+            let sums = sums.collect();
+            Size { demand, pods, sums }
         });
         Self { sizes: sizes.collect() }
     }
@@ -193,7 +201,7 @@ impl Worth {
     /// Thousandths of devices that `node` could still give.
     pub fn of(&self, node: &Node) -> f64 {
         let mut worth = 0.0;
-        for Size { demand, pods } in &self.sizes {
+        for Size { demand, pods, sums } in &self.sizes {
             if !demand.takes(node.kind) {
                 continue;
             }
@@ -201,12 +209,15 @@ impl Worth {
             if most == 0 {
                 continue;
             }
-            let mut next = 0.0;
-            for pod in pods.iter().take_while(|pod| pod.cpu_milli <= node.cpu_milli) {
-                next = pod.next;
-                worth += pod.filled * f64::from(most.min(node.cpu_milli / pod.cpu_milli));
+            let some = pods.partition_point(|pod| pod.cpu_milli <= node.cpu_milli);
+            let Some(last) = some.checked_sub(1) else { continue };
+            // Those that run out of devices before cores need no division; most are of these.
+            let ample = pods[..some].partition_point(|pod| pod.cpu_milli <= node.cpu_milli / most);
+            worth += sums[ample] * f64::from(most);
+            for pod in &pods[ample..some] {
+                worth += pod.filled * f64::from(node.cpu_milli / pod.cpu_milli);
             }
-            worth += next * f64::from(usable);
+            worth += pods[last].next * f64::from(usable);
         }
         worth
     }
