@@ -1,10 +1,9 @@
-//! Deployments, ReplicaSets, DaemonSets and Jobs: how many pods of what there are to be.
+//! Deployments, ReplicaSets, DaemonSets, StatefulSets, Jobs and CronJobs: how many pods of what there
+//! are to be.
 //!
 //! Each controller is a pure `plan(&Snapshot, now) -> Plan` with its tables beside it, and a `drive`
 //! module that gathers the snapshot and carries the plan out. A plan never looks at a clock, a cache
 //! or the network, so a rehearsal runs the very same function.
-//!
-//! Refuses: StatefulSets and CronJobs, which are not served yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use jiff::Timestamp;
 use crate::driver::{World, run};
 
 mod claim;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod hash;
@@ -29,13 +29,14 @@ mod statefulset;
 pub(crate) mod wake;
 pub(crate) mod writes;
 
-/// Runs the four controllers in `tasks`.
+/// Runs the six controllers in `tasks`.
 pub fn start(world: &Arc<World>, tasks: &Tasks) {
     run(deployment::drive::Deployments::new(world), world, tasks);
     run(replicaset::drive::ReplicaSets::new(world), world, tasks);
     run(daemonset::drive::DaemonSets::new(world), world, tasks);
     run(statefulset::drive::StatefulSets::new(world), world, tasks);
     run(job::drive::Jobs::new(world), world, tasks);
+    run(cronjob::drive::CronJobs::new(world), world, tasks);
 }
 
 /// Something that people are told by an Event.

@@ -1,7 +1,7 @@
 //! What is stored without anybody acting on it, and what to tell the person who stores it.
 //!
 //! A kind is served whole, so that a manifest made for a larger cluster is taken; but a
-//! StatefulSet that never gets a pod, without a word, looks like a fault. The line goes when the
+//! ReplicationController that never gets a pod, without a word, looks like a fault. The line goes when the
 //! controller comes.
 
 use berth_schema::Resource;
@@ -13,8 +13,6 @@ const IDLE: &[(&str, &str, &str)] = &[
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies", "it is not evaluated"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "it is not evaluated"),
     ("apiregistration.k8s.io", "apiservices", "requests are not passed on to it"),
-    ("apps", "statefulsets", "no pods are made for it"),
-    ("batch", "cronjobs", "no Jobs are made for it"),
     ("certificates.k8s.io", "certificatesigningrequests", "nothing signs it"),
     ("networking.k8s.io", "networkpolicies", "all traffic stays allowed"),
 ];
@@ -53,11 +51,15 @@ mod tests {
             assert_eq!(on_create(resource, &object), expected, "{plural}");
         };
         check("apps", "deployments", json!({}), &[]);
+        check("apps", "statefulsets", json!({}), &[]);
         check(
-            "apps",
-            "statefulsets",
+            "",
+            "replicationcontrollers",
             json!({}),
-            &["this StatefulSet is stored, but no pods are made for it"],
+            &[
+                "this ReplicationController is stored, but no pods are made for it; use a \
+                 Deployment",
+            ],
         );
         let told = "the conversion webhook is stored, but not called";
         let definition = json!({"spec": {"conversion": {"strategy": "Webhook"}}});
