@@ -148,7 +148,10 @@ fn openid(core: &Core) -> Value {
 }
 
 fn metrics(core: &Core) -> Response<Body> {
-    let mut response = respond::text(StatusCode::OK, core.metrics.render() + &core.limits.render() + &core.audit.render());
+    let mut response = respond::text(
+        StatusCode::OK,
+        core.metrics.render() + &core.limits.render() + &core.audit.render(),
+    );
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

@@ -65,12 +65,7 @@ pub(crate) fn json(code: StatusCode, json: impl Into<Bytes>, output: &Output) ->
     finished(code, bytes, kind, output)
 }
 
-fn finished(
-    code: StatusCode,
-    bytes: Bytes,
-    kind: &'static str,
-    output: &Output,
-) -> Response<Body> {
+fn finished(code: StatusCode, bytes: Bytes, kind: &'static str, output: &Output) -> Response<Body> {
     let zipped = (output.gzip && bytes.len() >= GZIP_FROM).then(|| gzip(&bytes)).flatten();
     let is_zipped = zipped.is_some();
     let mut response = Response::new(body(zipped.map_or(bytes, Bytes::from)));

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{
-    backup, completion, deploy, down, exec, images, instance, logs, restore, scheduler, sim, status,
-    up, why,
+    backup, completion, deploy, down, exec, images, instance, logs, restore, scheduler, sim,
+    status, up, why,
 };
 
 /// A container cloud in one binary.

@@ -1,5 +1,7 @@
 //! The scheduler against a whole API server in this process, and nothing else: no nodes' agents.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers fail like the test
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! Claims, quotas and autoscalers against a whole API server in this process. No node's agent runs:
 //! what it would do about a volume is left undone, and the test looks that it was left to it.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers fail like the test
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -184,7 +184,10 @@ fn a_bad_line_is_named_by_line_and_column() {
         ("", "line 1, column 1: the file ends without the line `end`, it was cut"),
         ("{\"berth\":\"recording\",\"version\":9}\n", "version is 9"),
         ("{\"berth\":\"x\",\"version\":1}\n", "line 1, column 1: this is no recording"),
-        (&format!("{head}{{\"node\":{{\"name\":\"n\",\"cpu_milli\":-1"), "line 2, column 34: the line is not finished"),
+        (
+            &format!("{head}{{\"node\":{{\"name\":\"n\",\"cpu_milli\":-1"),
+            "line 2, column 34: the line is not finished",
+        ),
         (
             &format!("{head}{{\"node\":{{\"name\":\"n\",\"cpu_milli\":\"x\"}}}}\n"),
             "line 2, column 35",

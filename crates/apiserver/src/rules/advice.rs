@@ -56,10 +56,8 @@ mod tests {
             "",
             "replicationcontrollers",
             json!({}),
-            &[
-                "this ReplicationController is stored, but no pods are made for it; use a \
-                 Deployment",
-            ],
+            &["this ReplicationController is stored, but no pods are made for it; use a \
+                 Deployment"],
         );
         let told = "the conversion webhook is stored, but not called";
         let definition = json!({"spec": {"conversion": {"strategy": "Webhook"}}});

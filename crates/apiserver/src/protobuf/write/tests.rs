@@ -1,3 +1,5 @@
+//! What is written is read again the same, for every kind and every field that has a number.
+
 use std::collections::{BTreeSet, HashSet};
 
 use berth_schema::{Catalog, Schema, Shape};
