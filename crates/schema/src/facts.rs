@@ -132,7 +132,10 @@ fn read_field<'a>(
                 };
             }
             Some(("key", key)) => schema.merge.key = Some(key.to_owned()),
-            Some(("enum", words)) => schema.allowed = words.split('|').map(str::to_owned).collect(),
+            // A blank stands between words of the line, so those of a value are written as `~`.
+            Some(("enum", words)) => {
+                schema.allowed = words.split('|').map(|one| one.replace('~', " ")).collect();
+            }
             _ if word == "set" => schema.list = ListType::Set,
             _ if word == "atomic" => schema.atomic = !is_list,
             _ => required |= word == "required",

@@ -118,7 +118,7 @@ fn words(out: &mut String, schema: &Value) -> Result<()> {
     let allowed = texts(schema, "enum", "|");
     let allowed = if allowed.is_empty() { texts(&schema["items"], "enum", "|") } else { allowed };
     if !allowed.is_empty() {
-        write!(out, " enum={allowed}")?;
+        write!(out, " enum={}", allowed.replace(' ', "~"))?;
     }
     Ok(())
 }
