@@ -28,10 +28,16 @@ const REPORTED: [&str; 12] = [
     "node.kubernetes.io/windows-build",
 ];
 
-/// The node of an agent.
+/// The group of the agent that lives in the control plane's own process. All pods are on its node,
+/// so there is nothing to keep from it; it follows secrets and config maps as wholes, and says of
+/// its node that the control plane is there.
+const EMBEDDED: &str = "system:berth:embedded-agent";
+
+/// The node of an agent, when the agent is bounded to it.
 pub(crate) fn node_of(user: &User) -> Option<&str> {
     let name = user.name.strip_prefix("system:node:")?;
-    (user.is_in("system:nodes") && !user.is_master()).then_some(name)
+    let is_bounded = !user.is_master() && !user.is_in(EMBEDDED);
+    (user.is_in("system:nodes") && is_bounded).then_some(name)
 }
 
 /// Refuses what an agent may not write.

@@ -1,6 +1,7 @@
 //! The parts of a cluster, started in order, each on the public surface of its crate.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -11,6 +12,7 @@ use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use super::issuer::Keys;
 use crate::failure::{Exit, Failure};
 use crate::instance::{Instance, write_whole};
 
@@ -56,10 +58,11 @@ pub async fn start(instance: &Instance, tasks: &Tasks) -> Result<Cluster> {
     let controllers = part("system:kube-controller-manager", &["system:masters"]);
     let scheduler = part("system:kube-scheduler", &["system:masters"]);
     let node_user = format!("system:node:{}", instance.node_name);
-    let node = part(&node_user, &["system:nodes"]);
+    let node = part(&node_user, &["system:nodes", "system:berth:embedded-agent"]);
     let l4 = part("system:kube-proxy", &["system:masters"]);
 
-    start_controllers(instance, &pki, controllers, scheduler, tasks);
+    let issuer = Arc::new(Keys(api.issuer()));
+    start_controllers(instance, &pki, issuer, controllers, scheduler, tasks);
     api.show_metrics(berth_controllers::scheduler::metrics);
     let l4_config = berth_balancer::l4::Config {
         instance: instance.name.clone(),
@@ -148,11 +151,13 @@ async fn start_api(instance: &Instance, tasks: &Tasks) -> Result<(ApiServer, Pki
 fn start_controllers(
     instance: &Instance,
     pki: &Pki,
+    issuer: Arc<Keys>,
     controllers: Client,
     scheduler: Client,
     tasks: &Tasks,
 ) {
     let mut config = berth_controllers::Config::new(pki.ca_pem().to_owned());
+    config.issuer = Some(issuer);
     config.apps_domain.clone_from(&instance.options.apps_domain);
     config.balancer_http_port = instance.options.http_port;
     let world = berth_controllers::start(controllers, config, tasks);
