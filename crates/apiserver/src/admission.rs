@@ -16,6 +16,7 @@ mod pod_security;
 mod policy;
 mod quota;
 mod runtime_class;
+mod signing;
 mod storage_class;
 mod webhook;
 mod webhook_client;

@@ -6,6 +6,8 @@
 
 mod bootstrap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
@@ -18,12 +20,45 @@ use crate::rbac;
 use crate::record;
 use crate::server::Core;
 use crate::status::Failure;
-use crate::tokens::{Claims, Referent};
+use crate::tokens::{Claims, LastingClaims, Referent, Token, TokenError};
 use crate::user::{AUTHENTICATED, SERVICE_ACCOUNT, UNAUTHENTICATED, User};
 
 /// The user of a connection's verified client certificate, if it showed one.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer(pub(crate) Option<User>);
+
+/// What a token that holds says.
+pub(crate) struct Shown {
+    pub(crate) user: User,
+    /// Those asked for that it was made for.
+    pub(crate) audiences: Vec<String>,
+}
+
+/// Why a token gets nobody in.
+pub(crate) enum Refused {
+    /// It does not hold; the reason is for who reviews it, not for who shows it.
+    Token(String),
+    /// It cannot be told.
+    Failed(Failure),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Refused {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Token(reason) => {
+                tracing::debug!(reason, "token refused");
+                Failure::unauthorized()
+            }
+            Self::Failed(failure) => failure,
+        }
+    }
+}
 
 /// The user a verified certificate stands for: common name and organisations.
 pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
@@ -43,13 +78,9 @@ impl Core {
         peer: Option<&User>,
     ) -> Result<User, Failure> {
         if let Some(token) = bearer(headers) {
-            if let Some((id, secret)) = bootstrap::split(token) {
-                let found = self.core_object("secrets", "kube-system", &bootstrap::name(id)).await?;
-                let user = found.and_then(|one| bootstrap::user(&one, id, secret, Timestamp::now()));
-                return user.ok_or_else(Failure::unauthorized);
-            }
             let audience = self.audience();
-            return self.token_user(token, &[audience.as_str()]).await;
+            let shown = self.token(token, &[audience.as_str()]).await;
+            return shown.map(|shown| shown.user).map_err(Refused::into_failure);
         }
         if headers.contains_key(AUTHORIZATION) {
             return Err(Failure::unauthorized());
@@ -57,18 +88,37 @@ impl Core {
         Ok(peer.cloned().unwrap_or_else(User::anonymous))
     }
 
-    /// The user of a token.
-    pub(crate) async fn token_user(
-        &self,
-        token: &str,
-        audiences: &[&str],
-    ) -> Result<User, Failure> {
+    /// The user of a token, and for which of the audiences asked for it was made.
+    pub(crate) async fn token(&self, token: &str, asked: &[&str]) -> Result<Shown, Refused> {
+        let own = self.audience();
+        if let Some((id, secret)) = bootstrap::split(token) {
+            if !asked.contains(&own.as_str()) {
+                return Err(Refused::Token(TokenError::Foreign.to_string()));
+            }
+            let found = self.core_object("secrets", "kube-system", &bootstrap::name(id)).await?;
+            let user = found.and_then(|one| bootstrap::user(&one, id, secret, Timestamp::now()));
+            let user = user.ok_or_else(|| Refused::Token(TokenError::Foreign.to_string()))?;
+            return Ok(Shown { user, audiences: vec![own] });
+        }
         let now = Timestamp::now().as_second();
-        let claims = self.signer.check(token, audiences, now).map_err(|error| {
-            tracing::debug!(%error, "token refused");
-            Failure::unauthorized()
-        })?;
-        self.still_there(&claims).await?;
+        match self.signer.check(token, asked, now).map_err(|error| match error {
+            TokenError::Foreign => Refused::Token(error.to_string()),
+            other => Refused::Token(format!("[invalid bearer token, {other}]")),
+        })? {
+            Token::Bound(claims) => {
+                let user = self.bound_user(&claims).await?;
+                let for_it = |aud: &String| asked.contains(&aud.as_str());
+                Ok(Shown { user, audiences: claims.aud.into_iter().filter(for_it).collect() })
+            }
+            Token::Lasting(claims) => {
+                let user = self.lasting_user(token, &claims).await?;
+                Ok(Shown { user, audiences: vec![own] })
+            }
+        }
+    }
+
+    async fn bound_user(&self, claims: &Claims) -> Result<User, Refused> {
+        self.still_there(claims).await?;
         let bound = &claims.bound;
         let uid = bound.serviceaccount.uid.clone().unwrap_or_default();
         let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name, &uid);
@@ -89,35 +139,54 @@ impl Core {
         Ok(user)
     }
 
-    async fn still_there(&self, claims: &Claims) -> Result<(), Failure> {
+    /// The user of a token that lies in a secret, as long as it does.
+    async fn lasting_user(&self, token: &str, claims: &LastingClaims) -> Result<User, Refused> {
+        let gone = |what: &str| Refused::Token(format!("[invalid bearer token, {what}]"));
+        let secret = self.core_object("secrets", &claims.namespace, &claims.secret).await?;
+        let secret = secret.filter(|secret| !object::is_deleting(secret));
+        let secret = secret.ok_or_else(|| gone("Token has been invalidated"))?;
+        let held = STANDARD.decode(secret["data"]["token"].as_str().unwrap_or_default());
+        if !held.is_ok_and(|held| held == token.as_bytes()) {
+            return Err(gone("Token does not match server's copy"));
+        }
+        let account = Referent { name: claims.account.clone(), uid: Some(claims.uid.clone()) };
+        self.referent("serviceaccounts", &claims.namespace, &account).await?;
+        Ok(User::service_account(&claims.namespace, &claims.account, &claims.uid))
+    }
+
+    async fn still_there(&self, claims: &Claims) -> Result<(), Refused> {
         let bound = &claims.bound;
         let account = &bound.serviceaccount;
         self.referent("serviceaccounts", &bound.namespace, account).await?;
         if let Some(pod) = &bound.pod {
-            let pod = self.referent("pods", &bound.namespace, pod).await?;
-            // A minute after its end a pod has no more business here.
-            let deleted = object::meta(&pod, "deletionTimestamp").parse::<Timestamp>().ok();
-            if deleted.is_some_and(|at| at.as_second() + 60 < Timestamp::now().as_second()) {
-                return Err(Failure::unauthorized());
-            }
-        }
-        if let Some(secret) = &bound.secret {
+            self.referent("pods", &bound.namespace, pod).await?;
+        } else if let Some(secret) = &bound.secret {
             self.referent("secrets", &bound.namespace, secret).await?;
+        } else if let Some(node) = &bound.node {
+            // Of a pod's token the node is told, but it is the pod that it holds by.
+            self.referent("nodes", "", node).await?;
         }
         Ok(())
     }
 
-    /// The core object of this name, provided that it still has this UID.
+    /// The core object of this name, provided that it still has this UID and has not ended.
     async fn referent(
         &self,
         plural: &str,
         namespace: &str,
         referent: &Referent,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, Refused> {
+        let one = plural.trim_end_matches('s');
+        let gone = |what: &str| Refused::Token(format!("[invalid bearer token, {one} {what}]"));
         let found = self.core_object(plural, namespace, &referent.name).await?;
-        let found = found.ok_or_else(Failure::unauthorized)?;
+        let found = found.ok_or_else(|| gone("no longer exists"))?;
+        // A minute after its end nothing has any more business here.
+        let deleted = object::meta(&found, "deletionTimestamp").parse::<Timestamp>().ok();
+        if deleted.is_some_and(|at| at.as_second() + 60 < Timestamp::now().as_second()) {
+            return Err(gone("has been deleted"));
+        }
         match &referent.uid {
-            Some(uid) if uid != object::uid(&found) => Err(Failure::unauthorized()),
+            Some(uid) if uid != object::uid(&found) => Err(gone("is another one by now")),
             _ => Ok(found),
         }
     }

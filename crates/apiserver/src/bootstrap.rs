@@ -48,10 +48,12 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Failure> {
 
 /// Who of our own parts holds what, beyond what Kubernetes binds.
 ///
-/// Node agents are users of one group; on one machine nothing narrower would tell them apart. The
+/// Node agents are users of one group; on one machine nothing narrower would tell them apart. They
+/// renew their certificates by themselves, and who shows a bootstrap token gets a first one. The
 /// controllers are one user here, where Kubernetes has an account for each: together they may do
 /// anything, since the garbage collector deletes objects of every kind.
-fn own_bindings() -> [Value; 2] {
+fn own_bindings() -> [Value; 5] {
+    let csr = "system:certificates.k8s.io:certificatesigningrequests";
     let binding = |name: &str, kind: &str, subject: &str, role: &str| {
         json!({
             "metadata": {"name": name},
@@ -65,6 +67,19 @@ fn own_bindings() -> [Value; 2] {
     };
     [
         binding("berth:nodes", "Group", "system:nodes", "system:node"),
+        binding("berth:node-renewal", "Group", "system:nodes", &format!("{csr}:selfnodeclient")),
+        binding(
+            "berth:node-bootstrap",
+            "Group",
+            "system:bootstrappers",
+            "system:node-bootstrapper",
+        ),
+        binding(
+            "berth:node-bootstrap-approval",
+            "Group",
+            "system:bootstrappers",
+            &format!("{csr}:nodeclient"),
+        ),
         binding("berth:controllers", "User", "system:kube-controller-manager", "cluster-admin"),
     ]
 }

@@ -12,10 +12,11 @@ use tokio::net::TcpListener;
 use crate::admission::matched::{self, Guards};
 use crate::audit::{self, Audit};
 use crate::documents::Documents;
+use crate::issuer::Issuer;
 use crate::kubelet::Kubelet;
 use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
-use crate::pki::Pki;
+use crate::pki::{Authority, Pki};
 use crate::rbac::{self, Index};
 use crate::rules::crd;
 use crate::rules::service::{Allocations, ServiceRange};
@@ -73,6 +74,7 @@ pub enum OpenError {
 pub struct ApiServer {
     core: Arc<Core>,
     tls: Arc<rustls::ServerConfig>,
+    authority: Arc<Authority>,
 }
 
 impl ApiServer {
@@ -90,6 +92,7 @@ impl ApiServer {
             return Err(OpenError::Unspecified(config.advertise.ip()));
         }
         let tls = Arc::new(tls::server_config(&config.pki)?);
+        let authority = config.pki.authority();
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let core = Arc::new(Core {
             store: store.clone(),
@@ -144,13 +147,18 @@ impl ApiServer {
         tasks.spawn_until_stop("custom resource definitions", crd::run(core.clone(), definitions));
         tasks.spawn_until_stop("node metrics", metrics_api::follow(core.clone()));
         tasks.spawn_until_stop("event sweep", events::sweep(store));
-        Ok(Self { core, tls })
+        Ok(Self { core, tls, authority })
     }
 
     /// A client within the process, acting as `user`: the same way as over the network, without
     /// the network.
     pub fn client(&self, user: User) -> kube::Client {
         in_process::client(self.core.clone(), user)
+    }
+
+    /// What makes certificates and account tokens, for the controllers of this process.
+    pub fn issuer(&self) -> Issuer {
+        Issuer::new(self.authority.clone(), self.core.clone())
     }
 
     /// Shows what another part of the process counts on `/metrics` too.

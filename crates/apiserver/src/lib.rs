@@ -22,6 +22,7 @@ mod documents;
 mod events;
 mod follow;
 mod in_process;
+mod issuer;
 mod kubelet;
 mod limits;
 mod media;
@@ -48,7 +49,9 @@ mod verbs;
 mod write;
 
 pub use connect::{ApiServer, Config, OpenError};
-pub use pki::{KeyPair, Pki, PkiError, Sans};
+pub use issuer::Issuer;
+pub use pki::{KeyPair, Pki, PkiError, RequestError, Sans, Usage};
 pub use rules::service::ServiceRange;
 pub use tls::TlsError;
+pub use tokens::TokenError;
 pub use user::User;

@@ -17,11 +17,16 @@
 mod files;
 mod issue;
 mod kubeconfig;
+mod request;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use issue::{Authority, Purpose, Wanted};
+use issue::{Purpose, Wanted};
+
+pub(crate) use issue::Authority;
+pub use request::{RequestError, Usage};
 
 /// The addresses and names that serving certificates are to answer for.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +80,7 @@ pub struct KeyPair {
 /// Everything the control plane proves itself with.
 #[derive(Clone, Debug)]
 pub struct Pki {
-    ca_pem: String,
+    authority: Arc<Authority>,
     api_serving: KeyPair,
     kubelet_serving: KeyPair,
     admin: KeyPair,
@@ -120,13 +125,13 @@ impl Pki {
                 Purpose::Connect,
             )?,
             service_account_key: files::key(&dir.join("sa.key"))?,
-            ca_pem: authority.pem,
+            authority: Arc::new(authority),
         })
     }
 
     /// The CA's certificate.
     pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+        &self.authority.pem
     }
 
     /// What the API server serves with.
@@ -144,6 +149,11 @@ impl Pki {
         &self.kubelet_client
     }
 
+    /// Signs what others ask for, with the key of the CA.
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        self.authority.clone()
+    }
+
     /// The PKCS#8 key that signs service-account tokens, PEM.
     pub fn service_account_key(&self) -> &str {
         &self.service_account_key
@@ -151,7 +161,7 @@ impl Pki {
 
     /// A kubeconfig for the administrator, with everything in it.
     pub fn kubeconfig(&self, server_url: &str) -> String {
-        kubeconfig::render(server_url, &self.ca_pem, &self.admin)
+        kubeconfig::render(server_url, self.ca_pem(), &self.admin)
     }
 }
 
@@ -168,7 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Pki::load_or_create(dir.path(), &sans([10, 0, 0, 1]), "n1").unwrap();
         let second = Pki::load_or_create(dir.path(), &sans([10, 0, 0, 1]), "n1").unwrap();
-        assert_eq!(first.ca_pem, second.ca_pem);
+        assert_eq!(first.ca_pem(), second.ca_pem());
         assert_eq!(first.api_serving.cert_pem, second.api_serving.cert_pem);
         assert_eq!(first.service_account_key, second.service_account_key);
     }
@@ -178,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Pki::load_or_create(dir.path(), &sans([10, 0, 0, 1]), "n1").unwrap();
         let second = Pki::load_or_create(dir.path(), &sans([10, 0, 0, 2]), "n1").unwrap();
-        assert_eq!(first.ca_pem, second.ca_pem);
+        assert_eq!(first.ca_pem(), second.ca_pem());
         assert_ne!(first.api_serving.cert_pem, second.api_serving.cert_pem);
         assert_eq!(first.admin.cert_pem, second.admin.cert_pem);
     }

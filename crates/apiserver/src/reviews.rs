@@ -5,6 +5,7 @@ use std::sync::Arc;
 use berth_schema::Cause;
 use serde_json::{Value, json};
 
+use crate::authentication::Refused;
 use crate::call::Call;
 use crate::object;
 use crate::path::Target;
@@ -91,17 +92,14 @@ async fn token(core: &Arc<Core>, spec: &Value) -> Result<Value, Failure> {
     let asked: Vec<&str> =
         spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let audiences = if asked.is_empty() { vec![own.as_str()] } else { asked };
-    Ok(match core.token_user(token, &audiences).await {
-        Ok(user) => json!({
+    Ok(match core.token(token, &audiences).await {
+        Ok(shown) => json!({
             "authenticated": true,
-            "user": user_json(&user),
-            "audiences": audiences,
+            "user": user_json(&shown.user),
+            "audiences": shown.audiences,
         }),
-        Err(failure) if failure.code == 401 => json!({
-            "user": {},
-            "error": "the token is invalid, has expired, or is for another audience",
-        }),
-        Err(failure) => return Err(failure),
+        Err(Refused::Token(why)) => json!({"user": {}, "error": why}),
+        Err(Refused::Failed(failure)) => return Err(failure),
     })
 }
 

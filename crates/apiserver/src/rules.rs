@@ -18,6 +18,7 @@ mod node;
 mod pod;
 mod secret;
 pub(crate) mod service;
+pub(crate) mod signing_request;
 
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ fn kind(resource: &Resource) -> (&str, &str) {
 fn has_status(resource: &Resource) -> bool {
     resource.subresource("status").is_some()
 }
+
+const SIGNING_REQUESTS: (&str, &str) = ("certificates.k8s.io", "certificatesigningrequests");
 
 /// Kinds with a spec that Kubernetes nevertheless does not count.
 const UNCOUNTED: &[(&str, &str)] = &[
@@ -108,6 +111,7 @@ pub(crate) async fn before_create(
         ("networking.k8s.io", "ingresses") => ingress::default_class(core, new).await?,
         ("", "services") => return service::allocate(core, resource, new, None),
         ("rbac.authorization.k8s.io", _) => escalation::check(core, &call.user, resource, new)?,
+        SIGNING_REQUESTS => signing_request::complete(&call.user, resource, new)?,
         _ => {}
     }
     Ok(Reserved::none())
@@ -134,6 +138,7 @@ pub(crate) async fn before_update(
             escalation::check(core, user, resource, new)?;
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::complete(new),
+        SIGNING_REQUESTS => signing_request::check_update(resource, subresource, old, new)?,
         _ => {}
     }
     Ok(Reserved::none())
@@ -173,6 +178,7 @@ pub(crate) fn confine(
         match kind(resource) {
             ("", "namespaces") => new["spec"] = old["spec"].clone(),
             ("apps", "daemonsets") => daemon_set::keep(old, new),
+            SIGNING_REQUESTS => signing_request::confine(None, old, new),
             _ => fold(resource, new),
         }
         return;
@@ -203,6 +209,9 @@ pub(crate) fn confine(
         // Made by ourselves from the live object, not by the client.
         "binding" | "scale" => *new = asked,
         _ => new["spec"] = asked["spec"].clone(),
+    }
+    if kind(resource) == SIGNING_REQUESTS {
+        signing_request::confine(Some(subresource), old, new);
     }
 }
 

@@ -16,6 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+/// Who issues tokens that lie in secrets; Kubernetes' own name, whatever the cluster's is.
+const LASTING: &str = "kubernetes/serviceaccount";
+/// How far the clocks of several API servers may differ.
+const SKEW_SECONDS: i64 = 10;
+
 /// The claims of a token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims {
@@ -66,21 +71,71 @@ pub struct Referent {
     pub uid: Option<String>,
 }
 
+/// The claims of a token that lies in a Secret: it has no end but that of the secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastingClaims {
+    iss: String,
+    sub: String,
+    /// The account's namespace, and the secret's.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The secret; the token dies with it.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// The account that had this UID.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub uid: String,
+}
+
+impl LastingClaims {
+    /// The claims of the token in `secret`.
+    pub fn new(namespace: &str, secret: &str, account: &str, uid: &str) -> Self {
+        Self {
+            iss: LASTING.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.to_owned(),
+            uid: uid.to_owned(),
+        }
+    }
+}
+
+/// A token whose signature holds.
+#[derive(Clone, Debug)]
+pub enum Token {
+    /// One with an end and an audience.
+    Bound(Claims),
+    /// One that lies in a secret.
+    Lasting(LastingClaims),
+}
+
 /// Why a token is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TokenError {
     /// Not a token of ours at all.
-    #[error("the token is not one of this cluster")]
+    #[error("invalid bearer token")]
     Foreign,
     /// Forged or damaged.
     #[error("the token's signature does not hold")]
     Signature,
-    /// Too late, or too early.
-    #[error("the token has expired or is not valid yet")]
+    /// Too late.
+    #[error("service account token has expired")]
     Expired,
+    /// Too early.
+    #[error("service account token is not valid yet")]
+    Early,
     /// Made for somebody else.
-    #[error("the token is for another audience")]
-    Audience,
+    #[error("token audiences {own:?} is invalid for the target audiences {asked:?}")]
+    Audience {
+        /// Whom it was made for.
+        own: Vec<String>,
+        /// Who wanted to take it.
+        asked: Vec<String>,
+    },
 }
 
 /// The signing key cannot be used.
@@ -123,7 +178,7 @@ impl Signer {
     ///
     /// # Errors
     /// When the system has no randomness to give.
-    pub fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, TokenError> {
         let header = json!({"alg": "ES256", "kid": self.key_id});
         let claims = serde_json::to_vec(claims).map_err(|_| TokenError::Foreign)?;
         let signed = format!(
@@ -136,11 +191,12 @@ impl Signer {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    /// The claims of a token that is ours, valid at `now` and for one of `audiences`.
+    /// The claims of a token that is ours, valid at `now` and for one of `audiences`. One that lies
+    /// in a secret is for the issuer.
     ///
     /// # Errors
     /// Says which of these does not hold.
-    pub fn check(&self, token: &str, audiences: &[&str], now: i64) -> Result<Claims, TokenError> {
+    pub fn check(&self, token: &str, audiences: &[&str], now: i64) -> Result<Token, TokenError> {
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Foreign)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Foreign)?;
         let read = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Foreign);
@@ -152,18 +208,33 @@ impl Signer {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref())
             .verify(signed.as_bytes(), &read(signature)?)
             .map_err(|_| TokenError::Signature)?;
-        let claims: Claims =
-            serde_json::from_slice(&read(payload)?).map_err(|_| TokenError::Foreign)?;
+        let payload = read(payload)?;
+        let for_others = |own: &[String]| TokenError::Audience {
+            own: own.to_vec(),
+            asked: audiences.iter().map(|one| (*one).to_owned()).collect(),
+        };
+        if let Ok(claims) = serde_json::from_slice::<LastingClaims>(&payload)
+            && claims.iss == LASTING
+        {
+            if !audiences.contains(&self.issuer.as_str()) {
+                return Err(for_others(std::slice::from_ref(&self.issuer)));
+            }
+            return Ok(Token::Lasting(claims));
+        }
+        let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::Foreign)?;
         if claims.iss != self.issuer {
             return Err(TokenError::Foreign);
         }
-        if claims.exp <= now || claims.nbf > now + 10 {
+        if claims.exp <= now {
             return Err(TokenError::Expired);
         }
-        if !claims.aud.iter().any(|aud| audiences.contains(&aud.as_str())) {
-            return Err(TokenError::Audience);
+        if claims.nbf > now + SKEW_SECONDS {
+            return Err(TokenError::Early);
         }
-        Ok(claims)
+        if !claims.aud.iter().any(|aud| audiences.contains(&aud.as_str())) {
+            return Err(for_others(&claims.aud));
+        }
+        Ok(Token::Bound(claims))
     }
 
     /// The public key as a JSON Web Key Set, RFC 7517.
@@ -217,9 +288,25 @@ mod tests {
     fn own_tokens_hold_until_they_expire() {
         let signer = signer();
         let token = signer.sign(&claims()).unwrap();
-        assert_eq!(signer.check(&token, &[ISSUER], 500).unwrap().sub, claims().sub);
+        let Token::Bound(held) = signer.check(&token, &[ISSUER], 500).unwrap() else {
+            panic!("a bound token")
+        };
+        assert_eq!(held.sub, claims().sub);
         assert_eq!(signer.check(&token, &[ISSUER], 1000).unwrap_err(), TokenError::Expired);
-        assert_eq!(signer.check(&token, &["vault"], 500).unwrap_err(), TokenError::Audience);
+        assert_eq!(signer.check(&token, &[ISSUER], 80).unwrap_err(), TokenError::Early);
+        let error = signer.check(&token, &["vault"], 500).unwrap_err();
+        assert!(matches!(&error, TokenError::Audience { asked, .. } if asked == &["vault"]));
+    }
+
+    #[test]
+    fn tokens_of_secrets_have_no_end_and_one_audience() {
+        let signer = signer();
+        let token = signer.sign(&LastingClaims::new("ns", "s", "sa", "u")).unwrap();
+        let Token::Lasting(held) = signer.check(&token, &[ISSUER], i64::MAX).unwrap() else {
+            panic!("a lasting token")
+        };
+        assert_eq!((held.secret.as_str(), held.account.as_str()), ("s", "sa"));
+        assert!(signer.check(&token, &["vault"], 0).is_err());
     }
 
     #[test]

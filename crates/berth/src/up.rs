@@ -7,6 +7,7 @@
 mod backups;
 mod cluster;
 mod detach;
+mod issuer;
 pub mod parts;
 mod system;
 

@@ -4,13 +4,16 @@
 //! is a pure plan with a thin [`driver::Controller`] around it. The scheduler's driver lives here
 //! too; what it decides lives in `berth_scheduler`.
 
+pub mod account_tokens;
 pub mod aggregation;
 pub mod apps;
 pub mod autoscale;
+pub mod certificates;
 pub mod disruption;
 pub mod driver;
 pub mod endpoints;
 pub mod gc;
+pub mod issue;
 pub mod kinds;
 pub mod namespace;
 pub mod node_lifecycle;
@@ -25,12 +28,15 @@ use std::time::Duration;
 
 use berth_daemon::Tasks;
 
+use account_tokens::AccountTokens;
 use aggregation::Aggregations;
 use apps::Apps;
 use apps::template::Domain;
+use certificates::Certificates;
 use disruption::Disruptions;
 use gc::Garbage;
 use gc::pods::LostPods;
+use issue::Issue;
 use namespace::Namespaces;
 use node_lifecycle::NodeLifecycle;
 use node_lifecycle::evict::Evictions;
@@ -43,6 +49,8 @@ pub use driver::World;
 pub struct Config {
     /// The cluster's CA, which every namespace gets as a ConfigMap.
     pub ca_pem: String,
+    /// Who makes certificates and account tokens; nobody does where the keys are elsewhere.
+    pub issuer: Option<Arc<dyn Issue>>,
     /// A node whose lease is older than this is taken for lost.
     pub node_monitor_grace: Duration,
     /// Apps answer under `NAME.` and this domain unless they say otherwise.
@@ -58,6 +66,7 @@ impl Config {
     pub fn new(ca_pem: String) -> Self {
         Self {
             ca_pem,
+            issuer: None,
             node_monitor_grace: Duration::from_secs(40),
             apps_domain: "apps.berth.local".to_owned(),
             balancer_http_port: 8080,
@@ -81,6 +90,11 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
         https_port: config.balancer_https_port,
     };
     driver::run(Apps::new(domain), &world, tasks);
+    if let Some(issuer) = config.issuer {
+        let ca_pem = config.ca_pem.clone();
+        driver::run(AccountTokens { issuer: issuer.clone(), ca_pem }, &world, tasks);
+        driver::run(Certificates { issuer }, &world, tasks);
+    }
     driver::run(ServiceAccounts { ca_pem: config.ca_pem }, &world, tasks);
     driver::run(Namespaces, &world, tasks);
     driver::run(Aggregations, &world, tasks);

@@ -6,7 +6,9 @@
 use serde_json::Value;
 
 use super::{Asked, Operation};
-use super::{limit_range, node_restriction, pod_security, quota, runtime_class, storage_class};
+use super::{
+    limit_range, node_restriction, pod_security, quota, runtime_class, signing, storage_class,
+};
 use crate::status::Failure;
 use crate::{record, rules};
 
@@ -27,6 +29,7 @@ pub(super) async fn validate(asked: &Asked<'_>, new: Option<&Value>) -> Result<(
     asked.call.notes.about(asked.name);
     node_restriction::check(asked, new).await?;
     let Some(new) = new else { return Ok(()) };
+    signing::check(asked, new)?;
     limit_range::check(asked, new).await?;
     pod_security::check(asked, new).await?;
     storage_class::check(asked, new).await

@@ -32,9 +32,15 @@ pub(super) struct Wanted<'a> {
 }
 
 /// The CA.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     pub(super) pem: String,
-    issuer: Issuer<'static, rcgen::KeyPair>,
+    pub(super) issuer: Issuer<'static, rcgen::KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("pem", &self.pem).finish_non_exhaustive()
+    }
 }
 
 impl Authority {

@@ -13,7 +13,6 @@ const IDLE: &[(&str, &str, &str)] = &[
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies", "it is not evaluated"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", "it is not evaluated"),
     ("apiregistration.k8s.io", "apiservices", "requests are not passed on to it"),
-    ("certificates.k8s.io", "certificatesigningrequests", "nothing signs it"),
     ("networking.k8s.io", "networkpolicies", "all traffic stays allowed"),
 ];
 

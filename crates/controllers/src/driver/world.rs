@@ -7,10 +7,11 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ResourceQuota, Service, ServiceAccount,
+    ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
@@ -27,6 +28,7 @@ use super::feed::{Objects, Sink, follow};
 pub const ROOT_CA: &str = "kube-root-ca.crt";
 
 const ROOT_CA_FIELD: &str = "metadata.name=kube-root-ca.crt";
+const ACCOUNT_TOKENS: &str = "type=kubernetes.io/service-account-token";
 
 /// The world as the controllers see it.
 pub struct World {
@@ -82,6 +84,10 @@ pub struct World {
     pub quotas: Cache<ResourceQuota>,
     /// All HorizontalPodAutoscalers.
     pub autoscalers: Cache<HorizontalPodAutoscaler>,
+    /// All CertificateSigningRequests.
+    pub signing_requests: Cache<CertificateSigningRequest>,
+    /// The Secrets that hold an account's token, and no others.
+    pub token_secrets: Cache<Secret>,
 }
 
 impl World {
@@ -114,6 +120,8 @@ impl World {
             storage_classes: everything.of(),
             quotas: everything.of(),
             autoscalers: everything.of(),
+            signing_requests: everything.of(),
+            token_secrets: everything.selected(Some(ACCOUNT_TOKENS)),
             client,
         }
     }
@@ -147,6 +155,8 @@ impl World {
             cron_jobs: empty(),
             revisions: empty(),
             stateful_sets: empty(),
+            signing_requests: empty(),
+            token_secrets: empty(),
             client,
         }
     }
@@ -178,6 +188,8 @@ impl World {
         self.storage_classes.ready().await;
         self.quotas.ready().await;
         self.autoscalers.ready().await;
+        self.signing_requests.ready().await;
+        self.token_secrets.ready().await;
     }
 
     /// All objects of a namespaced kind in `namespace`, to write to.
