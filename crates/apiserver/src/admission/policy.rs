@@ -7,7 +7,7 @@ use berth_guard::policy::{Binding, Policy, Verdict};
 use berth_guard::structural::Rules;
 use berth_guard::{Equivalent, config};
 use berth_schema::Resource;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Asked;
 use super::matched::{Matched, causes, converted, is_exempt, matched};
@@ -83,7 +83,12 @@ pub(super) async fn validate(asked: &Asked<'_>, new: Option<&Value>) -> Result<(
             asked.call.notes.annotate(key, value);
         }
         if let Some(denial) = verdict.denial {
+            let cause = json!({ "message": denial.message });
             let mut failure = Failure::forbidden_object(asked.resource, asked.name, denial.message);
+            // kubectl shows the causes of what is invalid, and not the message.
+            if let Some(details) = &mut failure.details {
+                details["causes"] = json!([cause]);
+            }
             failure.code = denial.code;
             failure.reason = denial.reason;
             refused.get_or_insert(failure);
