@@ -20,6 +20,8 @@ pub struct Failure {
     pub details: Option<Value>,
     /// After how many seconds a new try may do better.
     pub retry_after: Option<u32>,
+    /// Where a list whose revision is forgotten can go on, at another one.
+    pub(crate) next: Option<String>,
 }
 
 /// `deployments.apps`, or `pods` in the core group.
@@ -33,7 +35,7 @@ fn group_resource(group: &str, plural: &str) -> String {
 
 impl Failure {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, retry_after: None }
+        Self { code, reason, message: message.into(), details: None, retry_after: None, next: None }
     }
 
     fn about(mut self, resource: &Resource, name: &str) -> Self {
@@ -358,6 +360,9 @@ impl Failure {
             "reason": self.reason,
             "code": self.code,
         });
+        if let Some(next) = &self.next {
+            status["metadata"]["continue"] = json!(next);
+        }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
             leave_out_empty(&mut status["details"]);

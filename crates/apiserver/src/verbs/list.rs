@@ -71,7 +71,8 @@ impl Selection {
     }
 }
 
-/// Where a list goes on; opaque to clients.
+/// Where a list goes on; opaque to clients. Revision 0 is whatever is current: the rest is shown,
+/// but not as it was when the list began.
 #[derive(Serialize, Deserialize)]
 struct Continue {
     #[serde(rename = "rv")]
@@ -260,7 +261,8 @@ async fn start(core: &Core, call: &Call) -> Result<(Option<Bytes>, Option<Revisi
             ));
         }
         let from = Continue::parse(text)?;
-        return Ok((Some(Bytes::from(from.after)), Some(Revision(from.revision))));
+        let at = (from.revision > 0).then_some(Revision(from.revision));
+        return Ok((Some(Bytes::from(from.after)), at));
     }
     let Some(asked) = asked else {
         if matching.is_some() {
@@ -296,10 +298,19 @@ fn mismatch(why: &str) -> Failure {
 
 fn list_failure(error: ReadError, call: &Call) -> Failure {
     match error {
-        ReadError::Compacted { .. } if call.query.get("continue").is_some() => Failure::expired(
-            "The provided continue parameter is too old to display a consistent list result. You \
-             must start a new list without the continue parameter.",
-        ),
+        ReadError::Compacted { .. } if call.query.get("continue").is_some() => {
+            let mut failure = Failure::expired(
+                "The provided continue parameter is too old to display a consistent list result. \
+                 You can start a new list without the continue parameter, or use the continue \
+                 token in this response to retrieve the remainder of the results. Continuing with \
+                 the provided token results in an inconsistent list - objects that were created, \
+                 modified, or deleted between the time the first chunk was returned and now may \
+                 show up in the list.",
+            );
+            let from = call.query.get("continue").and_then(|text| Continue::parse(text).ok());
+            failure.next = from.map(|from| Continue { revision: 0, ..from }.to_text());
+            failure
+        }
         ReadError::Compacted { .. } => {
             Failure::expired("The resourceVersion for the provided list is too old.")
         }
