@@ -39,6 +39,9 @@ async fn a_claims_directory_is_made_mounted_and_removed() {
     });
     let volume = serde_json::from_value(volume).expect("a volume");
     volumes.create(&PostParams::default(), &volume).await.expect("created");
+    // The controller that guards volumes in use does not run here.
+    let unguarded = Patch::Merge(json!({ "metadata": { "finalizers": ["berth.dev/local-path"] } }));
+    volumes.patch("pv-a", &params, &unguarded).await.expect("patched");
     node.create(
         "writer",
         json!({
