@@ -25,7 +25,7 @@ use crate::status::Failure;
 use crate::tls::{self, TlsError};
 use crate::tokens::{KeyError, Signer};
 use crate::user::User;
-use crate::{bootstrap, events, follow, in_process, metrics_api, record, verbs};
+use crate::{bootstrap, events, follow, in_process, metrics_api, proxy, record, verbs};
 
 /// What an API server is opened with.
 #[derive(Clone, Debug)]
@@ -107,6 +107,7 @@ impl ApiServer {
             },
             allocations: Allocations::default(),
             kubelet: Kubelet::new(&config.pki)?,
+            proxies: proxy::Links::new()?,
             metrics: Arc::new(Metrics::default()),
             frames: verbs::Frames::default(),
             limits: Limits::default(),

@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -50,6 +51,11 @@ impl Kubelet {
             .with_root_certificates(tls::roots(pki.ca_pem())?)
             .with_client_auth_cert(tls::certificates(&pair.cert_pem)?, tls::private_key(pair)?)?;
         Ok(Self(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// Speaks TLS to node agents.
+    pub(crate) fn connector(&self) -> &TlsConnector {
+        &self.0
     }
 
     /// Gets a path and passes the answer on as it comes.
@@ -101,16 +107,7 @@ impl Kubelet {
         }
         let headers = response.headers().clone();
         let node = hyper::upgrade::on(&mut response);
-        tasks.spawn_until_stop("session", async move {
-            let (client, node) = match tokio::try_join!(client, node) {
-                Ok(both) => both,
-                Err(error) => return tracing::debug!(%error, "session"),
-            };
-            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut node).await {
-                tracing::debug!(%error, "session");
-            }
-        });
+        join(client, node, (), tasks);
         let mut answer = Response::new(crate::respond::body(Bytes::new()));
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *answer.headers_mut() = headers;
@@ -139,6 +136,21 @@ impl Kubelet {
         });
         Ok(sender)
     }
+}
+
+/// Passes the bytes of both sides on until either ends; then `held` goes too.
+pub(crate) fn join<H: Send + 'static>(client: OnUpgrade, other: OnUpgrade, held: H, tasks: &Tasks) {
+    tasks.spawn_until_stop("session", async move {
+        let _held = held;
+        let (client, other) = match tokio::try_join!(client, other) {
+            Ok(both) => both,
+            Err(error) => return tracing::debug!(%error, "session"),
+        };
+        let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
+        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut other).await {
+            tracing::debug!(%error, "session");
+        }
+    });
 }
 
 async fn answer(

@@ -9,7 +9,7 @@
 //! for single kinds; everything else is generic over JSON values. The idea of one handler driven by
 //! schemas is kube-apiserver's own for custom resources, here used for all.
 //!
-//! Refuses: aggregated API servers, conversion webhooks, nodes/proxy.
+//! Refuses: aggregated API servers, conversion webhooks.
 
 mod admission;
 pub mod audit;
@@ -33,6 +33,7 @@ mod openapi_protobuf;
 mod path;
 mod pki;
 mod protobuf;
+mod proxy;
 mod rbac;
 mod record;
 mod respond;

@@ -151,7 +151,9 @@ impl Target {
         target.name = own.next().unwrap_or_default().to_owned();
         target.subresource = own.next().unwrap_or_default().to_owned();
         target.rest = own.collect::<Vec<_>>().join("/");
-        target.verb = verb(method, &target.name, old_watch || query.is_on("watch")).to_owned();
+        // The query of a proxied request is not ours.
+        let watches = target.subresource != "proxy" && query.is_on("watch");
+        target.verb = verb(method, &target.name, old_watch || watches).to_owned();
         if matches!(target.verb.as_str(), "list" | "watch" | "deletecollection")
             && target.name.is_empty()
             && let Some(selector) = query.get("fieldSelector")

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 
 use crate::admission::matched::Guards;
-use crate::audit::{Audit, Trail};
+use crate::audit::{Audit, Source, Trail};
 use crate::authentication::Peer;
 use crate::call::Call;
 use crate::connect::Settings;
@@ -30,7 +30,7 @@ use crate::rules::service::Allocations;
 use crate::status::Failure;
 use crate::tokens::Signer;
 use crate::user::User;
-use crate::{discovery, metrics_api, protobuf, reviews, subresources, verbs};
+use crate::{discovery, metrics_api, protobuf, proxy, reviews, subresources, verbs};
 
 /// Kubernetes' own limit for a request's body.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -49,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) allocations: Allocations,
     pub(crate) kubelet: Kubelet,
+    pub(crate) proxies: proxy::Links,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) frames: verbs::Frames,
     pub(crate) limits: Limits,
@@ -90,7 +91,7 @@ impl Core {
     /// Answers a request.
     pub(crate) async fn handle<B>(self: &Arc<Self>, request: Request<B>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
         let started = Instant::now();
@@ -99,7 +100,12 @@ impl Core {
         let target = Target::parse(&parts.method, parts.uri.path(), &query);
         let counted = target.clone();
         let trail = self.audit.begin(&parts, &target, &query);
-        let mut response = match Output::negotiate(&parts.headers, || self.has_protobuf(&target)) {
+        let mut negotiated = Output::negotiate(&parts.headers, || self.has_protobuf(&target));
+        if proxy::is_one(&target) {
+            // What the client accepts is for the other end to look at.
+            negotiated = negotiated.or_else(|_| Ok(Output::default()));
+        }
+        let mut response = match negotiated {
             Err(failure) => respond::failure(&failure, &Output::default()),
             Ok(output) => {
                 // A Status is shown whole, whatever shape the object was asked for in.
@@ -124,7 +130,7 @@ impl Core {
         trail: &Trail<'_>,
     ) -> Result<Response<Body>, Failure>
     where
-        B: http_body::Body<Data = Bytes> + Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
         let may = self.may(&mut parts, &query, &target, trail).await;
@@ -135,23 +141,30 @@ impl Core {
                 return Err(failure);
             }
         };
-        let body = read_body(&parts.method, &parts.headers, body).await?;
-        let body = to_json(&mut parts.headers, body)?;
-        let call = Call {
+        let is_proxied = proxy::is_one(&target);
+        let mut call = Call {
             user,
             method: parts.method,
             target,
             query,
             headers: parts.headers,
-            body,
+            body: Bytes::new(),
             output,
             upgrade: parts.extensions.remove::<OnUpgrade>(),
             notes: Arc::default(),
         };
         let notes = Arc::clone(&call.notes);
         let plain = Output { shape: Shape::Whole, ..call.output.clone() };
-        let mut response =
-            self.dispatch(call).await.unwrap_or_else(|failure| respond::failure(&failure, &plain));
+        let answer = if is_proxied {
+            let body = body.map_err(Into::into).boxed_unsync();
+            let source = parts.extensions.remove::<Source>();
+            proxy::answer(self, call, &parts.uri, source, body).await
+        } else {
+            let body = read_body(&call.method, &call.headers, body).await?;
+            call.body = to_json(&mut call.headers, body)?;
+            self.dispatch(call).await
+        };
+        let mut response = answer.unwrap_or_else(|failure| respond::failure(&failure, &plain));
         let told = notes.take();
         respond::warn(&mut response, &told.warnings);
         trail.told(told);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use berth_schema::Resource;
 use http::Response;
 
-pub(crate) use pods::bind_named;
+pub(crate) use pods::{bind_named, node_place};
 pub(crate) use scale::{back as scale_back, view as scale_view};
 
 use crate::call::Call;
@@ -50,7 +50,6 @@ pub(crate) async fn answer(
             "patch" => verbs::patch_subresource(core, &call, resource, &name).await,
             _ => Err(Failure::method_not_allowed()),
         },
-        // The proxies into pods, services and nodes are not there.
         _ => Err(Failure::no_such_path()),
     }
 }

@@ -204,7 +204,11 @@ async fn place(core: &Arc<Core>, pod: &Value) -> Result<Place, Failure> {
             object::name(pod)
         )));
     }
-    let node = verbs::found(core, "nodes", "", node_name).await?;
+    node_place(&verbs::found(core, "nodes", "", node_name).await?)
+}
+
+/// Where the agent of a node is.
+pub(crate) fn node_place(node: &Value) -> Result<Place, Failure> {
     let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
     let address = addresses
         .filter(|one| one["type"] == "InternalIP")
@@ -215,7 +219,8 @@ async fn place(core: &Arc<Core>, pod: &Value) -> Result<Place, Failure> {
     match (address, port.and_then(|port| u16::try_from(port).ok())) {
         (Some(address), Some(port)) => Ok(Place { address, port }),
         _ => Err(Failure::unavailable(format!(
-            "node {node_name} has not said where it can be reached"
+            "node {} has not said where it can be reached",
+            object::name(node)
         ))),
     }
 }

@@ -19,6 +19,7 @@ mod pod_security;
 mod pods;
 mod policies;
 mod protobuf;
+mod proxy;
 mod quota;
 mod server;
 mod services;

@@ -26,7 +26,7 @@ fn roots(pki: &Pki) -> RootCertStore {
 }
 
 /// A connection that trusts the CA and shows no certificate.
-async fn connect(server: &Server) -> TlsStream<TcpStream> {
+pub async fn connect(server: &Server) -> TlsStream<TcpStream> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -39,7 +39,7 @@ async fn connect(server: &Server) -> TlsStream<TcpStream> {
 }
 
 /// Sends a request of HTTP/1.1 and answers all that comes back until the end.
-async fn exchange(server: &Server, head: &str) -> String {
+pub async fn exchange(server: &Server, head: &str) -> String {
     let mut stream = connect(server).await;
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
