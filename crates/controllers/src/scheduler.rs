@@ -167,12 +167,7 @@ pub fn start(client: Client, world: &Arc<World>, tasks: &Tasks) {
 }
 
 /// As [`start`], as configured. The configuration has been validated.
-pub fn start_with(
-    client: Client,
-    world: &Arc<World>,
-    config: Config,
-    tasks: &Tasks,
-) -> Scheduler {
+pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Tasks) -> Scheduler {
     let board = Arc::new(Mutex::new(Board::new(config.profiles.clone())));
     let changed = Arc::new(Notify::new());
     let csi: Cache<CSINode> = Cache::default();
@@ -212,15 +207,8 @@ pub fn start_with(
         leadership: leadership.clone(),
     });
     let scheduler = Scheduler { act: Arc::clone(&act), ready: Ready::default() };
-    let driver = Driver {
-        act,
-        ready: scheduler.ready.clone(),
-        csi,
-        board,
-        changed,
-        leadership,
-        config,
-    };
+    let driver =
+        Driver { act, ready: scheduler.ready.clone(), csi, board, changed, leadership, config };
     tasks.spawn_until_stop("scheduler", driver.run(client));
     scheduler
 }
