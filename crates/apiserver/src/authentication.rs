@@ -15,7 +15,7 @@ use serde_json::Value;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::object;
-use crate::path::Target;
+use crate::path::{Target, decode};
 use crate::rbac;
 use crate::record;
 use crate::server::Core;
@@ -212,10 +212,11 @@ impl Core {
             .iter()
             .filter_map(|value| value.to_str().ok())
             .collect();
-        let extra: Vec<(&str, &str)> = headers
+        let extra: Vec<(String, &str)> = headers
             .iter()
             .filter_map(|(name, value)| {
-                Some((name.as_str().strip_prefix("impersonate-extra-")?, value.to_str().ok()?))
+                let key = name.as_str().strip_prefix("impersonate-extra-")?;
+                Some((decode(key), value.to_str().ok()?))
             })
             .collect();
         let Some(name) = text("impersonate-user").filter(|name| !name.is_empty()) else {
@@ -267,11 +268,8 @@ impl Core {
             other.uid = uid.to_owned();
         }
         for (key, value) in extra {
-            may(in_authentication(Target {
-                subresource: key.to_owned(),
-                ..of("userextras", value)
-            }))?;
-            other.extra.entry(key.to_owned()).or_default().push(value.to_owned());
+            may(in_authentication(Target { subresource: key.clone(), ..of("userextras", value) }))?;
+            other.extra.entry(key.to_ascii_lowercase()).or_default().push(value.to_owned());
         }
         let implied =
             if other.name == "system:anonymous" { UNAUTHENTICATED } else { AUTHENTICATED };

@@ -73,7 +73,7 @@ impl Query {
 }
 
 /// Undoes percent-encoding; what is no valid UTF-8 is replaced.
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();
     }

@@ -68,8 +68,12 @@ fn resource_matches(pattern: &str, target: &Target) -> bool {
     if pattern == "*" {
         return true;
     }
+    // Who reviews access may write `pods/log` as one.
+    if target.subresource.is_empty() {
+        return pattern == target.resource;
+    }
     match pattern.split_once('/') {
-        None => target.subresource.is_empty() && pattern == target.resource,
+        None => false,
         Some((resource, subresource)) => {
             subresource == target.subresource && (resource == "*" || resource == target.resource)
         }
@@ -138,6 +142,13 @@ mod tests {
         assert!(!pods.allows(&target("get", "", "pods", "log", "a")));
         assert!(!pods.allows(&target("get", "apps", "pods", "", "a")));
         assert!(pods.allows(&target("get", "", "replicationcontrollers", "scale", "a")));
+        assert!(!pods.allows(&target("get", "", "*", "", "a")), "a star is asked for as one");
+        let logs = rule(serde_json::json!({
+            "verbs": ["get"], "apiGroups": [""], "resources": ["pods/log"]
+        }));
+        assert!(logs.allows(&target("get", "", "pods", "log", "a")));
+        assert!(logs.allows(&target("get", "", "pods/log", "", "a")));
+        assert!(!logs.allows(&target("get", "", "pods", "", "a")));
         let named = rule(serde_json::json!({
             "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "resourceNames": ["a"]
         }));

@@ -9,7 +9,7 @@ use crate::authentication::Refused;
 use crate::call::Call;
 use crate::object;
 use crate::path::Target;
-use crate::rbac::Rule;
+use crate::rbac::{self, Rule};
 use crate::server::Core;
 use crate::status::Failure;
 use crate::user::User;
@@ -55,17 +55,24 @@ pub(crate) async fn answer(
     let (kind, status) = match review {
         Review::Token => ("TokenReview", token(core, &spec).await?),
         Review::SelfSubject => ("SelfSubjectReview", json!({"userInfo": user_json(&call.user)})),
-        Review::Access => ("SubjectAccessReview", access(core, &subject(&spec)?, &spec)?),
-        Review::LocalAccess => {
-            if spec["resourceAttributes"]["namespace"] != call.target.namespace.as_str() {
-                return Err(Failure::bad_request(
-                    "spec.resourceAttributes.namespace must match the namespace of the request",
-                ));
+        Review::Access | Review::LocalAccess | Review::SelfAccess => {
+            let local = (review == Review::LocalAccess).then_some(call.target.namespace.as_str());
+            let causes = faults(&body, review, local);
+            if !causes.is_empty() {
+                // Kubernetes does not say which kind of review is at fault.
+                return Err(Failure::invalid_of("authorization.k8s.io", "", "", causes));
             }
-            ("LocalSubjectAccessReview", access(core, &subject(&spec)?, &spec)?)
+            let (kind, user) = match review {
+                Review::Access => ("SubjectAccessReview", subject(&spec)),
+                Review::LocalAccess => ("LocalSubjectAccessReview", subject(&spec)),
+                _ => ("SelfSubjectAccessReview", call.user.clone()),
+            };
+            (kind, access(core, &user, &spec).await?)
         }
-        Review::SelfAccess => ("SelfSubjectAccessReview", access(core, &call.user, &spec)?),
         Review::SelfRules => {
+            if spec["namespace"].as_str().unwrap_or_default().is_empty() {
+                return Err(Failure::bad_request("no namespace on request"));
+            }
             // Kubernetes does not say again what was asked.
             body["spec"] = json!({});
             ("SelfSubjectRulesReview", rules(core, &call.user, &spec))
@@ -86,7 +93,8 @@ pub(crate) async fn answer(
 async fn token(core: &Arc<Core>, spec: &Value) -> Result<Value, Failure> {
     let token = spec["token"].as_str().unwrap_or_default();
     if token.is_empty() {
-        return Err(Failure::bad_request("spec.token is required"));
+        let why = "token is required for TokenReview in authentication";
+        return Err(Failure::bad_request(why));
     }
     let own = core.audience();
     let asked: Vec<&str> =
@@ -114,37 +122,71 @@ fn user_json(user: &User) -> Value {
     json
 }
 
-/// Kubernetes does not say which kind of review is at fault.
-fn invalid(cause: Cause) -> Failure {
-    Failure::invalid_of("authorization.k8s.io", "", "", vec![cause])
-}
-
-fn subject(spec: &Value) -> Result<User, Failure> {
-    let groups: Vec<String> = spec["groups"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|group| group.as_str().map(str::to_owned))
-        .collect();
-    let name = spec["user"].as_str().unwrap_or_default();
-    if name.is_empty() && groups.is_empty() {
-        let (wrong, none) = ("at least one of user or group must be specified", json!(""));
-        let cause = Cause::invalid("spec.user", &none, wrong);
-        return Err(invalid(cause));
+/// What is wrong with a question about access; in the namespace `local`, when it is asked there.
+fn faults(body: &Value, review: Review, local: Option<&str>) -> Vec<Cause> {
+    let spec = &body["spec"];
+    let (of_resource, of_path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let mut causes = Vec::new();
+    match (of_resource.is_object(), of_path.is_object()) {
+        (true, true) => {
+            let wrong = "cannot be specified in combination with resourceAttributes";
+            causes.push(Cause::invalid("spec.nonResourceAttributes", of_path, wrong));
+        }
+        (false, false) => {
+            let wrong =
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            causes.push(Cause::invalid("spec.resourceAttributes", &json!("null"), wrong));
+        }
+        _ => {}
     }
-    Ok(User {
-        name: name.to_owned(),
-        uid: spec["uid"].as_str().unwrap_or_default().to_owned(),
-        groups,
-        ..User::default()
-    })
+    let nobody = spec["user"].as_str().unwrap_or_default().is_empty()
+        && spec["groups"].as_array().is_none_or(Vec::is_empty);
+    if review != Review::SelfAccess && nobody {
+        let wrong = "at least one of user or group must be specified";
+        causes.push(Cause::invalid("spec.user", &json!(""), wrong));
+    }
+    let says = |(key, value): (&String, &Value)| {
+        key != "managedFields"
+            && !(key == "namespace" && local.is_some())
+            && !(value.is_null() || value == "")
+    };
+    if body["metadata"].as_object().is_some_and(|fields| fields.iter().any(says)) {
+        let wrong =
+            if local.is_some() { "must be empty except for namespace" } else { "must be empty" };
+        causes.push(Cause::invalid("metadata", &body["metadata"], wrong));
+    }
+    let Some(local) = local else { return causes };
+    let asked = of_resource["namespace"].as_str().unwrap_or_default();
+    if of_resource.is_object() && asked != local {
+        let field = "spec.resourceAttributes.namespace";
+        causes.push(Cause::invalid(field, &json!(asked), "must match metadata.namespace"));
+    }
+    if of_path.is_object() {
+        let wrong = "disallowed on this kind of request";
+        causes.push(Cause::invalid("spec.nonResourceAttributes", of_path, wrong));
+    }
+    causes
 }
 
-fn access(core: &Arc<Core>, user: &User, spec: &Value) -> Result<Value, Failure> {
+fn subject(spec: &Value) -> User {
+    let texts = |value: &Value| -> Vec<String> {
+        let list = value.as_array().into_iter().flatten();
+        list.filter_map(|one| one.as_str().map(str::to_owned)).collect()
+    };
+    let extra = spec["extra"].as_object().into_iter().flatten();
+    User {
+        name: spec["user"].as_str().unwrap_or_default().to_owned(),
+        uid: spec["uid"].as_str().unwrap_or_default().to_owned(),
+        groups: texts(&spec["groups"]),
+        extra: extra.map(|(key, values)| (key.to_ascii_lowercase(), texts(values))).collect(),
+    }
+}
+
+async fn access(core: &Arc<Core>, user: &User, spec: &Value) -> Result<Value, Failure> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (of_resource, of_path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    let target = match (of_resource.is_object(), of_path.is_object()) {
-        (true, false) => Target {
+    let target = if of_resource.is_object() {
+        Target {
             is_resource: true,
             verb: text(&of_resource["verb"]),
             group: text(&of_resource["group"]),
@@ -154,23 +196,21 @@ fn access(core: &Arc<Core>, user: &User, spec: &Value) -> Result<Value, Failure>
             subresource: text(&of_resource["subresource"]),
             name: text(&of_resource["name"]),
             ..Target::default()
-        },
-        (false, true) => Target {
-            verb: text(&of_path["verb"]),
-            path: text(&of_path["path"]),
-            ..Target::default()
-        },
-        _ => {
-            let wrong =
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            let cause = Cause::invalid("spec.resourceAttributes", of_resource, wrong);
-            return Err(invalid(cause));
         }
+    } else {
+        Target { verb: text(&of_path["verb"]), path: text(&of_path["path"]), ..Target::default() }
     };
-    let allowed = core.rbac.allows(user, &target);
-    let mut status = json!({"allowed": allowed});
-    if allowed && !user.is_master() {
-        status["reason"] = json!("RBAC: allowed by a role that is bound to the user");
+    if !core.rbac.allows(user, &target) {
+        return Ok(json!({"allowed": false}));
+    }
+    if !rbac::node::allows(core, user, &target).await? {
+        return Ok(json!({"allowed": false, "reason": rbac::node::unrelated(user)}));
+    }
+    let mut status = json!({"allowed": true});
+    if !user.is_master()
+        && let Some(reason) = core.rbac.reason(user, &target)
+    {
+        status["reason"] = json!(reason);
     }
     Ok(status)
 }

@@ -87,8 +87,10 @@ fn number(port: &str) -> Result<u16, Failure> {
 
 /// Finds the other end of a request.
 pub(super) async fn find(core: &Arc<Core>, target: &Target) -> Result<Destination, Failure> {
-    let wrong =
-        || Failure::bad_request(format!("invalid {} request {:?}", target.resource, target.name));
+    let wrong = || {
+        let one = target.resource.trim_end_matches('s');
+        Failure::bad_request(format!("invalid {one} request {:?}", target.name))
+    };
     let named = split(&target.name).ok_or_else(wrong)?;
     match target.resource.as_str() {
         "nodes" => node(core, &named).await,

@@ -61,9 +61,13 @@ pub(crate) async fn allows(
 
 /// Who is refused what, in Kubernetes' words.
 pub(crate) fn refusal(user: &User, target: &Target) -> String {
+    format!("{}: {}", super::refusal(user, target), unrelated(user))
+}
+
+/// Why an agent is refused what its role allows.
+pub(crate) fn unrelated(user: &User) -> String {
     let node = node_of(user).unwrap_or_default();
-    let said = super::refusal(user, target);
-    format!("{said}: no relationship found between node '{node}' and this object")
+    format!("no relationship found between node '{node}' and this object")
 }
 
 fn is_guarded(target: &Target) -> bool {

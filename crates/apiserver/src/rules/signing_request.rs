@@ -58,7 +58,7 @@ fn check_spec(spec: &Value) -> Vec<Cause> {
     let usages: Vec<&str> =
         spec["usages"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if usages.is_empty() {
-        causes.push(Cause::required("spec.usages", ""));
+        causes.push(Cause::required("spec.usages", "usages must be provided"));
     }
     for (index, usage) in usages.iter().enumerate() {
         if usages[..index].contains(usage) {
@@ -93,8 +93,9 @@ fn check_signer(signer: &str) -> Vec<Cause> {
     };
     let mut causes = Vec::new();
     for part in [domain, path] {
-        if let Err(wrong) = names::dns_subdomain(part) {
-            causes.push(invalid(part, &wrong.to_string()));
+        let wrong = part.split('.').find_map(|label| Some((label, names::dns_label(label).err()?)));
+        if let Some((label, wrong)) = wrong {
+            causes.push(invalid(part, &format!("validating label {label:?}: {wrong}")));
         }
     }
     if !domain.contains('.') {

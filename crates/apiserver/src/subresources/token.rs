@@ -7,6 +7,7 @@ use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use crate::admission::node_restriction::node_of;
 use crate::admission::{self, Asked, Operation};
 use crate::call::Call;
 use crate::object;
@@ -18,6 +19,9 @@ use crate::verbs;
 
 const DEFAULT_SECONDS: i64 = 3600;
 const LEAST_SECONDS: i64 = 600;
+/// What may be asked for.
+const MOST_ASKED: i64 = 1 << 32;
+/// What is given.
 const MOST_SECONDS: i64 = 48 * 3600;
 
 pub(super) async fn request(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Failure> {
@@ -39,13 +43,12 @@ pub(super) async fn request(core: &Arc<Core>, call: &Call) -> Result<Response<Bo
     admission::validate_action(&asked, Some(&body)).await?;
     let seconds = match &body["spec"]["expirationSeconds"] {
         Value::Null => DEFAULT_SECONDS,
-        value => value.as_i64().filter(|seconds| *seconds >= LEAST_SECONDS).ok_or_else(|| {
-            let wrong = "may not specify a duration less than 10 minutes";
-            let cause = Cause::invalid("spec.expirationSeconds", value, wrong);
-            Failure::invalid_of("authentication.k8s.io", "TokenRequest", "", vec![cause])
-        })?,
+        value => asked_seconds(value)?,
     };
     let seconds = seconds.min(MOST_SECONDS);
+    if let Some(node) = node_of(&call.user) {
+        may_as_node(core, node, namespace, &body["spec"]["boundObjectRef"]).await?;
+    }
     let asked = body["spec"]["audiences"].as_array().into_iter().flatten();
     let mut audiences: Vec<String> =
         asked.filter_map(|one| one.as_str().map(str::to_owned)).collect();
@@ -88,6 +91,34 @@ pub(super) async fn request(core: &Arc<Core>, call: &Call) -> Result<Response<Bo
         "status": {"token": token, "expirationTimestamp": object::time(expires)},
     });
     Ok(respond::value(StatusCode::CREATED, &answer, &call.output))
+}
+
+fn asked_seconds(value: &Value) -> Result<i64, Failure> {
+    let seconds = value.as_i64().unwrap_or_default();
+    let wrong = match seconds {
+        ..LEAST_SECONDS => "may not specify a duration less than 10 minutes",
+        LEAST_SECONDS..=MOST_ASKED => return Ok(seconds),
+        _ => "may not specify a duration larger than 2^32 seconds",
+    };
+    let cause = Cause::invalid("spec.expirationSeconds", value, wrong);
+    Err(Failure::invalid_of("authentication.k8s.io", "TokenRequest", "", vec![cause]))
+}
+
+/// A node agent asks only for pods of its node: any other token would outlive what the agent may.
+async fn may_as_node(core: &Core, node: &str, namespace: &str, to: &Value) -> Result<(), Failure> {
+    let text = |field: &str| to[field].as_str().unwrap_or_default();
+    if (text("apiVersion"), text("kind")) != ("v1", "Pod") || text("name").is_empty() {
+        return Err(Failure::forbidden("node requested token not bound to a pod"));
+    }
+    if text("uid").is_empty() {
+        return Err(Failure::forbidden("node requested token with a pod binding without a uid"));
+    }
+    let pod = verbs::found(core, "pods", namespace, text("name")).await?;
+    if pod["spec"]["nodeName"] != node {
+        let why = "node requested token bound to a pod scheduled on a different node";
+        return Err(Failure::forbidden(why));
+    }
+    Ok(())
 }
 
 fn referent(object: &Value) -> Referent {
@@ -135,8 +166,13 @@ async fn bind(
             node
         }
         other => {
+            let (version, kind) = (to["apiVersion"].as_str(), other.unwrap_or_default());
+            let (group, version) = match version.unwrap_or_default().split_once('/') {
+                Some(both) => both,
+                None => ("", version.unwrap_or_default()),
+            };
             return Err(Failure::bad_request(format!(
-                "cannot bind token to object of kind {other:?}: a Pod, a Secret or a Node can"
+                "cannot bind token to object of type {group}/{version}, Kind={kind}"
             )));
         }
     };
