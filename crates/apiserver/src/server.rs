@@ -188,6 +188,8 @@ impl Core {
             }
         };
         let own = trail.is_logged().then(|| user.clone());
+        // Who acts as nobody has proved who he is all the same.
+        let is_stranger = user.is_anonymous();
         let user = self.impersonate(&parts.headers, user)?;
         if let Some(own) = own {
             trail.who(&own, &user);
@@ -195,7 +197,7 @@ impl Core {
         }
         let place = self.limits.admit(&user, target, is_long(target, query)).await?;
         if !self.rbac.allows(&user, target) {
-            if user.is_anonymous() && target.is_resource {
+            if is_stranger && target.is_resource {
                 return Err(Failure::unauthorized());
             }
             return Err(Failure::forbidden_target(target, rbac::refusal(&user, target)));

@@ -265,5 +265,8 @@ async fn impersonation_is_allowed_part_by_part() {
     }
     assert_eq!(ask(&[("impersonate-user", "eve")]).await.0, 403);
     assert_eq!(ask(&[("impersonate-group", "devs")]).await.0, 400, "a group of whom?");
+    let nobody = Request::get(PODS).header("impersonate-user", "system:anonymous");
+    let answer = server.admin().send(nobody.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 403, "who acts as nobody has proved who he is");
     server.stop().await;
 }
