@@ -69,7 +69,7 @@ fn one_order(trace: &Trace, policy: PolicyKind, seed: u64) -> Option<usize> {
         let mut policy = policy.start(trace, cluster, seed);
         let mut left = 0;
         pods.iter().all(|pod| {
-            left += usize::from(policy.place(&trace.arrivals[*pod].demand).is_none());
+            left += usize::from(policy.place(*pod, &trace.arrivals[*pod]).is_none());
             left <= pods.len() / MAY_BE_LEFT
         })
     };

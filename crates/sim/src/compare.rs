@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::compaction::{Compaction, machines_needed};
 use crate::measure::{Figures, SizeClass};
-use crate::policy::PolicyKind;
-use crate::run::{Outcome, Progress, Run};
+use crate::policy::{Contender, PolicyKind};
+use crate::run::{Outcome, Progress, replay};
 use crate::trace::Trace;
 
 /// One side.
@@ -49,12 +49,13 @@ pub struct Comparison {
 /// Replays `trace` under both policies.
 pub fn compare(
     trace: &Trace,
-    policies: [PolicyKind; 2],
+    policies: &[Contender; 2],
     seed: u64,
-    mut progress: impl FnMut(PolicyKind, Stage),
+    mut progress: impl FnMut(&str, Stage),
 ) -> Comparison {
-    let outcomes = policies.map(|policy| {
-        Run { policy, seed }.replay(trace, |done| progress(policy, Stage::Replay(done)))
+    let outcomes = policies.each_ref().map(|policy| {
+        let report = |done| progress(policy.name(), Stage::Replay(done));
+        replay(policy.start(trace, seed), trace, report)
     });
     let [first, second] = &outcomes;
     let mut moves = Vec::new();
@@ -76,7 +77,7 @@ pub fn compare(
         seed,
         pods: trace.arrivals.len(),
         nodes: trace.nodes.len(),
-        sides: [side(policies[0], first, None), side(policies[1], second, None)],
+        sides: [side(policies[0].name(), first, None), side(policies[1].name(), second, None)],
         moved: moves.len(),
         only_first,
         only_second,
@@ -94,10 +95,10 @@ pub enum Stage {
 }
 
 /// One side's figures.
-pub fn side(policy: PolicyKind, outcome: &Outcome, compaction: Option<Compaction>) -> Side {
+pub fn side(policy: &str, outcome: &Outcome, compaction: Option<Compaction>) -> Side {
     let seconds = outcome.deciding.as_secs_f64().max(1e-9);
     Side {
-        policy: policy.name().to_owned(),
+        policy: policy.to_owned(),
         figures: outcome.figures.clone(),
         decisions_per_second: outcome.placements.len() as f64 / seconds,
         compaction,
@@ -155,6 +156,9 @@ pub fn table(sides: &[&Side]) -> String {
     row("cores' deviation by node", &|side| format!("{:.1}", side.figures.cpu_deviation));
     row("empty nodes", &|side| side.figures.empty_nodes.to_string());
     row("placed", &|side| side.figures.placed.to_string());
+    if sides.iter().any(|side| side.figures.displaced > 0) {
+        row("displaced", &|side| side.figures.displaced.to_string());
+    }
     for class in SizeClass::ALL {
         row(&format!("left over, {}", class.words()), &|side| {
             side.figures.left_over.get(&class).copied().unwrap_or(0).to_string()

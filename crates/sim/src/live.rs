@@ -4,13 +4,16 @@
 //! A pod's shares of a device are read from the extended resource `nvidia.com/gpu` (whole ones), or
 //! from the annotations `berth.dev/gpu-milli` (thousandths of one device) and `berth.dev/gpu-models`.
 
-use std::collections::BTreeMap;
+mod spec;
+
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
 use berth_api::quantity::Quantity;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Toleration};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Node, Pod, Service, Toleration};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -49,6 +52,15 @@ pub enum RecordError {
         /// Of what.
         what: &'static str,
     },
+    /// A pod's spec cannot be written.
+    #[error("keeping the spec of {whose}")]
+    Spec {
+        /// The pod's name.
+        whose: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
     /// An amount that is none.
     #[error("{whose} has an amount of {what} that cannot be read: `{text}`")]
     Amount {
@@ -68,15 +80,9 @@ pub enum RecordError {
 pub async fn record(client: &Client, source: &str) -> Result<Recording, RecordError> {
     let nodes = list(Api::<Node>::all(client.clone()), "nodes").await?;
     let pods = list(Api::<Pod>::all(client.clone()), "pods").await?;
-    let budgets = list(Api::<PodDisruptionBudget>::all(client.clone()), "budgets").await;
-    let budgets = match budgets {
-        // Before Kubernetes 1.21 there was no policy/v1.
-        Err(RecordError::List { source: kube::Error::Api(status), .. }) if status.code == 404 => {
-            tracing::warn!("the cluster has no policy/v1, budgets are not recorded");
-            Vec::new()
-        }
-        budgets => budgets?,
-    };
+    let budgets = budgets(client).await?;
+    let services = list(Api::<Service>::all(client.clone()), "services").await?;
+    let sets = list(Api::<ReplicaSet>::all(client.clone()), "replica sets").await?;
     let live: Vec<&Pod> = pods.iter().filter(|pod| !ended(pod)).collect();
     let made = |pod: &Pod| pod.creation_timestamp().map(|time| time.0.as_second());
     let start = live.iter().filter_map(|pod| made(pod)).min().unwrap_or_default();
@@ -84,15 +90,44 @@ pub async fn record(client: &Client, source: &str) -> Result<Recording, RecordEr
     for node in &nodes {
         recording.nodes.push(recorded_node(node)?);
     }
+    let known: HashSet<String> = recording.nodes.iter().map(|node| node.name.clone()).collect();
     for pod in live {
         let arrived = made(pod).map_or(0, |made| made - start);
-        recording.pods.push(recorded_pod(pod, arrived.try_into().unwrap_or_default())?);
+        let mut recorded = recorded_pod(pod, arrived.try_into().unwrap_or_default())?;
+        // The node may have gone between the two lists, or before.
+        recorded.node = recorded.node.filter(|node| known.contains(node));
+        recorded.like = like(pod, &services, &sets);
+        recording.pods.push(recorded);
     }
     recording.pods.sort_by(|a, b| (a.arrived_s, &a.name).cmp(&(b.arrived_s, &b.name)));
     recording.budgets = budgets.iter().map(recorded_budget).collect();
     let now = Timestamp::now().as_second() - start;
-    recording.uses = uses(client, now.try_into().unwrap_or_default()).await?;
+    match uses(client, now.try_into().unwrap_or_default()).await? {
+        Some(uses) => recording.uses = uses,
+        None => recording.missing.push("measured use: no metrics.k8s.io answers".to_owned()),
+    }
+    let pods: HashSet<&str> = recording.pods.iter().map(|pod| pod.name.as_str()).collect();
+    recording.uses.retain(|used| pods.contains(used.pod.as_str()));
     Ok(recording)
+}
+
+/// Before Kubernetes 1.21 budgets were `policy/v1beta1`, of the same fields.
+async fn budgets(client: &Client) -> Result<Vec<PodDisruptionBudget>, RecordError> {
+    #[derive(Deserialize)]
+    struct Budgets {
+        items: Vec<PodDisruptionBudget>,
+    }
+    let what = "budgets";
+    match list(Api::all(client.clone()), what).await {
+        Err(RecordError::List { source: kube::Error::Api(status), .. }) if status.code == 404 => {}
+        budgets => return budgets,
+    }
+    let request = http::Request::get("/apis/policy/v1beta1/poddisruptionbudgets").body(Vec::new());
+    let request = request.map_err(kube::Error::HttpError);
+    let request = request.map_err(|source| RecordError::List { what, source })?;
+    let answer = tokio::time::timeout(DEADLINE, client.request::<Budgets>(request)).await;
+    let answer = answer.map_err(|_| RecordError::Deadline { what })?;
+    Ok(answer.map_err(|source| RecordError::List { what, source })?.items)
 }
 
 async fn list<K>(api: Api<K>, what: &'static str) -> Result<Vec<K>, RecordError>
@@ -130,7 +165,14 @@ fn recorded_node(node: &Node) -> Result<RecordedNode, RecordError> {
         spec.taints.unwrap_or_default().into_iter().map(|taint| {
             format!("{}={}:{}", taint.key, taint.value.unwrap_or_default(), taint.effect)
         });
+    let other = |name: &&String| !["cpu", "memory", "pods", DEVICES].contains(&name.as_str());
+    let mut resources = BTreeMap::new();
+    for what in room.keys().filter(other) {
+        let has = amount(&name, room, what)?.map_or(0, |has| has.whole());
+        resources.insert(what.clone(), u64::try_from(has).unwrap_or_default());
+    }
     Ok(RecordedNode {
+        resources,
         cpu_milli: narrow(amount(&name, room, "cpu")?.map_or(0, |cpu| cpu.millis())),
         memory_mib: narrow(amount(&name, room, "memory")?.map_or(0, |memory| memory.whole() >> 20)),
         pods: whole(&name, room, "pods")?,
@@ -180,6 +222,8 @@ fn recorded_pod(pod: &Pod, arrived_s: u64) -> Result<RecordedPod, RecordError> {
         None => (gpus, if gpus > 0 { 1000 } else { 0 }),
     };
     let models = pod.annotations().get(MODELS).map(String::as_str).unwrap_or_default();
+    let kept = spec::kept(&spec);
+    let kept = kept.map_err(|source| RecordError::Spec { whose: name.clone(), source })?;
     let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
     Ok(RecordedPod {
         cpu_milli: narrow(cpu),
@@ -195,8 +239,34 @@ fn recorded_pod(pod: &Pod, arrived_s: u64) -> Result<RecordedPod, RecordError> {
         labels: pod.labels().clone(),
         node_selector: spec.node_selector.unwrap_or_default(),
         tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
+        like: BTreeMap::new(),
+        spec: Some(kept),
         name,
     })
+}
+
+/// What Services and the pod's controller select it by.
+fn like(pod: &Pod, services: &[Service], sets: &[ReplicaSet]) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let here = pod.namespace();
+    for service in services.iter().filter(|service| service.namespace() == here) {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let means = |(key, value): (&String, &String)| pod.labels().get(key) == Some(value);
+        if let Some(selector) = selector.filter(|asked| !asked.is_empty())
+            && selector.iter().all(means)
+        {
+            all.extend(selector.clone());
+        }
+    }
+    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+    let owner = owner.filter(|owner| owner.kind == "ReplicaSet");
+    let set = owner.and_then(|owner| {
+        let same = |set: &&ReplicaSet| set.namespace() == here && set.name_any() == owner.name;
+        sets.iter().find(same)
+    });
+    let own = set.and_then(|set| set.spec.as_ref()?.selector.match_labels.clone());
+    all.extend(own.unwrap_or_default());
+    all
 }
 
 fn toleration(toleration: &Toleration) -> String {
@@ -216,11 +286,14 @@ fn recorded_budget(budget: &PodDisruptionBudget) -> RecordedBudget {
         IntOrString::Int(number) => number.to_string(),
         IntOrString::String(text) => text,
     };
+    let selector = spec.selector.unwrap_or_default();
+    let expressions = selector.match_expressions.iter().flatten();
     RecordedBudget {
         name: format!("{}/{}", budget.namespace().unwrap_or_default(), budget.name_any()),
         min_available: spec.min_available.map(text),
         max_unavailable: spec.max_unavailable.map(text),
-        selector: spec.selector.and_then(|labels| labels.match_labels).unwrap_or_default(),
+        selector: selector.match_labels.unwrap_or_default(),
+        expressions: expressions.filter_map(|each| serde_json::to_value(each).ok()).collect(),
     }
 }
 
@@ -240,17 +313,17 @@ struct MeasuredContainer {
     usage: BTreeMap<String, Text>,
 }
 
-async fn uses(client: &Client, at_s: u64) -> Result<Vec<RecordedUse>, RecordError> {
+async fn uses(client: &Client, at_s: u64) -> Result<Option<Vec<RecordedUse>>, RecordError> {
     let what = "measured use";
     let request = http::Request::get("/apis/metrics.k8s.io/v1beta1/pods").body(Vec::new());
-    let Ok(request) = request else { return Ok(Vec::new()) };
+    let Ok(request) = request else { return Ok(None) };
     let answer = tokio::time::timeout(DEADLINE, client.request::<Measured>(request)).await;
     let measured = match answer.map_err(|_| RecordError::Deadline { what })? {
         Ok(measured) => measured,
         // Nobody measures here.
         Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 503) => {
             tracing::info!("the cluster has no metrics.k8s.io, use is not recorded");
-            return Ok(Vec::new());
+            return Ok(None);
         }
         Err(source) => return Err(RecordError::List { what, source }),
     };
@@ -266,7 +339,7 @@ async fn uses(client: &Client, at_s: u64) -> Result<Vec<RecordedUse>, RecordErro
         let (cpu_milli, memory_mib) = (narrow(cpu), narrow(memory >> 20));
         uses.push(RecordedUse { at_s, pod: name, cpu_milli, memory_mib });
     }
-    Ok(uses)
+    Ok(Some(uses))
 }
 
 fn full_name(pod: &Pod) -> String {

@@ -64,6 +64,8 @@ pub struct Figures {
     pub first_failure_percent: Option<f64>,
     /// Pods that found a place.
     pub placed: usize,
+    /// How often a pod had to go for a more important one.
+    pub displaced: usize,
     /// Pods that found none, by size.
     pub left_over: BTreeMap<SizeClass, usize>,
     /// Asked for, and allocated then; a point each percent.

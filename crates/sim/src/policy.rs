@@ -2,24 +2,32 @@
 
 mod drawn;
 mod packed;
+mod profile;
 
 use std::fmt;
 use std::str::FromStr;
 
-use berth_scheduler::gpu::{Cluster, Demand, Packer, Placed, Workload};
+use berth_scheduler::gpu::{Cluster, Packer, Placed, Workload};
 use berth_scheduler::policy::{Archimedes, BestFit, Fgd};
 
-use crate::trace::Trace;
+pub use profile::{Rehearsal, RehearsalError};
+
+use crate::trace::{Arrival, Trace};
 
 /// Places pods one after another and keeps the cluster that results.
 ///
 /// # Guarantees
 /// Same cluster, same calls, same answers: chance comes from the seed it was made with.
 pub trait Policy {
-    /// Chooses a node and takes what the pod asks for; none when it fits nowhere.
-    fn place(&mut self, demand: &Demand) -> Option<Placed>;
+    /// Chooses a node for the pod, the trace's number `index`, and takes what it asks for; none when
+    /// it fits nowhere.
+    fn place(&mut self, index: usize, arrival: &Arrival) -> Option<Placed>;
     /// Gives back what a pod had.
-    fn remove(&mut self, demand: &Demand, placed: Placed);
+    fn remove(&mut self, index: usize, arrival: &Arrival, placed: Placed);
+    /// The pods that had to go for the last one placed, by their numbers; it is told once.
+    fn displaced(&mut self) -> Vec<usize> {
+        Vec::new()
+    }
     /// What is free now.
     fn cluster(&self) -> &Cluster;
 }
@@ -77,6 +85,33 @@ impl PolicyKind {
                 Box::new(Archimedes::told(cluster, typical(trace, 1.0), pods))
             }
             Self::ArchimedesCold => Box::new(Archimedes::new(cluster)),
+        }
+    }
+}
+
+/// Who decides in a replay.
+#[derive(Clone, Debug)]
+pub enum Contender {
+    /// One of the packers.
+    Kind(PolicyKind),
+    /// The scheduler as production runs it.
+    Rehearsal(Rehearsal),
+}
+
+impl Contender {
+    /// Its name in tables.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Kind(kind) => kind.name(),
+            Self::Rehearsal(rehearsal) => rehearsal.name(),
+        }
+    }
+
+    /// On an empty cluster.
+    pub fn start(&self, trace: &Trace, seed: u64) -> Box<dyn Policy> {
+        match self {
+            Self::Kind(kind) => kind.start(trace, trace.cluster(), seed),
+            Self::Rehearsal(rehearsal) => rehearsal.start(trace, seed),
         }
     }
 }

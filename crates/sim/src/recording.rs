@@ -4,7 +4,7 @@
 //! were and the SHA-256 of all bytes before it; between them one line for each thing:
 //!
 //! ```text
-//! {"berth":"recording","version":1,"source":"openb default"}
+//! {"berth":"recording","version":2,"source":"openb default"}
 //! {"node":{"name":"n0","cpu_milli":96000,"memory_mib":393216,"pods":110,"gpus":8,"model":"G2"}}
 //! {"pod":{"name":"p0","cpu_milli":11400,"memory_mib":61440,"gpus":1,"gpu_milli":1000}}
 //! {"budget":{"name":"web","min_available":2,"selector":{"app":"web"}}}
@@ -12,8 +12,12 @@
 //! {"end":{"lines":5,"sha256":"…"}}
 //! ```
 //!
-//! Fields left out mean nothing was said. A newer version, an unknown field, a cut-off or changed
-//! file are refused whole, by line and column: a rehearsal on half a cluster would mislead.
+//! A pod of a live cluster also has `spec`: what of its own spec a scheduler reads, as Kubernetes
+//! words it, so that any profile can judge it. Version 1 had none.
+//!
+//! Nodes come before pods, pods by arrival. Fields left out mean nothing was said. A newer version,
+//! an unknown field, a pod on a node that is not there, a cut-off or changed file are refused whole,
+//! by line and column: a rehearsal on half a cluster would mislead.
 
 mod anonymise;
 mod read;
@@ -22,17 +26,20 @@ mod write;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use read::ReadError;
 
 /// The version written, and the newest one read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A cluster as it was, or a stretch of its life.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recording {
     /// Where it is from, for people.
     pub source: String,
+    /// What the cluster did not tell, for people.
+    pub missing: Vec<String>,
     /// Its nodes.
     pub nodes: Vec<RecordedNode>,
     /// Its pods, by arrival.
@@ -62,6 +69,9 @@ pub struct RecordedNode {
     /// Their model.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
+    /// What else it has by name, in whole units: local disk, huge pages, other devices.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, u64>,
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -116,6 +126,12 @@ pub struct RecordedPod {
     /// Taints it bears: `*`, `key`, `key=value`, each with `:effect` when only that one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<String>,
+    /// The labels that Services and its controller select it by: what default constraints spread.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub like: BTreeMap<String, String>,
+    /// What of its spec a scheduler reads, as Kubernetes words it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Value>,
 }
 
 /// One disruption budget.
@@ -133,6 +149,9 @@ pub struct RecordedBudget {
     /// The labels of its pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,
+    /// What else its selector asks, as `matchExpressions` words it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expressions: Vec<Value>,
 }
 
 /// What one pod used at one time.
@@ -157,6 +176,8 @@ struct Head {
     version: u32,
     #[serde(default)]
     source: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
 }
 
 /// Any other line.

@@ -49,41 +49,61 @@ impl Run {
     ///
     /// # Guarantees
     /// Same trace, policy and seed: same placements and figures (but for the time it took).
-    pub fn replay(&self, trace: &Trace, mut progress: impl FnMut(Progress)) -> Outcome {
-        let mut policy = self.policy.start(trace, trace.cluster(), self.seed);
-        let mut marks = Marks::new(trace);
-        let mut placements = Vec::with_capacity(trace.arrivals.len());
-        let mut leaving: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
-        let mut deciding = Duration::ZERO;
-        for (index, arrival) in trace.arrivals.iter().enumerate() {
-            while let Some(Reverse((at, gone))) = leaving.peek().copied() {
-                if at > arrival.arrived_s {
-                    break;
-                }
-                leaving.pop();
-                let gone: (&crate::trace::Arrival, Option<Placed>) =
-                    (&trace.arrivals[gone], placements[gone]);
-                if let (left, Some(placed)) = gone {
-                    policy.remove(&left.demand, placed);
-                    marks.left(left.demand.gpu_total());
-                }
+    pub fn replay(&self, trace: &Trace, progress: impl FnMut(Progress)) -> Outcome {
+        replay(self.policy.start(trace, trace.cluster(), self.seed), trace, progress)
+    }
+}
+
+/// Replays `trace` on the empty cluster of `policy`. `progress` is told now and then.
+///
+/// Pods that a more important one displaced are tried once more, at once.
+pub fn replay(
+    mut policy: Box<dyn Policy>,
+    trace: &Trace,
+    mut progress: impl FnMut(Progress),
+) -> Outcome {
+    let mut marks = Marks::new(trace);
+    let mut placements = Vec::with_capacity(trace.arrivals.len());
+    let mut leaving: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
+    let mut deciding = Duration::ZERO;
+    for (index, arrival) in trace.arrivals.iter().enumerate() {
+        while let Some(Reverse((at, gone))) = leaving.peek().copied() {
+            if at > arrival.arrived_s {
+                break;
             }
-            let begun = Instant::now();
-            let placed = policy.place(&arrival.demand);
-            deciding += begun.elapsed();
-            marks.decided(&arrival.demand, placed.is_some());
-            if let (Some(_), Some(gone)) = (placed, arrival.gone_s) {
-                leaving.push(Reverse((gone, index)));
-            }
-            placements.push(placed);
-            if index % REPORT_EVERY == 0 {
-                let (of, at_s) = (trace.arrivals.len(), arrival.arrived_s);
-                progress(Progress { done: index + 1, of, at_s });
+            leaving.pop();
+            let left = &trace.arrivals[gone];
+            let placed: Option<Placed> = placements[gone];
+            if let Some(placed) = placed {
+                policy.remove(gone, left, placed);
+                marks.left(left.demand.gpu_total());
             }
         }
-        let figures = marks.figures(policy.as_ref(), trace);
-        Outcome { placements, figures, deciding }
+        let begun = Instant::now();
+        let placed = policy.place(index, arrival);
+        deciding += begun.elapsed();
+        marks.decided(&arrival.demand, placed.is_some());
+        let mut displaced = policy.displaced();
+        while let Some(victim) = displaced.pop() {
+            let again = &trace.arrivals[victim];
+            marks.left(again.demand.gpu_total());
+            let begun = Instant::now();
+            placements[victim] = policy.place(victim, again);
+            deciding += begun.elapsed();
+            marks.tried_again(&again.demand, placements[victim].is_some());
+            displaced.extend(policy.displaced());
+        }
+        if let (Some(_), Some(gone)) = (placed, arrival.gone_s) {
+            leaving.push(Reverse((gone, index)));
+        }
+        placements.push(placed);
+        if index % REPORT_EVERY == 0 {
+            let (of, at_s) = (trace.arrivals.len(), arrival.arrived_s);
+            progress(Progress { done: index + 1, of, at_s });
+        }
     }
+    let figures = marks.figures(policy.as_ref(), trace);
+    Outcome { placements, figures, deciding }
 }
 
 /// What is noted as pods arrive.
@@ -96,6 +116,7 @@ struct Marks {
     first_failure: Option<f64>,
     left: [usize; SizeClass::ALL.len()],
     placed: usize,
+    displaced: usize,
     curve: Vec<(f64, f64)>,
 }
 
@@ -112,6 +133,7 @@ impl Marks {
             first_failure: None,
             left,
             placed: 0,
+            displaced: 0,
             curve: Vec::new(),
         }
     }
@@ -137,6 +159,17 @@ impl Marks {
         }
     }
 
+    /// A pod that was displaced found another place, or none.
+    fn tried_again(&mut self, demand: &berth_scheduler::gpu::Demand, placed: bool) {
+        self.displaced += 1;
+        if placed {
+            self.used += u64::from(demand.gpu_total());
+        } else {
+            self.placed -= 1;
+            self.left[SizeClass::of(demand) as usize] += 1;
+        }
+    }
+
     fn left(&mut self, gpus: u32) {
         self.used -= u64::from(gpus);
     }
@@ -149,6 +182,7 @@ impl Marks {
         figures.allocated_most_percent = percent(self.most_used, self.capacity);
         figures.first_failure_percent = self.first_failure;
         figures.placed = self.placed;
+        figures.displaced = self.displaced;
         figures.curve = self.curve;
         figures.left_over = SizeClass::ALL.map(|class| (class, self.left[class as usize])).into();
         figures

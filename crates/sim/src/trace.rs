@@ -2,7 +2,8 @@
 //!
 //! Whatever tells nodes apart for a pod (the devices' model, labels that a selector names, taints)
 //! makes a kind of node; a pod allows some of the at most 63 kinds. What the packer does not know is
-//! left out and counted in [`Trace::left_out`]: (anti-)affinity and spread are not in a recording.
+//! left out and counted in [`Trace::left_out`]; (anti-)affinity, spread, ports and priorities only
+//! a [`crate::policy::Rehearsal`] knows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -31,6 +32,8 @@ pub struct Trace {
 pub struct Arrival {
     /// Its name.
     pub name: String,
+    /// Its number in the recording.
+    pub pod: usize,
     /// What it asks for.
     pub demand: Demand,
     /// Virtual seconds.
@@ -100,10 +103,23 @@ impl Trace {
     /// # Errors
     /// [`TraceError`] when the nodes are too many-sided.
     pub fn of(recording: &Recording) -> Result<Self, TraceError> {
+        Self::make(recording, true)
+    }
+
+    /// The recording in numbers that do not tell kinds of node apart: for a scheduler that looks at
+    /// labels and taints itself.
+    ///
+    /// # Errors
+    /// [`TraceError::Devices`].
+    pub fn without_kinds(recording: &Recording) -> Result<Self, TraceError> {
+        Self::make(recording, false)
+    }
+
+    fn make(recording: &Recording, by_kind: bool) -> Result<Self, TraceError> {
         let keys: BTreeSet<&String> =
             recording.pods.iter().flat_map(|pod| pod.node_selector.keys()).collect();
         let open = || recording.nodes.iter().filter(|node| !node.unschedulable);
-        let kinds: BTreeSet<Kind> = open().map(|node| Kind::of(node, &keys)).collect();
+        let kinds: BTreeSet<Kind> = open().filter(|_| by_kind).map(|node| Kind::of(node, &keys)).collect();
         if kinds.len() > 63 {
             return Err(TraceError::Kinds { kinds: kinds.len() });
         }
@@ -126,11 +142,12 @@ impl Trace {
             });
         }
         let mut masks: HashMap<_, u64> = HashMap::new();
-        for pod in &recording.pods {
+        for (index, pod) in recording.pods.iter().enumerate() {
             let sides = (&pod.models, &pod.node_selector, &pod.tolerations);
             let kinds = *masks.entry(sides).or_insert_with(|| mask(&kinds, pod));
             trace.arrivals.push(Arrival {
                 name: pod.name.clone(),
+                pod: index,
                 demand: Demand {
                     cpu_milli: pod.cpu_milli,
                     memory_mib: pod.memory_mib,

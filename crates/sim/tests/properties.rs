@@ -49,7 +49,8 @@ fn pod(number: usize) -> impl Strategy<Value = RecordedPod> {
 fn recording() -> impl Strategy<Value = Recording> {
     let nodes = (1..12_usize).prop_flat_map(|count| (0..count).map(node).collect::<Vec<_>>());
     let pods = (0..160_usize).prop_flat_map(|count| (0..count).map(pod).collect::<Vec<_>>());
-    (nodes, pods, "[ -~]{0,20}").prop_map(|(nodes, pods, source)| {
+    (nodes, pods, "[ -~]{0,20}").prop_map(|(nodes, mut pods, source)| {
+        pods.sort_by_key(|pod| pod.arrived_s);
         let used = |pod: &RecordedPod| RecordedUse {
             at_s: pod.arrived_s,
             pod: pod.name.clone(),
@@ -57,7 +58,7 @@ fn recording() -> impl Strategy<Value = Recording> {
             memory_mib: pod.memory_mib,
         };
         let uses = pods.iter().map(used).collect();
-        Recording { source, nodes, pods, budgets: Vec::new(), uses }
+        Recording { source, nodes, pods, uses, ..Recording::default() }
     })
 }
 
@@ -115,9 +116,9 @@ proptest! {
         trace.arrivals.iter_mut().for_each(|arrival| arrival.gone_s = None);
         for policy in PolicyKind::ALL {
             let mut live = policy.start(&trace, trace.cluster(), seed);
-            for arrival in &trace.arrivals {
+            for (index, arrival) in trace.arrivals.iter().enumerate() {
                 let fits = live.cluster().nodes().iter().any(|node| node.fits(&arrival.demand));
-                prop_assert_eq!(live.place(&arrival.demand).is_some(), fits, "{}", policy);
+                prop_assert_eq!(live.place(index, arrival).is_some(), fits, "{}", policy);
             }
         }
     }

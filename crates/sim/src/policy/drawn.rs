@@ -5,6 +5,7 @@ use berth_scheduler::policy::SpreadOut;
 
 use super::Policy;
 use crate::chance::Chance;
+use crate::trace::Arrival;
 
 /// Any node where the pod fits, any of its devices that hold the share.
 pub(super) struct Random {
@@ -20,7 +21,8 @@ impl Random {
 }
 
 impl Policy for Random {
-    fn place(&mut self, demand: &Demand) -> Option<Placed> {
+    fn place(&mut self, _: usize, arrival: &Arrival) -> Option<Placed> {
+        let demand = &arrival.demand;
         let nodes = self.cluster.nodes();
         self.fitting.clear();
         self.fitting.extend((0..nodes.len()).filter(|node| nodes[*node].fits(demand)));
@@ -30,8 +32,8 @@ impl Policy for Random {
         self.cluster.take(node, demand, devices).then_some(Placed { node, devices })
     }
 
-    fn remove(&mut self, demand: &Demand, placed: Placed) {
-        self.cluster.give(placed.node, demand, placed.devices);
+    fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {
+        self.cluster.give(placed.node, &arrival.demand, placed.devices);
     }
 
     fn cluster(&self) -> &Cluster {
@@ -63,13 +65,14 @@ impl Kube {
 }
 
 impl Policy for Kube {
-    fn place(&mut self, demand: &Demand) -> Option<Placed> {
+    fn place(&mut self, _: usize, arrival: &Arrival) -> Option<Placed> {
+        let demand = &arrival.demand;
         let (node, devices) = SpreadOut::best(&self.cluster, demand, || self.chance.draw())?;
         self.cluster.take(node, demand, devices).then_some(Placed { node, devices })
     }
 
-    fn remove(&mut self, demand: &Demand, placed: Placed) {
-        self.cluster.give(placed.node, demand, placed.devices);
+    fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {
+        self.cluster.give(placed.node, &arrival.demand, placed.devices);
     }
 
     fn cluster(&self) -> &Cluster {

@@ -1,17 +1,18 @@
 //! The scheduler's own packers as policies.
 
-use berth_scheduler::gpu::{Cluster, Demand, Packer, Placed, Score};
+use berth_scheduler::gpu::{Cluster, Packer, Placed, Score};
 use berth_scheduler::policy::Archimedes;
 
 use super::Policy;
+use crate::trace::Arrival;
 
 impl<S: Score> Policy for Packer<S> {
-    fn place(&mut self, demand: &Demand) -> Option<Placed> {
-        Self::place(self, demand)
+    fn place(&mut self, _: usize, arrival: &Arrival) -> Option<Placed> {
+        Self::place(self, &arrival.demand)
     }
 
-    fn remove(&mut self, demand: &Demand, placed: Placed) {
-        Self::remove(self, demand, placed);
+    fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {
+        Self::remove(self, &arrival.demand, placed);
     }
 
     fn cluster(&self) -> &Cluster {
@@ -20,13 +21,13 @@ impl<S: Score> Policy for Packer<S> {
 }
 
 impl Policy for Archimedes {
-    fn place(&mut self, demand: &Demand) -> Option<Placed> {
-        self.arrived(demand);
-        Self::place(self, demand)
+    fn place(&mut self, _: usize, arrival: &Arrival) -> Option<Placed> {
+        self.arrived(&arrival.demand);
+        Self::place(self, &arrival.demand)
     }
 
-    fn remove(&mut self, demand: &Demand, placed: Placed) {
-        Self::remove(self, demand, placed);
+    fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {
+        Self::remove(self, &arrival.demand, placed);
     }
 
     fn cluster(&self) -> &Cluster {

@@ -5,10 +5,13 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::write::hex;
-use super::{End, Head, Line, Recording, VERSION};
+use super::{End, Head, Line, RecordedBudget, RecordedPod, Recording, VERSION};
 
 /// Why a recording was not read. Lines and columns count from 1.
 #[derive(Debug, thiserror::Error)]
@@ -106,10 +109,14 @@ impl Reading {
             if head.berth != "recording" {
                 return Err(self.fault(1, "this is no recording"));
             }
+            if head.version == 0 {
+                return Err(self.fault(1, "there is no version 0"));
+            }
             if head.version > VERSION {
                 return Err(ReadError::Newer { version: head.version });
             }
             self.recording.source = head.source;
+            self.recording.missing = head.missing;
             self.sum.update(text);
             return Ok(());
         }
@@ -119,20 +126,61 @@ impl Reading {
                 self.recording.nodes.push(node);
             }
             Line::Pod(pod) => {
-                self.name("pod", &pod.name)?;
-                if pod.gpu_milli > 1000 || (pod.gpus > 0) != (pod.gpu_milli > 0) {
-                    return Err(self.fault(1, "`gpus` and `gpu_milli` (1 to 1000) go together"));
-                }
+                self.judge_pod(&pod)?;
                 self.recording.pods.push(pod);
             }
-            Line::Budget(budget) => self.recording.budgets.push(budget),
-            Line::Use(used) => self.recording.uses.push(used),
+            Line::Budget(budget) => {
+                self.judge_budget(&budget)?;
+                self.recording.budgets.push(budget);
+            }
+            Line::Use(used) => {
+                if !self.names.contains(&format!("pod {}", used.pod)) {
+                    return Err(self.fault(1, &format!("no pod is called `{}`", used.pod)));
+                }
+                self.recording.uses.push(used);
+            }
             Line::End(end) => {
                 self.end = Some(end);
                 return Ok(());
             }
         }
         self.sum.update(text);
+        Ok(())
+    }
+
+    fn judge_pod(&mut self, pod: &RecordedPod) -> Result<(), ReadError> {
+        self.name("pod", &pod.name)?;
+        if pod.gpu_milli > 1000 || (pod.gpus > 0) != (pod.gpu_milli > 0) {
+            return Err(self.fault(1, "`gpus` and `gpu_milli` (1 to 1000) go together"));
+        }
+        if let Some(node) = &pod.node
+            && !self.names.contains(&format!("node {node}"))
+        {
+            return Err(self.fault(1, &format!("no node before it is called `{node}`")));
+        }
+        let before = self.recording.pods.last().map_or(0, |last| last.arrived_s);
+        if pod.arrived_s < before {
+            let at = pod.arrived_s;
+            let message = format!("the clock goes back: it arrived at {at} s, the last at {before}");
+            return Err(self.fault(1, &message));
+        }
+        if let Some(gone) = pod.gone_s.filter(|gone| *gone < pod.arrived_s) {
+            let message = format!("it was gone at {gone} s, before it arrived");
+            return Err(self.fault(1, &message));
+        }
+        if let Some(Err(error)) = pod.spec.as_ref().map(PodSpec::deserialize) {
+            return Err(self.fault(1, &format!("`spec`: {error}")));
+        }
+        Ok(())
+    }
+
+    fn judge_budget(&mut self, budget: &RecordedBudget) -> Result<(), ReadError> {
+        self.name("budget", &budget.name)?;
+        for each in &budget.expressions {
+            if let Err(error) = LabelSelectorRequirement::deserialize(each) {
+                return Err(self.fault(1, &format!("`expressions`: {error}")));
+            }
+        }
         Ok(())
     }
 

@@ -34,8 +34,8 @@ impl Recording {
             count: 0,
             sum: Sha256::new(),
         };
-        let source = self.source.clone();
-        lines.add(&Head { berth: "recording".to_owned(), version: VERSION, source })?;
+        let (source, missing) = (self.source.clone(), self.missing.clone());
+        lines.add(&Head { berth: "recording".to_owned(), version: VERSION, source, missing })?;
         for node in &self.nodes {
             lines.add(&Line::Node(node.clone()))?;
         }

@@ -1,0 +1,362 @@
+//! The scheduler's own core as a policy: the profiles, filters, scores and preemption of production.
+//!
+//! What a recording tells of a pod becomes the same snapshot that the live scheduler makes of it;
+//! [`berth_scheduler::Cluster`] decides, and this keeps the books of the replay beside it.
+//!
+//! Refuses pods that ask for a share of a device: the core counts whole devices, and would put two
+//! shares of 600 thousandths on one. Volumes, images and namespaces' labels are not in a recording;
+//! pods of a gang are placed one by one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_api::Selector;
+use berth_scheduler::amount::{Bytes, Millicores};
+use berth_scheduler::gpu::{Cluster, Placed};
+use berth_scheduler::preempt::{Budget, preempt};
+use berth_scheduler::selector::{NodeTerm, Operator, Requirement};
+use berth_scheduler::snapshot::{self, Node, Pod};
+use berth_scheduler::{Cluster as Core, Profile};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement, ObjectMeta,
+};
+use serde::Deserialize;
+
+use super::Policy;
+use crate::recording::{RecordedBudget, RecordedNode, RecordedPod, Recording};
+use crate::trace::{Arrival, Trace};
+
+/// The extended resource of whole devices.
+const DEVICES: &str = "nvidia.com/gpu";
+/// The label of their model.
+const MODEL: &str = "nvidia.com/gpu.product";
+
+/// Why a recording cannot be judged by profiles.
+#[derive(Debug, thiserror::Error)]
+pub enum RehearsalError {
+    /// The core has whole devices.
+    #[error("{count} pods ask for a share of a device, {first} first; profiles know whole ones")]
+    Shares {
+        /// How many.
+        count: usize,
+        /// The first.
+        first: String,
+    },
+    /// A pod's spec is none.
+    #[error("the spec of {pod} cannot be read")]
+    Spec {
+        /// Its name.
+        pod: String,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A budget's selector is none.
+    #[error("the selector of budget {budget} cannot be read: {message}")]
+    Selector {
+        /// Its name.
+        budget: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A recording as the core sees it, with the profiles that judge it.
+#[derive(Clone, Debug)]
+pub struct Rehearsal {
+    name: String,
+    profiles: Vec<Profile>,
+    nodes: Arc<BTreeMap<String, Node>>,
+    pods: Arc<Vec<Pod>>,
+    budgets: Arc<Vec<Protected>>,
+}
+
+/// A budget, and what it asks.
+#[derive(Clone, Debug)]
+struct Protected {
+    namespace: String,
+    selector: Selector,
+    min_available: Option<String>,
+    max_unavailable: Option<String>,
+}
+
+impl Rehearsal {
+    /// Profiles, under the name that tables show, for the pods of `recording`. Its seed and the
+    /// profiles' own decide between equal nodes.
+    ///
+    /// # Errors
+    /// [`RehearsalError`].
+    pub fn new(
+        name: &str,
+        profiles: Vec<Profile>,
+        recording: &Recording,
+    ) -> Result<Self, RehearsalError> {
+        let shared = |pod: &&RecordedPod| pod.gpus > 0 && pod.gpu_milli < 1000;
+        if let Some(first) = recording.pods.iter().find(shared) {
+            let count = recording.pods.iter().filter(shared).count();
+            return Err(RehearsalError::Shares { count, first: first.name.clone() });
+        }
+        let nodes = recording.nodes.iter().map(|node| (node.name.clone(), seen_node(node)));
+        let pods = recording.pods.iter().map(seen_pod).collect::<Result<_, _>>()?;
+        let budgets = recording.budgets.iter().map(protected).collect::<Result<_, _>>()?;
+        Ok(Self {
+            name: name.to_owned(),
+            profiles,
+            nodes: Arc::new(nodes.collect()),
+            pods: Arc::new(pods),
+            budgets: Arc::new(budgets),
+        })
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn start(&self, trace: &Trace, seed: u64) -> Box<dyn Policy> {
+        let mut profiles = self.profiles.clone();
+        profiles.iter_mut().for_each(|each| each.seed = each.seed.wrapping_add(seed));
+        let mut core = Core::new(profiles);
+        let mut indexes = BTreeMap::new();
+        for (index, name) in trace.nodes.iter().enumerate() {
+            core.set_node(self.nodes.get(name).cloned().unwrap_or_default());
+            indexes.insert(name.clone(), index);
+        }
+        for pod in self.pods.iter() {
+            core.set_namespace(pod.namespace.clone(), Some(named(&pod.namespace)));
+        }
+        Box::new(Running {
+            core,
+            rehearsal: self.clone(),
+            cluster: trace.cluster(),
+            indexes,
+            placed: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            displaced: Vec::new(),
+        })
+    }
+}
+
+/// The one label that every namespace has.
+fn named(namespace: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), namespace.to_owned())])
+}
+
+struct Running {
+    core: Core,
+    rehearsal: Rehearsal,
+    cluster: Cluster,
+    indexes: BTreeMap<String, usize>,
+    placed: BTreeMap<usize, (Arrival, Placed)>,
+    /// Pods that are there or want to be, with what they are for budgets.
+    asked: BTreeMap<usize, Arc<Pod>>,
+    displaced: Vec<usize>,
+}
+
+impl Running {
+    /// What each budget still allows.
+    fn allowed(&self) -> Vec<Budget> {
+        let allowed = |budget: &Protected| {
+            let means = |pod: &Pod| {
+                pod.namespace == budget.namespace && budget.selector.matches(&pod.labels)
+            };
+            let there = self.asked.iter().filter(|(_, pod)| means(pod));
+            let (mut wanted, mut healthy) = (0, 0);
+            for (index, _) in there {
+                wanted += 1;
+                healthy += i64::from(self.placed.contains_key(index));
+            }
+            let least = match (&budget.min_available, &budget.max_unavailable) {
+                (Some(least), _) => scaled(least, wanted),
+                (None, Some(most)) => wanted - scaled(most, wanted),
+                (None, None) => 0,
+            };
+            Budget {
+                namespace: budget.namespace.clone(),
+                selector: budget.selector.clone(),
+                allowed: (healthy - least).max(0),
+            }
+        };
+        self.rehearsal.budgets.iter().map(allowed).collect()
+    }
+
+    fn make_room(&mut self, pod: &Arc<Pod>) -> Option<String> {
+        // Without anyone of lower priority there is nothing to try.
+        self.placed.keys().find(|index| self.asked[*index].priority < pod.priority)?;
+        let budgets = self.allowed();
+        let preemption = preempt(&mut self.core, pod, &budgets).ok()?;
+        for victim in &preemption.victims {
+            let index: usize = victim.uid.parse().ok()?;
+            self.core.remove(&victim.uid);
+            if let Some((arrival, placed)) = self.placed.remove(&index) {
+                self.cluster.give(placed.node, &arrival.demand, placed.devices);
+                self.displaced.push(index);
+            }
+        }
+        self.core.check(pod, &preemption.node).is_ok().then_some(preemption.node)
+    }
+}
+
+impl Policy for Running {
+    fn place(&mut self, index: usize, arrival: &Arrival) -> Option<Placed> {
+        let mut pod = self.rehearsal.pods.get(arrival.pod)?.clone();
+        // A pod that comes again is another one.
+        pod.uid = index.to_string();
+        pod.name.clone_from(&arrival.name);
+        pod.start = i64::try_from(arrival.arrived_s).ok();
+        let pod = Arc::new(pod);
+        self.asked.insert(index, Arc::clone(&pod));
+        let node = match self.core.decide(&pod) {
+            Ok(placement) => placement.node,
+            Err(_) => self.make_room(&pod)?,
+        };
+        let at = *self.indexes.get(&node)?;
+        let devices = self.cluster.nodes()[at].tightest(&arrival.demand);
+        if !self.cluster.take(at, &arrival.demand, devices) {
+            return None;
+        }
+        self.core.place(pod, &node);
+        let placed = Placed { node: at, devices };
+        self.placed.insert(index, (arrival.clone(), placed));
+        Some(placed)
+    }
+
+    fn remove(&mut self, index: usize, arrival: &Arrival, placed: Placed) {
+        self.core.remove(&index.to_string());
+        self.placed.remove(&index);
+        self.asked.remove(&index);
+        self.cluster.give(placed.node, &arrival.demand, placed.devices);
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    fn displaced(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.displaced)
+    }
+}
+
+/// A number, or a percentage of `whole`, rounded up as Kubernetes does.
+fn scaled(text: &str, whole: i64) -> i64 {
+    match text.strip_suffix('%').map(str::parse::<i64>) {
+        Some(percent) => (whole * percent.unwrap_or(0) + 99).div_euclid(100),
+        None => text.parse().unwrap_or(0),
+    }
+}
+
+fn seen_node(node: &RecordedNode) -> Node {
+    let taints = node.taints.iter().map(|taint| {
+        let (pair, effect) = taint.rsplit_once(':').unwrap_or((taint, ""));
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        core::Taint {
+            key: key.to_owned(),
+            value: Some(value.to_owned()),
+            effect: effect.to_owned(),
+            time_added: None,
+        }
+    });
+    let spec = core::NodeSpec { taints: Some(taints.collect()), ..core::NodeSpec::default() };
+    let meta = ObjectMeta {
+        name: Some(node.name.clone()),
+        labels: Some(node.labels.clone()),
+        ..ObjectMeta::default()
+    };
+    let object = core::Node { metadata: meta, spec: Some(spec), status: None };
+    let mut seen = snapshot::node(&object);
+    if !node.model.is_empty() {
+        seen.labels.entry(MODEL.to_owned()).or_insert_with(|| node.model.clone());
+    }
+    seen.pods = if node.pods == 0 { i64::from(u16::MAX) } else { i64::from(node.pods) };
+    let room = &mut seen.allocatable;
+    room.cpu = Millicores(i64::from(node.cpu_milli));
+    room.memory = Bytes(i64::from(node.memory_mib) << 20);
+    for (name, has) in &node.resources {
+        let has = i64::try_from(*has).unwrap_or(i64::MAX);
+        match name.as_str() {
+            "ephemeral-storage" => room.ephemeral_storage = Bytes(has),
+            _ => drop(room.extended.insert(name.clone(), has)),
+        }
+    }
+    room.extended.insert(DEVICES.to_owned(), i64::from(node.gpus));
+    seen
+}
+
+fn seen_pod(pod: &RecordedPod) -> Result<Pod, RehearsalError> {
+    let (namespace, name) = pod.name.split_once('/').unwrap_or(("default", &pod.name));
+    let spec = match &pod.spec {
+        Some(spec) => core::PodSpec::deserialize(spec)
+            .map_err(|source| RehearsalError::Spec { pod: pod.name.clone(), source })?,
+        None => core::PodSpec {
+            node_selector: Some(pod.node_selector.clone()),
+            tolerations: Some(pod.tolerations.iter().map(|word| toleration(word)).collect()),
+            ..core::PodSpec::default()
+        },
+    };
+    let meta = ObjectMeta {
+        namespace: Some(namespace.to_owned()),
+        name: Some(name.to_owned()),
+        labels: Some(pod.labels.clone()),
+        ..ObjectMeta::default()
+    };
+    let stated = pod.spec.is_some();
+    let object = core::Pod { metadata: meta, spec: Some(spec), status: None };
+    let mut seen = snapshot::pod(&object);
+    // As recorded, in whole MiB: the replay's books and the core's must be the same.
+    seen.requests.cpu = Millicores(i64::from(pod.cpu_milli));
+    seen.requests.memory = Bytes(i64::from(pod.memory_mib) << 20);
+    if pod.gpus > 0 {
+        seen.requests.extended.insert(DEVICES.to_owned(), i64::from(pod.gpus));
+    }
+    if !stated {
+        seen.weighed = seen.requests.clone();
+    }
+    seen.priority = pod.priority;
+    seen.node = None;
+    seen.like = (!pod.like.is_empty()).then(|| Selector::labels(&pod.like));
+    // A gang waits for its like outside the core; alone, each is a pod.
+    seen.gang = None;
+    if !pod.models.is_empty() {
+        let model = Requirement {
+            key: MODEL.to_owned(),
+            operator: Operator::In,
+            values: pod.models.clone(),
+        };
+        let terms = seen.node_affinity.get_or_insert_with(|| {
+            vec![NodeTerm { labels: Vec::new(), fields: Vec::new() }]
+        });
+        terms.iter_mut().for_each(|term| term.labels.push(model.clone()));
+    }
+    Ok(seen)
+}
+
+/// A recorded toleration as Kubernetes words it.
+fn toleration(word: &str) -> core::Toleration {
+    let (pair, effect) = word.rsplit_once(':').map_or((word, None), |(pair, only)| (pair, Some(only)));
+    let (key, value) = pair.split_once('=').map_or((pair, None), |(key, value)| (key, Some(value)));
+    core::Toleration {
+        key: (key != "*").then(|| key.to_owned()),
+        operator: Some(if value.is_some() { "Equal" } else { "Exists" }.to_owned()),
+        value: value.map(str::to_owned),
+        effect: effect.map(str::to_owned),
+        ..core::Toleration::default()
+    }
+}
+
+fn protected(budget: &RecordedBudget) -> Result<Protected, RehearsalError> {
+    let wrong = |message: String| RehearsalError::Selector { budget: budget.name.clone(), message };
+    let expressions: Result<Vec<_>, _> =
+        budget.expressions.iter().map(LabelSelectorRequirement::deserialize).collect();
+    let object = LabelSelector {
+        match_labels: Some(budget.selector.clone()),
+        match_expressions: Some(expressions.map_err(|error| wrong(error.to_string()))?),
+    };
+    let selector = Selector::from_object(Some(&object)).map_err(|error| wrong(error.to_string()))?;
+    Ok(Protected {
+        namespace: budget.name.split_once('/').map_or("default", |(space, _)| space).to_owned(),
+        selector,
+        min_available: budget.min_available.clone(),
+        max_unavailable: budget.max_unavailable.clone(),
+    })
+}
