@@ -1,12 +1,13 @@
 //! `berth sim`: rehearsals of scheduling policies, and hollow nodes.
 
 mod cluster;
+mod policy;
 mod replay;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use berth_sim::{PolicyKind, Recording, live, openb};
+use berth_sim::{Recording, live, openb};
 use clap::{Args, Subcommand};
 
 use crate::cli::{Global, on_one_thread};
@@ -94,9 +95,4 @@ fn keep(global: &Global, recording: &Recording, file: &std::path::Path) -> Resul
     let (nodes, pods) = (recording.nodes.len(), recording.pods.len());
     let line = || format!("{}: {nodes} nodes, {pods} pods\n", file.display());
     global.output.print(&counts, line)
-}
-
-/// A policy's name on the command line.
-fn policy(word: &str) -> Result<PolicyKind, String> {
-    word.parse()
 }

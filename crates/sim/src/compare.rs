@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::compaction::{Compaction, machines_needed};
 use crate::measure::{Figures, SizeClass};
-use crate::policy::{Contender, PolicyKind};
+use crate::policy::Contender;
 use crate::run::{Outcome, Progress, replay};
 use crate::trace::Trace;
 
@@ -110,13 +110,13 @@ impl Comparison {
     pub fn compact(
         &mut self,
         trace: &Trace,
-        policies: [PolicyKind; 2],
+        policies: &[Contender; 2],
         orders: u64,
-        mut progress: impl FnMut(PolicyKind, Stage),
+        mut progress: impl FnMut(&str, Stage),
     ) {
         for (side, policy) in self.sides.iter_mut().zip(policies) {
-            let report = |order| progress(policy, Stage::Order(order, orders));
-            side.compaction = machines_needed(trace, policy, orders, self.seed, report);
+            let report = |order| progress(policy.name(), Stage::Order(order, orders));
+            side.compaction = machines_needed(trace, policy.clone(), orders, self.seed, report);
         }
     }
 

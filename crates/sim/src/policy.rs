@@ -72,6 +72,18 @@ impl PolicyKind {
         }
     }
 
+    /// What it does, in a few words.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Random => "any node where the pod fits",
+            Self::BestFit => "the node that has the least left",
+            Self::Fgd => "fragmentation gradient descent, told the workload",
+            Self::Kube => "kube-scheduler's default scores for resources",
+            Self::Archimedes => "Berth's own packer, told the workload",
+            Self::ArchimedesCold => "the same, told nothing",
+        }
+    }
+
     /// The policy on an empty `cluster`. FGD is told the workload of `trace`, as its source does, and
     /// Archimedes with it.
     pub fn start(self, trace: &Trace, cluster: Cluster, seed: u64) -> Box<dyn Policy> {
@@ -107,12 +119,25 @@ impl Contender {
         }
     }
 
-    /// On an empty cluster.
+    /// On the empty cluster of `trace`.
     pub fn start(&self, trace: &Trace, seed: u64) -> Box<dyn Policy> {
+        let all: Vec<usize> = (0..trace.shapes.len()).collect();
+        self.start_on(trace, &all, seed)
+    }
+
+    /// On some empty nodes of `trace`, by their numbers; one that is named again is a copy.
+    pub fn start_on(&self, trace: &Trace, nodes: &[usize], seed: u64) -> Box<dyn Policy> {
+        let cluster = Cluster::new(nodes.iter().map(|node| trace.shapes[*node]).collect());
         match self {
-            Self::Kind(kind) => kind.start(trace, trace.cluster(), seed),
-            Self::Rehearsal(rehearsal) => rehearsal.start(trace, seed),
+            Self::Kind(kind) => kind.start(trace, cluster, seed),
+            Self::Rehearsal(rehearsal) => rehearsal.start(trace, nodes, cluster, seed),
         }
+    }
+}
+
+impl From<PolicyKind> for Contender {
+    fn from(kind: PolicyKind) -> Self {
+        Self::Kind(kind)
     }
 }
 

@@ -119,7 +119,8 @@ impl Trace {
         let keys: BTreeSet<&String> =
             recording.pods.iter().flat_map(|pod| pod.node_selector.keys()).collect();
         let open = || recording.nodes.iter().filter(|node| !node.unschedulable);
-        let kinds: BTreeSet<Kind> = open().filter(|_| by_kind).map(|node| Kind::of(node, &keys)).collect();
+        let kinds: BTreeSet<Kind> =
+            open().filter(|_| by_kind).map(|node| Kind::of(node, &keys)).collect();
         if kinds.len() > 63 {
             return Err(TraceError::Kinds { kinds: kinds.len() });
         }

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use berth_sim::compaction::machines_needed;
-use berth_sim::compare::{self, Stage};
+use berth_sim::compare;
 use berth_sim::trace::Trace;
-use berth_sim::{PolicyKind, Recording, Run, chart};
+use berth_sim::{Contender, Recording, chart, replay};
 use clap::Args;
 
-use super::policy;
+use super::policy::{PolicyWord, Words};
 use crate::cli::Global;
 
 #[derive(Args, Debug)]
@@ -24,7 +24,7 @@ struct Replay {
     /// nobody leaves (the protocol of the published figures: 130)
     #[arg(long, value_name = "PERCENT")]
     saturate: Option<u64>,
-    /// Also count the machines needed, over so many orders of removal
+    /// Also count the machines needed, over so many orders of removal (10 or more mean something)
     #[arg(long, value_name = "ORDERS", default_value_t = 0)]
     compact: u64,
     /// Also write everything as JSON
@@ -37,9 +37,9 @@ struct Replay {
 pub struct RunOptions {
     #[command(flatten)]
     replay: Replay,
-    /// random, bestfit, fgd, kube, archimedes or archimedes-cold
-    #[arg(long, value_parser = policy, default_value = "archimedes")]
-    policy: PolicyKind,
+    /// Who decides
+    #[arg(long, value_parser = Words, default_value = "archimedes", value_name = "POLICY")]
+    policy: PolicyWord,
 }
 
 /// What `compare` takes.
@@ -47,9 +47,9 @@ pub struct RunOptions {
 pub struct CompareOptions {
     #[command(flatten)]
     replay: Replay,
-    /// The two policies: random, bestfit, fgd, kube, archimedes or archimedes-cold
-    #[arg(long = "policy", value_parser = policy, num_args = 1, required = true)]
-    policies: Vec<PolicyKind>,
+    /// Who decides; to be given twice
+    #[arg(long = "policy", value_parser = Words, required = true, value_name = "POLICY")]
+    policies: Vec<PolicyWord>,
     /// Also draw it
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -59,11 +59,20 @@ pub struct CompareOptions {
 const BETWEEN_LINES: Duration = Duration::from_secs(2);
 
 impl Replay {
-    /// The recording as it is packed, and as it arrives.
-    fn traces(&self) -> Result<(Trace, Trace)> {
+    /// What is replayed by `policies`, and the policies ready to begin.
+    fn set_up<const N: usize>(
+        &self,
+        policies: [&PolicyWord; N],
+    ) -> Result<(Stage, [Contender; N])> {
         let shown = || format!("reading {}", self.file.display());
         let recording = Recording::read(&self.file).with_context(shown)?;
-        let trace = Trace::of(&recording).with_context(shown)?;
+        for missing in &recording.missing {
+            eprintln!("not in the recording: {missing}");
+        }
+        // Packers are told which kinds of node a pod may go to; profiles look for themselves.
+        let by_kind = policies.iter().any(|policy| policy.is_packer());
+        let trace = if by_kind { Trace::of(&recording) } else { Trace::without_kinds(&recording) };
+        let trace = trace.with_context(shown)?;
         if trace.left_out > 0 {
             eprintln!("{} nodes were unschedulable, they are left out", trace.left_out);
         }
@@ -71,8 +80,17 @@ impl Replay {
             Some(percent) => trace.saturated(percent, self.seed),
             None => trace.clone(),
         };
-        Ok((trace, stream))
+        let ready: Vec<Contender> =
+            policies.iter().map(|policy| policy.ready(&recording)).collect::<Result<_>>()?;
+        let ready = ready.try_into().expect("one contender comes of each policy");
+        Ok((Stage { trace, stream }, ready))
     }
+}
+
+/// A recording as it is packed, and as it arrives.
+struct Stage {
+    trace: Trace,
+    stream: Trace,
 }
 
 /// Replays under one policy.
@@ -80,21 +98,21 @@ impl Replay {
 /// # Errors
 /// When the recording cannot be read, or the results not written.
 pub fn run(global: &Global, options: &RunOptions) -> Result<()> {
-    let RunOptions { replay, policy } = options;
-    let (trace, stream) = replay.traces()?;
+    let RunOptions { replay: asked, policy } = options;
+    let (Stage { trace, stream }, [policy]) = asked.set_up([policy])?;
+    let name = policy.name();
     let mut lines = Lines::new();
-    let run = Run { policy: *policy, seed: replay.seed };
-    let outcome = run.replay(&stream, |at| {
-        lines.tell(|| format!("{policy}: {} of {} pods, {} s", at.done, at.of, at.at_s));
+    let outcome = replay(policy.start(&stream, asked.seed), &stream, |at| {
+        lines.tell(|| format!("{name}: {} of {} pods, {} s", at.done, at.of, at.at_s));
     });
-    let orders = replay.compact;
+    let orders = asked.compact;
     let compaction = (orders > 0).then(|| {
-        machines_needed(&trace, *policy, orders, replay.seed, |order| {
-            lines.tell(|| format!("{policy}: machines needed, order {order} of {orders}"));
+        machines_needed(&trace, policy.clone(), orders, asked.seed, |order| {
+            lines.tell(|| format!("{name}: machines needed, order {order} of {orders}"));
         })
     });
-    let side = compare::side(*policy, &outcome, compaction.flatten());
-    write_json(replay.json.as_deref(), &side)?;
+    let side = compare::side(name, &outcome, compaction.flatten());
+    write_json(asked.json.as_deref(), &side)?;
     global.output.print(&side, || compare::table(&[&side]))
 }
 
@@ -104,19 +122,18 @@ pub fn run(global: &Global, options: &RunOptions) -> Result<()> {
 /// When the recording cannot be read, or the results not written.
 pub fn compare(global: &Global, options: &CompareOptions) -> Result<()> {
     let CompareOptions { replay, policies, svg } = options;
-    let policies: [PolicyKind; 2] = policies
-        .as_slice()
-        .try_into()
-        .with_context(|| format!("--policy is given {} times, not twice", policies.len()))?;
-    let (trace, stream) = replay.traces()?;
+    let [first, second] = policies.as_slice() else {
+        bail!("--policy is given {} times, not twice", policies.len());
+    };
+    let (Stage { trace, stream }, policies) = replay.set_up([first, second])?;
     let mut lines = Lines::new();
-    let mut comparison = compare::compare(&stream, policies, replay.seed, |policy, stage| {
-        let Stage::Replay(at) = stage else { return };
+    let mut comparison = compare::compare(&stream, &policies, replay.seed, |policy, stage| {
+        let compare::Stage::Replay(at) = stage else { return };
         lines.tell(|| format!("{policy}: {} of {} pods, {} s", at.done, at.of, at.at_s));
     });
     if replay.compact > 0 {
-        comparison.compact(&trace, policies, replay.compact, |policy, stage| {
-            let Stage::Order(order, of) = stage else { return };
+        comparison.compact(&trace, &policies, replay.compact, |policy, stage| {
+            let compare::Stage::Order(order, of) = stage else { return };
             lines.tell(|| format!("{policy}: machines needed, order {order} of {of}"));
         });
     }

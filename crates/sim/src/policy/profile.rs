@@ -114,14 +114,28 @@ impl Rehearsal {
         &self.name
     }
 
-    pub(super) fn start(&self, trace: &Trace, seed: u64) -> Box<dyn Policy> {
+    pub(super) fn start(
+        &self,
+        trace: &Trace,
+        nodes: &[usize],
+        cluster: Cluster,
+        seed: u64,
+    ) -> Box<dyn Policy> {
         let mut profiles = self.profiles.clone();
         profiles.iter_mut().for_each(|each| each.seed = each.seed.wrapping_add(seed));
         let mut core = Core::new(profiles);
         let mut indexes = BTreeMap::new();
-        for (index, name) in trace.nodes.iter().enumerate() {
-            core.set_node(self.nodes.get(name).cloned().unwrap_or_default());
-            indexes.insert(name.clone(), index);
+        for (index, node) in nodes.iter().enumerate() {
+            let name = &trace.nodes[*node];
+            let mut node = self.nodes.get(name).cloned().unwrap_or_default();
+            if indexes.contains_key(name) {
+                node.name = format!("{name}/{index}");
+                if let Some(host) = node.labels.get_mut("kubernetes.io/hostname") {
+                    host.clone_from(&node.name);
+                }
+            }
+            indexes.insert(node.name.clone(), index);
+            core.set_node(node);
         }
         for pod in self.pods.iter() {
             core.set_namespace(pod.namespace.clone(), Some(named(&pod.namespace)));
@@ -129,7 +143,7 @@ impl Rehearsal {
         Box::new(Running {
             core,
             rehearsal: self.clone(),
-            cluster: trace.cluster(),
+            cluster,
             indexes,
             placed: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -323,9 +337,9 @@ fn seen_pod(pod: &RecordedPod) -> Result<Pod, RehearsalError> {
             operator: Operator::In,
             values: pod.models.clone(),
         };
-        let terms = seen.node_affinity.get_or_insert_with(|| {
-            vec![NodeTerm { labels: Vec::new(), fields: Vec::new() }]
-        });
+        let terms = seen
+            .node_affinity
+            .get_or_insert_with(|| vec![NodeTerm { labels: Vec::new(), fields: Vec::new() }]);
         terms.iter_mut().for_each(|term| term.labels.push(model.clone()));
     }
     Ok(seen)
@@ -333,7 +347,8 @@ fn seen_pod(pod: &RecordedPod) -> Result<Pod, RehearsalError> {
 
 /// A recorded toleration as Kubernetes words it.
 fn toleration(word: &str) -> core::Toleration {
-    let (pair, effect) = word.rsplit_once(':').map_or((word, None), |(pair, only)| (pair, Some(only)));
+    let (pair, effect) =
+        word.rsplit_once(':').map_or((word, None), |(pair, only)| (pair, Some(only)));
     let (key, value) = pair.split_once('=').map_or((pair, None), |(key, value)| (key, Some(value)));
     core::Toleration {
         key: (key != "*").then(|| key.to_owned()),
@@ -352,7 +367,8 @@ fn protected(budget: &RecordedBudget) -> Result<Protected, RehearsalError> {
         match_labels: Some(budget.selector.clone()),
         match_expressions: Some(expressions.map_err(|error| wrong(error.to_string()))?),
     };
-    let selector = Selector::from_object(Some(&object)).map_err(|error| wrong(error.to_string()))?;
+    let selector =
+        Selector::from_object(Some(&object)).map_err(|error| wrong(error.to_string()))?;
     Ok(Protected {
         namespace: budget.name.split_once('/').map_or("default", |(space, _)| space).to_owned(),
         selector,

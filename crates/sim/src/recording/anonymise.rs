@@ -58,9 +58,8 @@ struct Words {
 
 /// Whether a key is one of Kubernetes' own.
 fn is_kubernetes(key: &str) -> bool {
-    key.split_once('/').is_some_and(|(domain, _)| {
-        domain == "kubernetes.io" || domain.ends_with(".kubernetes.io")
-    })
+    key.split_once('/')
+        .is_some_and(|(domain, _)| domain == "kubernetes.io" || domain.ends_with(".kubernetes.io"))
 }
 
 impl Words {

@@ -161,7 +161,8 @@ impl Reading {
         let before = self.recording.pods.last().map_or(0, |last| last.arrived_s);
         if pod.arrived_s < before {
             let at = pod.arrived_s;
-            let message = format!("the clock goes back: it arrived at {at} s, the last at {before}");
+            let message =
+                format!("the clock goes back: it arrived at {at} s, the last at {before}");
             return Err(self.fault(1, &message));
         }
         if let Some(gone) = pod.gone_s.filter(|gone| *gone < pod.arrived_s) {
