@@ -32,7 +32,6 @@ mod object;
 mod openapi_protobuf;
 mod path;
 mod pki;
-mod protobuf;
 mod proxy;
 mod rbac;
 mod record;
@@ -48,6 +47,8 @@ mod tokens;
 mod user;
 mod verbs;
 mod write;
+
+use berth_schema::protobuf;
 
 pub use connect::{ApiServer, Config, OpenError};
 pub use issuer::Issuer;

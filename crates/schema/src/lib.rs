@@ -19,6 +19,7 @@ pub mod discovery;
 pub mod facts;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 mod schema;
 pub mod table;
 mod validate;

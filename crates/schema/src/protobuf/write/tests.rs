@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use berth_schema::{Catalog, Schema, Shape};
+use crate::{Catalog, Schema, Shape};
 use serde_json::{Map, json};
 
 use super::*;

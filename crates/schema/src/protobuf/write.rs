@@ -75,12 +75,12 @@ fn form(api_version: &str, kind: &str) -> Option<Form> {
 }
 
 /// Whether objects of a kind have a protobuf form.
-pub(crate) fn is_known(api_version: &str, kind: &str) -> bool {
+pub fn is_known(api_version: &str, kind: &str) -> bool {
     form(api_version, kind).is_some()
 }
 
 /// The object with its envelope; none where its kind has no protobuf form.
-pub(crate) fn encode(object: &Value) -> Option<Vec<u8>> {
+pub fn encode(object: &Value) -> Option<Vec<u8>> {
     // Discovery's oldest documents do not say their version.
     let api_version = object["apiVersion"].as_str().unwrap_or("v1");
     let kind = object["kind"].as_str()?;
@@ -103,7 +103,7 @@ pub(crate) fn encode(object: &Value) -> Option<Vec<u8>> {
 }
 
 /// One frame of a watch; none where the object's kind has no protobuf form.
-pub(crate) fn watch_frame(event: &str, object: &Value) -> Option<Vec<u8>> {
+pub fn watch_frame(event: &str, object: &Value) -> Option<Vec<u8>> {
     let object = encode(object)?;
     let mut out = vec![0; 4];
     bytes(&mut out, 1, event.as_bytes());

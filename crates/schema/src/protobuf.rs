@@ -18,10 +18,10 @@ use serde_json::{Map, Value, json};
 
 mod write;
 
-pub(crate) use write::{encode, is_known, watch_frame};
+pub use write::{encode, is_known, watch_frame};
 
 /// The media type.
-pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 const MAGIC: &[u8] = b"k8s\0";
 const FACTS: &str = include_str!("../facts/protobuf.txt");
@@ -30,11 +30,14 @@ const DEPTH: usize = 64;
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum ProtobufError {
+pub enum ProtobufError {
+    /// It does not begin with `k8s` and a zero byte.
     #[error("the body does not begin as protobuf of Kubernetes does")]
     Magic,
+    /// It breaks off, nests too deep or does not fit its message.
     #[error("the body breaks off or is damaged")]
     Damaged,
+    /// A kind without protobuf form, as custom ones.
     #[error("no protobuf form is known for {0}")]
     UnknownKind(String),
 }
@@ -72,7 +75,10 @@ fn messages() -> &'static HashMap<&'static str, Message> {
 }
 
 /// The object that a body holds.
-pub(crate) fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
+///
+/// # Errors
+/// A body that is no such form, is damaged, or is of a kind that has none.
+pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
     let body = body.strip_prefix(MAGIC).ok_or(ProtobufError::Magic)?;
     let (mut meta, mut raw): (&[u8], &[u8]) = (&[], &[]);
     for field in Fields(body) {
