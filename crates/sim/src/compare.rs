@@ -141,8 +141,10 @@ impl Comparison {
 /// Sides as columns.
 pub fn table(sides: &[&Side]) -> String {
     let mut text = String::new();
+    let width = sides.iter().map(|side| side.policy.chars().count() + 2).fold(14, usize::max);
     let mut row = |name: &str, cell: &dyn Fn(&Side) -> String| {
-        let cells: Vec<String> = sides.iter().map(|side| format!("{:>14}", cell(side))).collect();
+        let cells: Vec<String> =
+            sides.iter().map(|side| format!("{:>width$}", cell(side))).collect();
         let _ = writeln!(text, "{name:<26}{}", cells.concat());
     };
     let percent =

@@ -102,12 +102,16 @@ pub async fn record(client: &Client, source: &str) -> Result<Recording, RecordEr
     recording.pods.sort_by(|a, b| (a.arrived_s, &a.name).cmp(&(b.arrived_s, &b.name)));
     recording.budgets = budgets.iter().map(recorded_budget).collect();
     let now = Timestamp::now().as_second() - start;
-    match uses(client, now.try_into().unwrap_or_default()).await? {
-        Some(uses) => recording.uses = uses,
-        None => recording.missing.push("measured use: no metrics.k8s.io answers".to_owned()),
-    }
+    let measured = uses(client, now.try_into().unwrap_or_default()).await?;
+    let served = measured.is_some();
     let pods: HashSet<&str> = recording.pods.iter().map(|pod| pod.name.as_str()).collect();
+    recording.uses = measured.unwrap_or_default();
     recording.uses.retain(|used| pods.contains(used.pod.as_str()));
+    if !served {
+        recording.missing.push("measured use: no metrics.k8s.io answers".to_owned());
+    } else if recording.uses.is_empty() && !recording.pods.is_empty() {
+        recording.missing.push("measured use: metrics.k8s.io knows none of the pods".to_owned());
+    }
     Ok(recording)
 }
 

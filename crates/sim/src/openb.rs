@@ -7,7 +7,7 @@
 //! Source: cluster-trace-gpu-v2023, published with "Beware of Fragmentation" (USENIX ATC '23).
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::recording::{RecordedNode, RecordedPod, Recording};
@@ -107,6 +107,29 @@ fn pod(row: &Row<'_>) -> Result<RecordedPod, ImportError> {
     })
 }
 
+/// Most bytes of a table; the published ones have half a million.
+const LARGEST: u64 = 256 << 20;
+
+fn read(path: &Path) -> Result<String, ImportError> {
+    let io = |source| ImportError::Io { path: path.to_owned(), source };
+    let wrong = |line, column, message: String| {
+        Err(ImportError::Value { path: path.to_owned(), line, column, message })
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io)?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > LARGEST {
+        return wrong(1, 1, format!("the table has more than {LARGEST} bytes"));
+    }
+    String::from_utf8(bytes).or_else(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let column = String::from_utf8_lossy(&good[start..]).chars().count() + 1;
+        wrong(line, column, "this is no UTF-8".to_owned())
+    })
+}
+
 struct Table {
     path: PathBuf,
     text: String,
@@ -119,8 +142,7 @@ struct Table {
 
 impl Table {
     fn open(path: PathBuf, columns: &[&str]) -> Result<Self, ImportError> {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ImportError::Io { path: path.clone(), source })?;
+        let text = read(&path)?;
         let head = text.lines().next().unwrap_or_default();
         let found: Vec<&str> = head.split(',').collect();
         let wrong = (0..columns.len().max(found.len()))
@@ -133,7 +155,7 @@ impl Table {
             let column = column_of(head, wrong);
             return Err(ImportError::Value { path, line: 1, column, message });
         }
-        let at = (head.len() + 1).min(text.len());
+        let at = text.find('\n').map_or(text.len(), |end| end + 1);
         Ok(Self { path, text, columns: columns.len(), at, line: 1, names: HashSet::new() })
     }
 
@@ -200,45 +222,4 @@ impl Row<'_> {
 /// Where field `index` begins, in characters from 1.
 fn column_of(line: &str, index: usize) -> usize {
     line.split(',').take(index).map(|field| field.chars().count() + 1).sum::<usize>() + 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NODE: &str = "sn,cpu_milli,memory_mib,gpu,model\nn0,64000,262144,2,P100\n";
-    const POD: &str = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,\
-                       creation_time,deletion_time,scheduled_time\n";
-
-    fn check(nodes: &str, pods: &str, wanted: &str) {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join(NODES), nodes).unwrap();
-        std::fs::write(directory.path().join("openb_pod_list_w.csv"), pods).unwrap();
-        let said = match import(directory.path(), "w") {
-            Ok(recording) => format!("{} {}", recording.nodes.len(), recording.pods.len()),
-            Err(error) => error.to_string().rsplit('/').next().unwrap().to_owned(),
-        };
-        assert_eq!(said, wanted);
-    }
-
-    #[test]
-    fn a_table_is_read_whole_or_refused_where_it_is_wrong() {
-        let pod = |row: &str| format!("{POD}{row}");
-        let pods = "openb_pod_list_w.csv:";
-        check(NODE, &pod("a,1,2,1,500,G2|T4,LS,Running,0,5,0\n"), "1 1");
-        check(NODE, &pod("a,1,2,0,0,,LS,Running,0,5,"), "1 1");
-        let wanted = format!("{pods} line 2, column 5: `x` is not a whole number in range");
-        check(NODE, &pod("a,1,x,1,500,,LS,Running,0,5,0\n"), &wanted);
-        let wanted = format!("{pods} line 2, column 9: 1 to 1000 thousandths of each device");
-        check(NODE, &pod("a,1,2,1,1500,,LS,Running,0,5,0\n"), &wanted);
-        let wanted = format!("{pods} line 3, column 1: this name was there before");
-        let row = "a,1,2,1,500,,LS,Running,0,5,0\n";
-        check(NODE, &pod(&format!("{row}{row}")), &wanted);
-        let wanted = format!("{pods} line 2, column 5: 3 values instead of 11");
-        check(NODE, &pod("a,1,2"), &wanted);
-        let wanted = format!("{pods} line 1, column 1: the header should say `name` here");
-        check(NODE, "", &wanted);
-        let wanted = "openb_node_list_gpu_node.csv: line 1, column 14: the header should say `memory_mib` here";
-        check("sn,cpu_milli,memory,gpu,model\n", POD, wanted);
-    }
 }

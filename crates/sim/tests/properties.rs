@@ -177,28 +177,3 @@ proptest! {
         prop_assert!(Recording::read_from(&file[..file.len() - 1]).is_err());
     }
 }
-
-#[test]
-fn a_bad_line_is_named_by_line_and_column() {
-    let head = "{\"berth\":\"recording\",\"version\":1}\n";
-    let cases = [
-        ("", "line 1, column 1: the file ends without the line `end`, it was cut"),
-        ("{\"berth\":\"recording\",\"version\":9}\n", "version is 9"),
-        ("{\"berth\":\"x\",\"version\":1}\n", "line 1, column 1: this is no recording"),
-        (
-            &format!("{head}{{\"node\":{{\"name\":\"n\",\"cpu_milli\":-1"),
-            "line 2, column 34: the line is not finished",
-        ),
-        (
-            &format!("{head}{{\"node\":{{\"name\":\"n\",\"cpu_milli\":\"x\"}}}}\n"),
-            "line 2, column 35",
-        ),
-        (&format!("{head}{{\"nodes\":{{}}}}\n"), "line 2, column 8: unknown variant `nodes`"),
-    ];
-    for (text, wanted) in cases {
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        packed.write_all(text.as_bytes()).unwrap();
-        let said = Recording::read_from(packed.finish().unwrap().as_slice()).unwrap_err();
-        assert!(said.to_string().contains(wanted), "{said} is not {wanted}");
-    }
-}

@@ -4,6 +4,7 @@
 //! `topology.kubernetes.io/zone`): default rules name them. Their values go.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::Value;
 
@@ -12,8 +13,8 @@ use super::Recording;
 impl Recording {
     /// Replaces every name, label and owner by a number; the same word by the same number.
     ///
-    /// Sizes, times, models and who refers to whom stay: they are what a rehearsal needs. So do the
-    /// values of labels that some pod compares as numbers.
+    /// Sizes, times, models and who refers to whom stay: they are what a rehearsal needs. So do
+    /// numbers that are the values of labels which some pod compares as numbers.
     #[must_use]
     pub fn anonymised(mut self) -> Self {
         let mut words = Words::default();
@@ -64,13 +65,16 @@ fn is_kubernetes(key: &str) -> bool {
 
 impl Words {
     fn of(&mut self, kind: &'static str, word: &str) -> String {
+        format!("{kind}-{}", self.number(kind, word))
+    }
+
+    fn number(&mut self, kind: &'static str, word: &str) -> usize {
         let counts = &mut self.counts;
-        let number = *self.numbers.entry((kind, word.to_owned())).or_insert_with(|| {
+        *self.numbers.entry((kind, word.to_owned())).or_insert_with(|| {
             let count = counts.entry(kind).or_default();
             *count += 1;
             *count
-        });
-        format!("{kind}-{number}")
+        })
     }
 
     /// A name within a namespace, if it has one.
@@ -87,10 +91,24 @@ impl Words {
     }
 
     fn value(&mut self, key: &str, value: &str) -> String {
-        if value.is_empty() || self.compared.contains(key) {
+        let compared = self.compared.contains(key) && value.parse::<i64>().is_ok();
+        if value.is_empty() || compared {
             return value.to_owned();
         }
         self.of("value", value)
+    }
+
+    /// An address of one machine; those that mean any, or itself, stay.
+    fn address(&mut self, address: &str) -> String {
+        match address.parse::<IpAddr>() {
+            Ok(address) if !address.is_unspecified() && !address.is_loopback() => {
+                let number = self.number("address", &address.to_string());
+                let last = u32::from(Ipv4Addr::new(100, 64, 0, 0)).wrapping_add(number as u32);
+                Ipv4Addr::from(last).to_string()
+            }
+            Ok(_) => address.to_owned(),
+            Err(_) => String::new(),
+        }
     }
 
     fn resource(&mut self, name: &str) -> String {
@@ -181,7 +199,7 @@ impl Words {
                         .map(|(name, amount)| (self.resource(&name), amount))
                         .collect();
                 }
-                ("hostIP", Value::String(_)) => {}
+                ("hostIP", Value::String(address)) => *address = self.address(address),
                 (_, field) => self.hide(field),
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use super::{End, Head, Line, RecordedBudget, RecordedPod, Recording, VERSION};
 /// Why a recording was not read. Lines and columns count from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The file cannot be read, or is no gzip stream.
+    /// The file cannot be read.
     #[error("reading the recording after line {line}")]
     Io {
         /// The last whole line.
@@ -55,6 +55,12 @@ pub enum ReadError {
 
 /// Longest line that is read; a pod with all its labels is far below it.
 const LONGEST_LINE: u64 = 1 << 20;
+/// Most text that is unpacked: a cluster of 100,000 pods is a fifth of it.
+const MOST_TEXT: u64 = 1 << 30;
+/// Text is looked at for being a bomb from this much on: more than [`MOST_DENSE`] bytes of it for
+/// each byte of the file. Lines of real clusters are packed 10 to 50 to one.
+const DENSE_FROM: u64 = 16 << 20;
+const MOST_DENSE: u64 = 300;
 
 impl Recording {
     /// Reads a file whole.
@@ -63,27 +69,57 @@ impl Recording {
     /// [`ReadError`]: where, and what is wrong there.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
         let file = std::fs::File::open(path).map_err(|source| ReadError::Io { line: 0, source })?;
-        Self::read_from(BufReader::new(file))
+        Self::read_from(file)
     }
 
-    /// Reads compressed lines whole.
+    /// Reads compressed lines whole, in memory bounded by what a recording can be.
     ///
     /// # Errors
     /// [`ReadError`]: where, and what is wrong there.
     pub fn read_from(input: impl Read) -> Result<Self, ReadError> {
-        let mut input = BufReader::new(GzDecoder::new(input));
+        let packed = BufReader::new(Counted { input, count: 0 });
+        let mut input = BufReader::new(GzDecoder::new(packed));
         let mut reading = Reading { recording: Self::default(), ..Reading::default() };
         let mut text = Vec::new();
+        let mut unpacked = 0;
         loop {
             text.clear();
             let read = (&mut input).take(LONGEST_LINE).read_until(b'\n', &mut text);
-            read.map_err(|source| ReadError::Io { line: reading.line, source })?;
+            read.map_err(|source| reading.unpacking(text.len(), source))?;
             if text.is_empty() {
+                let rest = input.into_inner().into_inner().fill_buf().map(<[u8]>::is_empty);
+                if !rest.map_err(|source| ReadError::Io { line: reading.line, source })? {
+                    return Err(reading.fault(1, "the file goes on after the recording's end"));
+                }
                 return reading.finish();
             }
             reading.line += 1;
+            unpacked += text.len() as u64;
+            let packed = input.get_ref().get_ref().get_ref().count;
+            if unpacked > MOST_TEXT || (unpacked > DENSE_FROM && unpacked / MOST_DENSE > packed) {
+                let message = "the text unpacks to more than a recording can be";
+                return Err(reading.fault(1, message));
+            }
+            if text.len() as u64 == LONGEST_LINE && !text.ends_with(b"\n") {
+                let message = format!("the line is longer than {LONGEST_LINE} bytes");
+                return Err(reading.fault(text.len(), &message));
+            }
             reading.add(&text)?;
         }
+    }
+}
+
+/// A reader that knows how much it gave.
+struct Counted<R> {
+    input: R,
+    count: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.count += read as u64;
+        Ok(read)
     }
 }
 
@@ -210,6 +246,23 @@ impl Reading {
             return Ok(());
         }
         Err(self.fault(1, &format!("a second {kind} is called `{name}`")))
+    }
+
+    /// What a failed read means; `got` bytes of the next line had come.
+    fn unpacking(&self, got: usize, source: io::Error) -> ReadError {
+        let message = match source.kind() {
+            io::ErrorKind::UnexpectedEof if self.line + got == 0 => "this is no gzip stream",
+            io::ErrorKind::UnexpectedEof => "the file ends here, it was cut",
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+                if self.line + got == 0 {
+                    "this is no gzip stream"
+                } else {
+                    "the file was changed"
+                }
+            }
+            _ => return ReadError::Io { line: self.line, source },
+        };
+        ReadError::Line { line: self.line + 1, column: got + 1, message: message.to_owned() }
     }
 
     fn fault(&self, column: usize, message: &str) -> ReadError {
