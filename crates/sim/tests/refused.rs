@@ -103,7 +103,7 @@ fn a_bad_line_is_named_by_line_and_column() {
         (pod(",\"gpus\":1"), "line 3, column 1: `gpus` and `gpu_milli`"),
         (pod(",\"gpus\":1,\"gpu_milli\":1001"), "line 3, column 1: `gpus` and `gpu_milli`"),
         (pod(",\"arrived_s\":5,\"gone_s\":4"), "line 3, column 1: it was gone at 4 s"),
-        (pod(",\"speck\":{}"), "line 3, column 57: unknown field `speck`"),
+        (pod(",\"speck\":{}"), "line 3, column 55: unknown field `speck`"),
         (pod(",\"spec\":{\"containers\":7}"), "line 3, column 1: `spec`: invalid type"),
         (pod(&format!(",\"spec\":{deep}")), "recursion limit"),
         (
@@ -111,8 +111,8 @@ fn a_bad_line_is_named_by_line_and_column() {
             "line 3, column 1: no pod is called `q`",
         ),
         (
-            line("{\"budget\":{\"name\":\"b\",\"expressions\":[{}]}}"),
-            "line 3, column 1: `expressions`: missing field",
+            line("{\"budget\":{\"name\":\"b\",\"expressions\":[7]}}"),
+            "line 3, column 1: `expressions`: invalid type",
         ),
         (
             line("{\"end\":{\"lines\":2,\"sha256\":\"00\"}}"),
