@@ -67,17 +67,24 @@ pub fn measure() -> Result<Vec<Budget>> {
     for side in &sides {
         eprintln!("{}: {:.0} MiB resident once started on it", side.name, side.resident());
     }
-    budgets.extend(mixed(&runtime, &sides)?);
+    if is_wanted("mix") {
+        budgets.extend(mixed(&runtime, &sides)?);
+    }
     let own = i32::try_from(std::process::id())?;
     side::pin(own, Place::Client)?;
     sides.iter().try_for_each(|side| side.pin(Place::Server))?;
     for (round, goal) in
         [(Round::Reads, 15.0), (Round::Streams, 15.0), (Round::Lists, 10.0), (Round::Creates, 8.0)]
     {
-        budgets.extend(rates(&runtime, &sides, round, goal)?);
+        if is_wanted(round.name()) {
+            budgets.extend(rates(&runtime, &sides, round, goal)?);
+        }
     }
     side::pin(own, Place::Anywhere)?;
     sides.iter().try_for_each(|side| side.pin(Place::Anywhere))?;
+    if !is_wanted("watch") {
+        return Ok(budgets);
+    }
     let mut late = vec![Vec::new(); sides.len()];
     for _ in 0..WATCH_ROUNDS {
         for (at, side) in sides.iter().enumerate() {
@@ -91,6 +98,11 @@ pub fn measure() -> Result<Vec<Budget>> {
     let own = late.into_iter().next().context("our own side is always measured")?;
     budgets.push(Budget::at_most("api-watch-delivery-p99_ms", goal, own).beside(peer));
     Ok(budgets)
+}
+
+/// Whether `BERTH_API_PARTS`, names with commas between them, asks for a part; unset, for all.
+fn is_wanted(part: &str) -> bool {
+    std::env::var("BERTH_API_PARTS").map_or(true, |parts| parts.split(',').any(|one| one == part))
 }
 
 /// Rounds of one and the other in turn.

@@ -124,12 +124,12 @@ fn rate(trace: &Trace, policy: PolicyKind, nodes: usize) -> f64 {
     let stream = trace.saturated(130, 1);
     let (mut asked, mut decided) = (0, 0_u32);
     let begun = Instant::now();
-    for arrival in stream.arrivals.iter().cycle() {
+    for (index, arrival) in stream.arrivals.iter().cycle().enumerate() {
         asked += u64::from(arrival.demand.gpu_total());
         if asked > most {
             break;
         }
-        policy.place(&arrival.demand);
+        policy.place(index, arrival);
         decided += 1;
     }
     f64::from(decided) / begun.elapsed().as_secs_f64()
