@@ -155,6 +155,7 @@ pub fn table(sides: &[&Side]) -> String {
     row("first failure at", &|side| percent(side.figures.first_failure_percent));
     row("fragments", &|side| percent(Some(side.figures.fragments_percent)));
     row("cores allocated", &|side| percent(Some(side.figures.cpu_percent)));
+    row("cores of no use", &|side| percent(Some(side.figures.cpu_fragments_percent)));
     row("cores' deviation by node", &|side| format!("{:.1}", side.figures.cpu_deviation));
     row("empty nodes", &|side| side.figures.empty_nodes.to_string());
     row("placed", &|side| side.figures.placed.to_string());

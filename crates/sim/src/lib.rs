@@ -26,6 +26,6 @@ pub mod run;
 pub mod trace;
 
 pub use chance::Chance;
-pub use policy::{Contender, Policy, PolicyKind, Rehearsal};
+pub use policy::{Candidate, Contender, Policy, PolicyKind, Rehearsal};
 pub use recording::Recording;
 pub use run::{Outcome, Run, replay};

@@ -72,6 +72,8 @@ pub struct Figures {
     pub curve: Vec<(f64, f64)>,
     /// Free on devices, yet of no use to a typical pod.
     pub fragments_percent: f64,
+    /// Cores free, yet where a typical pod finds too little of something else, of all cores.
+    pub cpu_fragments_percent: f64,
     /// Cores allocated, of all.
     pub cpu_percent: f64,
     /// How unevenly: the standard deviation of nodes' allocated cores, in points.
@@ -88,9 +90,12 @@ impl Figures {
         let measure = Fgd::new(workload);
         let mut figures = Self::default();
         let (mut fragments, mut squares, mut sum) = (0.0, 0.0, 0.0);
-        let (mut asked, mut all) = (0_u64, 0_u64);
+        let (mut asked, mut all, mut stranded) = (0_u64, 0_u64, 0.0);
         for (node, shape) in cluster.nodes().iter().zip(cluster.shapes()) {
             fragments += measure.fragments(node);
+            let misfits = workload.typical.iter().filter(|(demand, _)| !node.fits(demand));
+            let misfits: f64 = misfits.map(|(_, share)| share).sum();
+            stranded += misfits * f64::from(node.cpu_milli);
             let used = shape.cpu_milli - node.cpu_milli;
             asked += u64::from(used);
             all += u64::from(shape.cpu_milli);
@@ -106,6 +111,7 @@ impl Figures {
         let mean = sum / count;
         figures.cpu_deviation = (squares / count - mean * mean).max(0.0).sqrt();
         figures.cpu_percent = asked as f64 * 100.0 / all.max(1) as f64;
+        figures.cpu_fragments_percent = stranded * 100.0 / all.max(1) as f64;
         figures.fragments_percent = fragments * 100.0 / cluster.gpu_capacity().max(1) as f64;
         figures
     }

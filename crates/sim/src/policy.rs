@@ -7,23 +7,38 @@ mod profile;
 use std::fmt;
 use std::str::FromStr;
 
+use berth_scheduler::Profile;
 use berth_scheduler::gpu::{Cluster, Packer, Placed, Workload};
 use berth_scheduler::policy::{Archimedes, BestFit, Fgd};
+use serde::{Deserialize, Serialize};
 
 pub use profile::{Rehearsal, RehearsalError};
 
-use crate::trace::{Arrival, Trace};
+use crate::recording::{RecordedPod, Recording};
+use crate::trace::{Arrival, Trace, TraceError};
 
 /// Places pods one after another and keeps the cluster that results.
 ///
 /// # Guarantees
 /// Same cluster, same calls, same answers: chance comes from the seed it was made with.
-pub trait Policy {
+pub trait Policy: Send {
     /// Chooses a node for the pod, the trace's number `index`, and takes what it asks for; none when
     /// it fits nowhere.
     fn place(&mut self, index: usize, arrival: &Arrival) -> Option<Placed>;
+    /// Puts a pod on a node where it already is, on its tightest devices; none, and nothing taken,
+    /// when it does not fit there.
+    fn put(&mut self, index: usize, arrival: &Arrival, node: usize) -> Option<Placed>;
     /// Gives back what a pod had.
     fn remove(&mut self, index: usize, arrival: &Arrival, placed: Placed);
+    /// Tells of a pod that the recording did not have when this was started; `arrival.pod` is one
+    /// more than the last.
+    ///
+    /// # Errors
+    /// When the pod cannot be judged.
+    fn meet(&mut self, pod: &RecordedPod) -> Result<(), RehearsalError> {
+        let _ = pod;
+        Ok(())
+    }
     /// The pods that had to go for the last one placed, by their numbers; it is told once.
     fn displaced(&mut self) -> Vec<usize> {
         Vec::new()
@@ -33,7 +48,8 @@ pub trait Policy {
 }
 
 /// The policies there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum PolicyKind {
     /// Any node where it fits.
     Random,
@@ -101,6 +117,56 @@ impl PolicyKind {
     }
 }
 
+/// A policy that nobody has shown a recording yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Candidate {
+    /// One of the packers.
+    Packer(PolicyKind),
+    /// Profiles of the scheduler.
+    Profiles {
+        /// What tables call them.
+        name: String,
+        /// As its configuration says.
+        profiles: Vec<Profile>,
+    },
+}
+
+impl Candidate {
+    /// Its name in tables.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Packer(kind) => kind.name(),
+            Self::Profiles { name, .. } => name,
+        }
+    }
+
+    /// Ready to judge the pods of `recording`.
+    ///
+    /// # Errors
+    /// [`RehearsalError`] for pods that profiles cannot judge.
+    pub fn ready(&self, recording: &Recording) -> Result<Contender, RehearsalError> {
+        Ok(match self {
+            Self::Packer(kind) => Contender::Kind(*kind),
+            Self::Profiles { name, profiles } => {
+                Contender::Rehearsal(Rehearsal::new(name, profiles.clone(), recording)?)
+            }
+        })
+    }
+
+    /// The numbers of `recording` as this policy wants them: a packer is told which kinds of node
+    /// a pod may go to, profiles look for themselves.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn trace(&self, recording: &Recording) -> Result<Trace, TraceError> {
+        match self {
+            Self::Packer(_) => Trace::of(recording),
+            Self::Profiles { .. } => Trace::without_kinds(recording),
+        }
+    }
+}
+
 /// Who decides in a replay.
 #[derive(Clone, Debug)]
 pub enum Contender {
@@ -156,6 +222,20 @@ fn typical(trace: &Trace, coverage: f64) -> Workload {
 impl fmt::Display for PolicyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+impl From<PolicyKind> for String {
+    fn from(kind: PolicyKind) -> Self {
+        kind.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for PolicyKind {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        word.parse()
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Trace {
     pub arrivals: Vec<Arrival>,
     /// Nodes that were kept out: unschedulable when recorded.
     pub left_out: usize,
+    kinds: Vec<Kind>,
+    /// Labels that tell kinds apart.
+    keys: BTreeSet<String>,
 }
 
 /// One pod on its way.
@@ -61,7 +64,7 @@ pub enum TraceError {
     },
 }
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
     model: String,
     labels: BTreeMap<String, String>,
@@ -143,26 +146,22 @@ impl Trace {
             });
         }
         let mut masks: HashMap<_, u64> = HashMap::new();
+        trace.keys = keys.into_iter().filter(|_| by_kind).cloned().collect();
         for (index, pod) in recording.pods.iter().enumerate() {
             let sides = (&pod.models, &pod.node_selector, &pod.tolerations);
             let kinds = *masks.entry(sides).or_insert_with(|| mask(&kinds, pod));
-            trace.arrivals.push(Arrival {
-                name: pod.name.clone(),
-                pod: index,
-                demand: Demand {
-                    cpu_milli: pod.cpu_milli,
-                    memory_mib: pod.memory_mib,
-                    // More than any node has stays more than any node has.
-                    gpus: pod.gpus.min(255) as u8,
-                    gpu_milli: pod.gpu_milli.min(1000) as u16,
-                    kinds,
-                },
-                arrived_s: pod.arrived_s,
-                gone_s: pod.gone_s,
-            });
+            trace.arrivals.push(arrival(index, pod, kinds));
         }
+        trace.kinds = kinds;
         trace.arrivals.sort_by_key(|arrival| arrival.arrived_s);
         Ok(trace)
+    }
+
+    /// A pod that came later, as number `index`; none when it names a label that no pod of the
+    /// recording selected nodes by, so that its kinds are not told apart.
+    pub fn arrival(&self, index: usize, pod: &RecordedPod) -> Option<Arrival> {
+        let known = |key: &String| self.kinds.is_empty() || self.keys.contains(key);
+        pod.node_selector.keys().all(known).then(|| arrival(index, pod, mask(&self.kinds, pod)))
     }
 
     /// All nodes, empty.
@@ -198,6 +197,23 @@ impl Trace {
             arrival.gone_s = None;
         }
         Self { arrivals, ..self.clone() }
+    }
+}
+
+fn arrival(index: usize, pod: &RecordedPod, kinds: u64) -> Arrival {
+    Arrival {
+        name: pod.name.clone(),
+        pod: index,
+        demand: Demand {
+            cpu_milli: pod.cpu_milli,
+            memory_mib: pod.memory_mib,
+            // More than any node has stays more than any node has.
+            gpus: pod.gpus.min(255) as u8,
+            gpu_milli: pod.gpu_milli.min(1000) as u16,
+            kinds,
+        },
+        arrived_s: pod.arrived_s,
+        gone_s: pod.gone_s,
     }
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use berth_controllers::scheduler::Config;
-use berth_sim::{Contender, PolicyKind, Recording, Rehearsal};
+use berth_sim::{Candidate, Contender, PolicyKind, Recording};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Command};
@@ -34,30 +34,26 @@ impl PolicyWord {
         matches!(self, Self::Kind(_))
     }
 
-    /// The scheduler's configuration, where it is the scheduler.
+    /// The policy itself.
     ///
     /// # Errors
     /// A file that cannot be read, or says what cannot be meant.
-    pub fn config(&self) -> Result<Option<Config>> {
-        match self {
-            Self::Kind(_) => Ok(None),
-            Self::Standard => Ok(Some(Config::default())),
-            Self::File(path) => Ok(Some(read_config(path)?)),
-        }
+    pub fn candidate(&self) -> Result<Candidate> {
+        let config = match self {
+            Self::Kind(kind) => return Ok(Candidate::Packer(*kind)),
+            Self::Standard => Config::default(),
+            Self::File(path) => read_config(path)?,
+        };
+        Ok(Candidate::Profiles { name: self.to_string(), profiles: config.profiles })
     }
 
     /// Ready to judge the pods of `recording`.
     ///
     /// # Errors
-    /// As [`PolicyWord::config`], or pods that profiles cannot judge.
+    /// As [`PolicyWord::candidate`], or pods that profiles cannot judge.
     pub fn ready(&self, recording: &Recording) -> Result<Contender> {
-        if let Self::Kind(kind) = self {
-            return Ok(Contender::Kind(*kind));
-        }
-        let profiles = self.config()?.unwrap_or_default().profiles;
-        let name = self.to_string();
-        let rehearsal = Rehearsal::new(&name, profiles, recording);
-        Ok(Contender::Rehearsal(rehearsal.with_context(|| format!("replaying under {name}"))?))
+        let ready = self.candidate()?.ready(recording);
+        ready.with_context(|| format!("replaying under {self}"))
     }
 }
 

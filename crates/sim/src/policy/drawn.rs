@@ -4,6 +4,7 @@ use berth_scheduler::gpu::{Cluster, Demand, Devices, Node, Placed, WHOLE};
 use berth_scheduler::policy::SpreadOut;
 
 use super::Policy;
+use super::packed::tightest;
 use crate::chance::Chance;
 use crate::trace::Arrival;
 
@@ -30,6 +31,11 @@ impl Policy for Random {
         let node = *self.fitting.get(drawn)?;
         let devices = any_devices(&nodes[node], demand, &mut self.chance);
         self.cluster.take(node, demand, devices).then_some(Placed { node, devices })
+    }
+
+    fn put(&mut self, _: usize, arrival: &Arrival, node: usize) -> Option<Placed> {
+        let placed = tightest(&self.cluster, arrival, node)?;
+        self.cluster.take(node, &arrival.demand, placed.devices).then_some(placed)
     }
 
     fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {
@@ -69,6 +75,11 @@ impl Policy for Kube {
         let demand = &arrival.demand;
         let (node, devices) = SpreadOut::best(&self.cluster, demand, || self.chance.draw())?;
         self.cluster.take(node, demand, devices).then_some(Placed { node, devices })
+    }
+
+    fn put(&mut self, _: usize, arrival: &Arrival, node: usize) -> Option<Placed> {
+        let placed = tightest(&self.cluster, arrival, node)?;
+        self.cluster.take(node, &arrival.demand, placed.devices).then_some(placed)
     }
 
     fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {

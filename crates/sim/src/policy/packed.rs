@@ -6,9 +6,14 @@ use berth_scheduler::policy::Archimedes;
 use super::Policy;
 use crate::trace::Arrival;
 
-impl<S: Score> Policy for Packer<S> {
+impl<S: Score + Send> Policy for Packer<S> {
     fn place(&mut self, _: usize, arrival: &Arrival) -> Option<Placed> {
         Self::place(self, &arrival.demand)
+    }
+
+    fn put(&mut self, _: usize, arrival: &Arrival, node: usize) -> Option<Placed> {
+        let placed = tightest(Self::cluster(self), arrival, node)?;
+        Self::put(self, &arrival.demand, placed).then_some(placed)
     }
 
     fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {
@@ -26,6 +31,11 @@ impl Policy for Archimedes {
         Self::place(self, &arrival.demand)
     }
 
+    fn put(&mut self, _: usize, arrival: &Arrival, node: usize) -> Option<Placed> {
+        let placed = tightest(Self::cluster(self), arrival, node)?;
+        Self::put(self, &arrival.demand, placed).then_some(placed)
+    }
+
     fn remove(&mut self, _: usize, arrival: &Arrival, placed: Placed) {
         Self::remove(self, &arrival.demand, placed);
     }
@@ -33,4 +43,10 @@ impl Policy for Archimedes {
     fn cluster(&self) -> &Cluster {
         Self::cluster(self)
     }
+}
+
+/// The fullest devices of a node that hold a pod; whether the rest holds it is not looked at.
+pub(super) fn tightest(cluster: &Cluster, arrival: &Arrival, node: usize) -> Option<Placed> {
+    let devices = cluster.nodes().get(node)?.tightest(&arrival.demand);
+    Some(Placed { node, devices })
 }

@@ -24,6 +24,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 use serde::Deserialize;
 
 use super::Policy;
+use super::packed::tightest;
 use crate::recording::{RecordedBudget, RecordedNode, RecordedPod, Recording};
 use crate::trace::{Arrival, Trace};
 
@@ -124,7 +125,7 @@ impl Rehearsal {
         let mut profiles = self.profiles.clone();
         profiles.iter_mut().for_each(|each| each.seed = each.seed.wrapping_add(seed));
         let mut core = Core::new(profiles);
-        let mut indexes = BTreeMap::new();
+        let (mut indexes, mut names) = (BTreeMap::new(), Vec::new());
         for (index, node) in nodes.iter().enumerate() {
             let name = &trace.nodes[*node];
             let mut node = self.nodes.get(name).cloned().unwrap_or_default();
@@ -134,6 +135,7 @@ impl Rehearsal {
                     host.clone_from(&node.name);
                 }
             }
+            names.push(node.name.clone());
             indexes.insert(node.name.clone(), index);
             core.set_node(node);
         }
@@ -145,6 +147,7 @@ impl Rehearsal {
             rehearsal: self.clone(),
             cluster,
             indexes,
+            names,
             placed: BTreeMap::new(),
             asked: BTreeMap::new(),
             displaced: Vec::new(),
@@ -162,6 +165,8 @@ struct Running {
     rehearsal: Rehearsal,
     cluster: Cluster,
     indexes: BTreeMap<String, usize>,
+    /// Nodes' names by number.
+    names: Vec<String>,
     placed: BTreeMap<usize, (Arrival, Placed)>,
     /// Pods that are there or want to be, with what they are for budgets.
     asked: BTreeMap<usize, Arc<Pod>>,
@@ -169,6 +174,18 @@ struct Running {
 }
 
 impl Running {
+    /// The pod of an arrival, which wants to be there from now on.
+    fn pod(&mut self, index: usize, arrival: &Arrival) -> Option<Arc<Pod>> {
+        let mut pod = self.rehearsal.pods.get(arrival.pod)?.clone();
+        // A pod that comes again is another one.
+        pod.uid = index.to_string();
+        arrival.name.rsplit('/').next().unwrap_or_default().clone_into(&mut pod.name);
+        pod.start = i64::try_from(arrival.arrived_s).ok();
+        let pod = Arc::new(pod);
+        self.asked.insert(index, Arc::clone(&pod));
+        Some(pod)
+    }
+
     /// What each budget still allows.
     fn allowed(&self) -> Vec<Budget> {
         let allowed = |budget: &Protected| {
@@ -214,13 +231,7 @@ impl Running {
 
 impl Policy for Running {
     fn place(&mut self, index: usize, arrival: &Arrival) -> Option<Placed> {
-        let mut pod = self.rehearsal.pods.get(arrival.pod)?.clone();
-        // A pod that comes again is another one.
-        pod.uid = index.to_string();
-        pod.name.clone_from(&arrival.name);
-        pod.start = i64::try_from(arrival.arrived_s).ok();
-        let pod = Arc::new(pod);
-        self.asked.insert(index, Arc::clone(&pod));
+        let pod = self.pod(index, arrival)?;
         let node = match self.core.decide(&pod) {
             Ok(placement) => placement.node,
             Err(_) => self.make_room(&pod)?,
@@ -234,6 +245,28 @@ impl Policy for Running {
         let placed = Placed { node: at, devices };
         self.placed.insert(index, (arrival.clone(), placed));
         Some(placed)
+    }
+
+    fn put(&mut self, index: usize, arrival: &Arrival, node: usize) -> Option<Placed> {
+        let pod = self.pod(index, arrival)?;
+        let placed = tightest(&self.cluster, arrival, node)?;
+        let name = self.names.get(node)?;
+        if !self.cluster.take(node, &arrival.demand, placed.devices) {
+            return None;
+        }
+        self.core.place(pod, name);
+        self.placed.insert(index, (arrival.clone(), placed));
+        Some(placed)
+    }
+
+    fn meet(&mut self, pod: &RecordedPod) -> Result<(), RehearsalError> {
+        if pod.gpus > 0 && pod.gpu_milli < 1000 {
+            return Err(RehearsalError::Shares { count: 1, first: pod.name.clone() });
+        }
+        let pod = seen_pod(pod)?;
+        self.core.set_namespace(pod.namespace.clone(), Some(named(&pod.namespace)));
+        Arc::make_mut(&mut self.rehearsal.pods).push(pod);
+        Ok(())
     }
 
     fn remove(&mut self, index: usize, arrival: &Arrival, placed: Placed) {
