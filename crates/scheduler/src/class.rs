@@ -23,7 +23,7 @@ use crate::profile::Profile;
 use crate::snapshot::Pod;
 use crate::world::{NONE, World};
 
-pub(crate) use ask::{Ask, Refusal};
+pub(crate) use ask::{Ask, Refusal, clash, selects};
 pub(crate) use domains::{Tallies, Tally};
 
 /// In a bucket's key: the node lacks the label.

@@ -11,6 +11,7 @@
 //! Source: the scheduling framework of Kubernetes (KEP-624), whose filters, scores and weights these
 //! follow.
 
+pub mod admission;
 pub mod amount;
 mod class;
 pub mod cluster;

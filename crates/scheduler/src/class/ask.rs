@@ -395,7 +395,8 @@ pub(crate) fn untolerated<'n>(pod: &Pod, node: &'n Node) -> Option<&'n Taint> {
     })
 }
 
-fn clash(one: &HostPort, other: &HostPort) -> bool {
+/// Whether two ports cannot be on one node.
+pub(crate) fn clash(one: &HostPort, other: &HostPort) -> bool {
     let everywhere = |port: &HostPort| matches!(port.address.as_str(), "0.0.0.0" | "::");
     one.port == other.port
         && one.protocol == other.protocol
