@@ -4,6 +4,7 @@
 //! event again only counts up, a pod that has too much to say is cut short, and what the API server
 //! does not take is dropped.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ pub(crate) struct Events(mpsc::Sender<Said>);
 struct Said {
     about: ObjectReference,
     warning: bool,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     at: Timestamp,
 }
@@ -59,7 +60,7 @@ impl Events {
         reason: &'static str,
         message: String,
     ) {
-        self.say(pod, container, false, reason, message);
+        self.say(pod, container, false, reason.into(), message);
     }
 
     /// Something that went wrong.
@@ -67,10 +68,10 @@ impl Events {
         &self,
         pod: &Pod,
         container: Option<&str>,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: String,
     ) {
-        self.say(pod, container, true, reason, message);
+        self.say(pod, container, true, reason.into(), message);
     }
 
     fn say(
@@ -78,7 +79,7 @@ impl Events {
         pod: &Pod,
         container: Option<&str>,
         warning: bool,
-        reason: &'static str,
+        reason: Cow<'static, str>,
         message: String,
     ) {
         let list = |name: &str| {
@@ -97,8 +98,9 @@ impl Events {
             field_path: container.map(|name| format!("spec.{}{{{name}}}", list(name))),
         };
         let said = Said { about, warning, reason, message, at: Timestamp::now() };
-        if self.0.try_send(said).is_err() {
-            tracing::debug!(reason, "event dropped, too many wait");
+        if let Err(error) = self.0.try_send(said) {
+            let reason = error.into_inner().reason;
+            tracing::debug!(%reason, "event dropped, too many wait");
         }
     }
 }
@@ -129,8 +131,8 @@ impl Writer {
             }
             match tokio::time::timeout(CALL_LIMIT, self.write(&said)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, reason = said.reason, "event not taken"),
-                Err(_) => tracing::debug!(reason = said.reason, "event not taken in time"),
+                Ok(Err(error)) => tracing::debug!(%error, reason = %said.reason, "event not taken"),
+                Err(_) => tracing::debug!(reason = %said.reason, "event not taken in time"),
             }
         }
     }
@@ -183,7 +185,7 @@ impl Writer {
                 ..ObjectMeta::default()
             },
             involved_object: said.about.clone(),
-            reason: Some(said.reason.to_owned()),
+            reason: Some(said.reason.to_string()),
             message: Some(said.message.clone()),
             type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
             source: Some(EventSource {

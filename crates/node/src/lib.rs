@@ -10,6 +10,7 @@
 //!                   probes ────┘        └──── runtime_events ◀──────┘
 //! ```
 
+mod admission;
 pub mod agent;
 mod config;
 pub mod cri;

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::Config;
 use crate::cri::Cri;
 use conditions::{Health, Observed};
+pub(crate) use facts::labels;
 
 /// How often the machine is looked at and the lease is renewed.
 const LOOK: Duration = Duration::from_secs(10);

@@ -59,11 +59,6 @@ impl Rejection {
             Self::Taint => "TaintToleration".to_owned(),
         }
     }
-
-    /// Whether it hangs on what the node looks like, and not on what is on it.
-    pub fn is_of_the_node(&self) -> bool {
-        matches!(self, Self::Affinity | Self::Taint)
-    }
 }
 
 /// Everything that speaks against taking `pod` onto `node` beside `others`; nothing when it may come.

@@ -57,7 +57,8 @@ fn architecture() -> &'static str {
     }
 }
 
-pub(super) fn labels(name: &str) -> BTreeMap<&'static str, String> {
+/// What a node is labelled by its own agent.
+pub(crate) fn labels(name: &str) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("kubernetes.io/hostname", name.to_owned()),
         ("kubernetes.io/os", "linux".to_owned()),

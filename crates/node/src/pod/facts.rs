@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::plan::End;
 use super::security::ImageUser;
 
 /// A worker's own notes on its pod.
@@ -37,6 +38,8 @@ pub(crate) struct Facts {
     pub stopped: BTreeSet<String>,
     /// The pod has ended for good and its volumes and cgroup are gone.
     pub settled: bool,
+    /// The agent decided that the pod ends.
+    pub end: Option<End>,
     /// Everything is gone, from the API too.
     pub finished: bool,
     /// When the pod was first seen here; `status.startTime`.

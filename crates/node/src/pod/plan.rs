@@ -112,8 +112,25 @@ pub(crate) struct Waiting {
 /// Why a pod ended, where its containers alone do not tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cause {
-    pub reason: &'static str,
+    pub reason: String,
     pub message: String,
+}
+
+/// An end that the agent decided on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The node did not take it: it never started.
+    Refused(Cause),
+    /// It makes room for a critical pod.
+    Displaced(Cause),
+}
+
+impl End {
+    pub fn cause(&self) -> &Cause {
+        match self {
+            Self::Refused(cause) | Self::Displaced(cause) => cause,
+        }
+    }
 }
 
 /// What a pass came to.
@@ -157,7 +174,8 @@ pub(crate) fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     let phase = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let deleted = view.gone || view.pod.metadata.deletion_timestamp.is_some();
     let over = matches!(phase, Some("Succeeded" | "Failed"));
-    let expired = deadline(view, now, &mut plan);
+    let decided = view.facts.end.as_ref().map(|end| end.cause().clone());
+    let expired = decided.or_else(|| deadline(view, now, &mut plan));
     let done = over || expired.is_some() || has_run_its_course(view.pod, view.runtime);
     plan.initialized = launch::is_initialized(view);
     plan.terminal = done;
@@ -189,7 +207,7 @@ fn deadline(view: &View<'_>, now: Timestamp, plan: &mut Plan) -> Option<Cause> {
         return None;
     }
     let message = "Pod was active on the node longer than the specified deadline".to_owned();
-    Some(Cause { reason: "DeadlineExceeded", message })
+    Some(Cause { reason: "DeadlineExceeded".to_owned(), message })
 }
 
 /// Whether no container of the pod will ever start again.

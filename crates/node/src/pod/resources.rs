@@ -33,7 +33,7 @@ fn bytes(amounts: &Amounts) -> Option<i64> {
 }
 
 /// The class of service by which the kernel picks whom to end first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Qos {
     Guaranteed,
     Burstable,

@@ -12,12 +12,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::container::{self, Role};
-use super::plan::{Plan, View};
+use super::plan::{Cause, End, Plan, View};
 use super::resources::Qos;
 
 /// The status of the pod now. Conditions of others (`PodScheduled`, readiness gates) are kept.
 pub(crate) fn status(view: &View<'_>, plan: &Plan, node: Ipv4Addr, now: Timestamp) -> PodStatus {
     let old = view.pod.status.clone().unwrap_or_default();
+    if let Some(End::Refused(cause)) = &view.facts.end {
+        return refused(view, cause);
+    }
     let roles = container::all(view.pod);
     let of = |wanted: &[Role]| -> Option<Vec<ContainerStatus>> {
         let listed: Vec<ContainerStatus> = roles
@@ -46,7 +49,7 @@ pub(crate) fn status(view: &View<'_>, plan: &Plan, node: Ipv4Addr, now: Timestam
     let cause = plan.cause.as_ref();
     let mut status = PodStatus {
         phase: Some(phase),
-        reason: cause.map(|cause| cause.reason.to_owned()).or(old.reason.clone()),
+        reason: cause.map(|cause| cause.reason.clone()).or(old.reason.clone()),
         message: cause.map(|cause| cause.message.clone()).or(old.message.clone()),
         start_time: view.facts.start_time.map(whole_seconds),
         qos_class: Some(Qos::of_pod(view.pod).name().to_owned()),
@@ -62,6 +65,19 @@ pub(crate) fn status(view: &View<'_>, plan: &Plan, node: Ipv4Addr, now: Timestam
     };
     status.conditions = Some(conditions::conditions(view, plan, &status, &old, now));
     status
+}
+
+/// Of a pod that was not taken there is nothing but that to say.
+fn refused(view: &View<'_>, cause: &Cause) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(cause.reason.clone()),
+        message: Some(cause.message.clone()),
+        start_time: view.facts.start_time.map(whole_seconds),
+        qos_class: Some(Qos::of_pod(view.pod).name().to_owned()),
+        observed_generation: view.pod.metadata.generation,
+        ..PodStatus::default()
+    }
 }
 
 /// Times in the API have no fractions of a second.

@@ -24,7 +24,7 @@ use kube::api::{Api, Patch, PatchParams};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::facts::{self, Facts};
-use super::plan::{Action, Plan, View, plan};
+use super::plan::{Action, End, Plan, View, plan};
 use super::runtime::{Life, Observer, RuntimeState};
 use super::steps::{Outcome, Shared, Step};
 use super::{container, status};
@@ -44,6 +44,8 @@ pub(crate) struct Desired {
     pub pod: Arc<Pod>,
     /// The API server confirmed that the pod does not exist any more.
     pub gone: bool,
+    /// The agent decided that it ends.
+    pub end: Option<End>,
 }
 
 /// The worker of one pod.
@@ -86,13 +88,14 @@ pub(crate) enum Finished {
 impl Worker {
     /// A worker that has not looked yet.
     pub fn new(shared: Arc<Shared>, desired: watch::Receiver<Desired>) -> Self {
-        let Desired { pod, gone } = desired.borrow().clone();
+        let Desired { pod, gone, end } = desired.borrow().clone();
         let (told_sender, told) = mpsc::channel(QUEUE);
         let (done_sender, done) = mpsc::channel(QUEUE);
         let tasks = shared.tasks.child();
         let asker =
             Asker { cri: shared.cri.clone(), events: shared.events.clone(), tasks: tasks.clone() };
         let mut known = known::of(&pod);
+        known.facts.end = end;
         let room = crate::machine::allocatable(&shared.config);
         let whole = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
         known.facts.room = Some((whole(room.cpu_milli), whole(room.memory_bytes)));
@@ -212,6 +215,7 @@ impl Worker {
                 }
                 let desired = self.desired.borrow_and_update().clone();
                 self.gone |= desired.gone;
+                self.facts.end = self.facts.end.take().or(desired.end);
                 self.adopt(desired.pod);
                 false
             }

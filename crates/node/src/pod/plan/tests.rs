@@ -289,7 +289,7 @@ fn a_pod_past_its_deadline_is_ended() {
     let spec = json!({"activeDeadlineSeconds": 60, "containers": [{"name": "a", "image": "x"}]});
     let case = Case::new(spec).prepared(&[]).container("a", 0, Life::Running, 0);
     let plan = case.expect(&["kill/a0"]);
-    assert_eq!(plan.cause.map(|cause| cause.reason), Some("DeadlineExceeded"));
+    assert_eq!(plan.cause.map(|cause| cause.reason).as_deref(), Some("DeadlineExceeded"));
 }
 
 #[test]

@@ -4,10 +4,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use super::whole_seconds;
-use crate::pod::plan::{Plan, Resize, View};
+use crate::pod::plan::{End, Plan, Resize, View};
 
 /// Conditions that are only there while they hold.
 pub(super) const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// The kubelet's words for it.
+const DISPLACED: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 
 struct Truth {
     kind: &'static str,
@@ -106,6 +109,14 @@ fn truths(view: &View<'_>, plan: &Plan, status: &PodStatus, old: &PodStatus) -> 
         },
     ];
     truths.extend(plan.resize.clone().filter(|_| !over).map(resize));
+    if let Some(End::Displaced(_)) = &view.facts.end {
+        truths.push(Truth {
+            kind: "DisruptionTarget",
+            holds: true,
+            reason: Some("TerminationByKubelet"),
+            message: Some(DISPLACED.to_owned()),
+        });
+    }
     truths
 }
 
