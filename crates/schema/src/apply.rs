@@ -16,6 +16,8 @@
 //! # Source
 //! KEP-555 and Kubernetes' structured merge diff.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use crate::Resource;
@@ -100,48 +102,60 @@ pub fn apply(
         return Err(ApplyError::Malformed("fieldManager is required for apply patch".to_owned()));
     }
     let schema = Some(&resource.schema);
-    let mut applied = applied.clone();
-    managers::strip(&mut applied);
+    // A body may be large, and each copy of it some twenty times as large: what can be lent is lent.
+    let mut applied = Cow::Borrowed(applied);
+    if applied["metadata"].get("managedFields").is_some() {
+        managers::strip(applied.to_mut());
+    }
     fields::check(&applied, schema).map_err(ApplyError::Malformed)?;
-    let empty = json!({});
-    let mut current = live.unwrap_or(&empty).clone();
-    let mut managers = Managers::read(&current);
-    managers::strip(&mut current);
-    let mut wanted = fields::of(&applied, schema);
-    owned(&mut wanted, resource, subresource);
     let version = resource.api_version();
-    if managers.is_empty() && live.is_some() {
+    let wanted = || {
+        let mut wanted = fields::of(&applied, schema);
+        owned(&mut wanted, resource, subresource);
+        wanted
+    };
+    let Some(live) = live else {
+        let mut new = merge::values(&json!({}), &applied, schema);
+        let mut managers = Managers::default();
+        managers.set(manager, Operation::Apply, &version, subresource, wanted(), now);
+        managers.write(&mut new);
+        return Ok(new);
+    };
+    let wanted = wanted();
+    let mut current = live.clone();
+    let mut managers = Managers::of_list(&managers::take_list(&mut current));
+    if managers.is_empty() {
         let mut all = fields::of(&current, schema);
         owned(&mut all, resource, None);
         managers.set(BEFORE, Operation::Update, &version, None, all, now);
     }
-    let merged = merge::values(&current, &applied, schema);
-    let changes = compare::values(&current, &merged, schema);
-    let changed = changes.modified.union(&changes.added);
+    let mut new = merge::values(&current, &applied, schema);
     let own = managers.take(manager, Operation::Apply, subresource);
-    let conflicts = managers.conflicts(&changed, &wanted);
+    let mut touched = compare::values(&current, &new, schema).changed();
+    touched.keep(&wanted);
+    let conflicts = managers.conflicts(&touched);
     if !conflicts.is_empty() && !force {
         return Err(ApplyError::Conflicts(conflicts));
     }
     // What is taken over belongs to the others no more.
-    managers.lose(&changed.intersection(&wanted));
-    let mut kept = managers.all();
-    kept = kept.union(&wanted);
-    let mut new = merged;
+    managers.lose(&touched);
+    drop(touched);
     if let Some(own) = &own {
+        let mut kept = managers.all();
+        kept.absorb(wanted.clone());
         merge::prune(&mut new, &own.set, &kept, schema);
     }
-    if let Some(live) = live {
-        managers::restore(&mut new, live);
-    }
+    managers::restore(&mut new, live);
     let gone = compare::values(&current, &new, schema).removed;
     managers.lose(&gone);
+    drop(gone);
     let time = match &own {
         Some(own) if own.set == wanted && own.version == version && new == current => {
             own.time.clone()
         }
         _ => now.to_owned(),
     };
+    drop((own, current));
     managers.set(manager, Operation::Apply, &version, subresource, wanted, &time);
     managers.write(&mut new);
     Ok(new)
@@ -178,8 +192,8 @@ pub fn track(
         metadata.remove_field("managedFields");
     }
     changes.removed.drop_empty_field("metadata");
-    let mut changed = changes.modified;
-    changed.absorb(changes.added);
+    let removed = std::mem::take(&mut changes.removed);
+    let mut changed = changes.changed();
     owned(&mut changed, resource, subresource);
     let version = resource.api_version();
     let list = match (managers::is_any(&brought), old) {
@@ -188,7 +202,7 @@ pub fn track(
         }
         _ => brought,
     };
-    if changes.removed.is_empty()
+    if removed.is_empty()
         && let Some(list) = managers::again(&list, &changed, manager, subresource, &version, now)
     {
         managers::put_list(new, list);
@@ -197,13 +211,13 @@ pub fn track(
     let mut managers = Managers::of_list(&list);
     let own = managers.take(manager, Operation::Update, subresource);
     managers.lose(&changed);
-    managers.lose(&changes.removed);
+    managers.lose(&removed);
     let time = match &own {
         Some(own) if changed.is_empty() => own.time.clone(),
         _ => now.to_owned(),
     };
     let mut has = own.map(|own| own.set).unwrap_or_default();
-    has.subtract_deep(&changes.removed);
+    has.subtract_deep(&removed);
     has.absorb(changed);
     managers.set(manager, Operation::Update, &version, subresource, has, &time);
     managers.write(new);

@@ -17,6 +17,12 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// What came or changed.
+    pub fn changed(mut self) -> Set {
+        self.modified.absorb(self.added);
+        self.modified
+    }
+
     fn put(&mut self, step: &Step, below: Self) {
         self.added.put(step.clone(), below.added);
         self.removed.put(step.clone(), below.removed);

@@ -33,11 +33,6 @@ pub struct Managers {
 }
 
 impl Managers {
-    pub fn read(object: &Value) -> Self {
-        let list = object["metadata"]["managedFields"].as_array();
-        Self::of_list(list.map(Vec::as_slice).unwrap_or_default())
-    }
-
     pub fn of_list(list: &[Value]) -> Self {
         Self { entries: list.iter().filter_map(read_entry).collect() }
     }
@@ -83,12 +78,11 @@ impl Managers {
         }
     }
 
-    /// Whose fields are among both the changed and the wanted ones.
-    pub fn conflicts(&self, changed: &Set, wanted: &Set) -> Vec<Conflict> {
-        let touched = changed.intersection(wanted);
+    /// Whose fields are touched.
+    pub fn conflicts(&self, touched: &Set) -> Vec<Conflict> {
         let mut all = Vec::new();
         for entry in &self.entries {
-            for field in entry.set.intersection(&touched).paths() {
+            for field in entry.set.intersection(touched).paths() {
                 all.push(Conflict { manager: entry.shown(), field });
             }
         }
@@ -105,7 +99,9 @@ impl Managers {
 
     /// Every owned field.
     pub fn all(&self) -> Set {
-        self.entries.iter().fold(Set::default(), |all, entry| all.union(&entry.set))
+        let mut all = Set::default();
+        self.entries.iter().for_each(|entry| all.absorb(entry.set.clone()));
+        all
     }
 
     /// Writes the entries into an object, applies first, the oldest first.
@@ -151,7 +147,7 @@ impl Managers {
         for entry in updates {
             match joined.iter_mut().find(|one| one.version == entry.version) {
                 Some(one) => {
-                    one.set = one.set.union(&entry.set);
+                    one.set.absorb(entry.set);
                     one.time = entry.time;
                 }
                 None => joined.push(Entry { manager: JOINED.to_owned(), ..entry }),

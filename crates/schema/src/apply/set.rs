@@ -58,16 +58,6 @@ impl Set {
         }
     }
 
-    pub fn union(&self, other: &Self) -> Self {
-        let mut all = self.clone();
-        all.member |= other.member;
-        for (step, set) in &other.children {
-            let joined = all.child(step).map_or_else(|| set.clone(), |own| own.union(set));
-            all.children.insert(step.clone(), joined);
-        }
-        all
-    }
-
     pub fn intersection(&self, other: &Self) -> Self {
         let mut both = Self { member: self.member && other.member, children: BTreeMap::new() };
         for (step, set) in &self.children {
@@ -76,6 +66,18 @@ impl Set {
             }
         }
         both
+    }
+
+    /// Gives up all but the members of `other`.
+    pub fn keep(&mut self, other: &Self) {
+        self.member &= other.member;
+        self.children.retain(|step, set| match other.child(step) {
+            Some(other) => {
+                set.keep(other);
+                !set.is_empty()
+            }
+            None => false,
+        });
     }
 
     /// Takes in the members of `other`.
