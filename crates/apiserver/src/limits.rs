@@ -11,6 +11,7 @@
 //! # Source
 //! KEP-1040, API Priority and Fairness; shuffle sharding as in its dealer.
 
+mod bodies;
 mod level;
 mod schema;
 
@@ -29,6 +30,7 @@ use crate::path::Target;
 use crate::status::Failure;
 use crate::user::User;
 
+use bodies::Bodies;
 use level::{Level, Queuing, Refusal, Seat};
 use schema::Schema;
 
@@ -40,6 +42,7 @@ const SEATS_PER_PROCESSOR: usize = 32;
 
 /// Decides by flow schemas and priority levels, which it follows.
 pub(crate) struct Limits {
+    pub(crate) bodies: Bodies,
     now: ArcSwap<Snapshot>,
     held: Mutex<Held>,
     seats: u32,
@@ -83,7 +86,7 @@ impl Default for Limits {
 impl Limits {
     fn new(seats: u32) -> Self {
         let now = ArcSwap::from_pointee(build(&Held::default(), seats, &HashMap::new()));
-        Self { now, held: Mutex::default(), seats }
+        Self { bodies: Bodies::default(), now, held: Mutex::default(), seats }
     }
 
     /// Takes note of a change of schemas and levels.

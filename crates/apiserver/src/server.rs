@@ -7,10 +7,10 @@ use berth_daemon::Tasks;
 use berth_schema::{Catalog, Resource};
 use berth_store::Store;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 
 use crate::admission::matched::Guards;
@@ -32,9 +32,6 @@ use crate::tokens::Signer;
 use crate::user::User;
 use crate::{discovery, metrics_api, protobuf, proxy, reviews, subresources, verbs};
 
-/// Kubernetes' own limit for a request's body.
-const BODY_LIMIT: usize = 3 * 1024 * 1024;
-const BODY_TIME: Duration = Duration::from_secs(30);
 /// As much of an unwanted body as Go's server reads before it answers.
 const DRAINED: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -155,13 +152,18 @@ impl Core {
         };
         let notes = Arc::clone(&call.notes);
         let plain = Output { shape: Shape::Whole, ..call.output.clone() };
+        // Kept until the request has been worked on.
+        let mut _room = None;
         let answer = if is_proxied {
             let body = body.map_err(Into::into).boxed_unsync();
             let source = parts.extensions.remove::<Source>();
             proxy::answer(self, call, &parts.uri, source, body).await
         } else {
-            let body = read_body(&call.method, &call.headers, body).await?;
-            call.body = to_json(&mut call.headers, body)?;
+            if !matches!(call.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+                let read = Box::pin(self.limits.bodies.read(&call.headers, body)).await?;
+                call.body = to_json(&mut call.headers, read.bytes)?;
+                _room = read.room;
+            }
             self.dispatch(call).await
         };
         let mut response = answer.unwrap_or_else(|failure| respond::failure(&failure, &plain));
@@ -291,25 +293,4 @@ where
     let limited = std::pin::pin!(Limited::new(body, DRAINED));
     // Whether it ends, breaks off or is too long: the answer is the same.
     let _ = tokio::time::timeout(DRAIN_TIME, limited.collect()).await;
-}
-
-async fn read_body<B>(method: &Method, headers: &HeaderMap, body: B) -> Result<Bytes, Failure>
-where
-    B: http_body::Body<Data = Bytes> + Send,
-    B::Error: Into<BodyError>,
-{
-    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        return Ok(Bytes::new());
-    }
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > BODY_LIMIT as u64) {
-        return Err(Failure::too_large(BODY_LIMIT));
-    }
-    let limited = Limited::new(body, BODY_LIMIT);
-    match tokio::time::timeout(BODY_TIME, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::too_large(BODY_LIMIT)),
-        Ok(Err(error)) => Err(Failure::bad_request(format!("the body broke off: {error}"))),
-        Err(_) => Err(Failure::slow_body()),
-    }
 }
