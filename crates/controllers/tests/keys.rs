@@ -179,10 +179,12 @@ async fn an_approved_request_becomes_a_certificate_that_lets_in() {
     let late = send(&ground.admin, "PATCH", &format!("{path}/approval"), &denied).await;
     assert_eq!(late.unwrap_err().0, 422);
 
-    let (body, _) = ask("root", "kube-apiserver-client", "ann", &["system:masters"]);
-    let (code, message) = send(&ground.admin, "POST", REQUESTS, &body).await.unwrap_err();
-    assert_eq!(code, 403, "{message}");
-    assert!(message.contains("system:masters group is not allowed"), "{message}");
+    for group in ["system:masters", "system:berth:embedded-agent"] {
+        let (body, _) = ask("root", "kube-apiserver-client", "ann", &["devs", group]);
+        let (code, message) = send(&ground.admin, "POST", REQUESTS, &body).await.unwrap_err();
+        assert_eq!(code, 403, "{message}");
+        assert!(message.contains(&format!("{group} group is not allowed")), "{message}");
+    }
     // Approved, but not what its signer signs.
     let (body, _) = ask("odd", "kube-apiserver-client-kubelet", "ann", &["devs"]);
     send(&ground.admin, "POST", REQUESTS, &body).await.unwrap();

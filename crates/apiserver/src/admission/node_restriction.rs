@@ -31,7 +31,7 @@ const REPORTED: [&str; 12] = [
 /// The group of the agent that lives in the control plane's own process. All pods are on its node,
 /// so there is nothing to keep from it; it follows secrets and config maps as wholes, and says of
 /// its node that the control plane is there.
-const EMBEDDED: &str = "system:berth:embedded-agent";
+pub(super) const EMBEDDED: &str = "system:berth:embedded-agent";
 
 /// The node of an agent, when the agent is bounded to it.
 pub(crate) fn node_of(user: &User) -> Option<&str> {

@@ -9,12 +9,16 @@
 
 use serde_json::Value;
 
+use super::node_restriction::EMBEDDED;
 use super::{Asked, Operation};
 use crate::path::Target;
 use crate::rules::signing_request;
 use crate::status::Failure;
 use crate::user::MASTERS;
 
+/// Groups that a certificate cannot be asked for: the masters, and the agent within the control
+/// plane's own process, which authorization does not confine to a node.
+const KEPT: [&str; 2] = [MASTERS, EMBEDDED];
 const CLIENTS: &str = "kubernetes.io/kube-apiserver-client";
 
 pub(super) fn check(asked: &Asked<'_>, new: &Value) -> Result<(), Failure> {
@@ -25,12 +29,19 @@ pub(super) fn check(asked: &Asked<'_>, new: &Value) -> Result<(), Failure> {
     match (asked.operation, asked.subresource) {
         (Operation::Create, None) => {
             // Whoever may ask for any name would else be master of the cluster.
-            let groups = signing_request::organizations(&new["spec"]["request"]);
-            if signer == CLIENTS && !groups.is_ok_and(|all| all.iter().all(|one| one != MASTERS)) {
-                let why = format!("use of {CLIENTS} signer with {MASTERS} group is not allowed");
-                return Err(asked.forbid(why));
+            if signer != CLIENTS {
+                return Ok(());
             }
-            Ok(())
+            let groups = signing_request::organizations(&new["spec"]["request"]);
+            let taken = |group: &str| match &groups {
+                Ok(all) => all.iter().any(|one| one == group),
+                Err(_) => true,
+            };
+            match KEPT.into_iter().find(|group| taken(group)) {
+                Some(group) => Err(asked
+                    .forbid(format!("use of {CLIENTS} signer with {group} group is not allowed"))),
+                None => Ok(()),
+            }
         }
         (Operation::Update, Some("approval")) => may(asked, "approve", signer),
         (Operation::Update, Some("status")) => {
