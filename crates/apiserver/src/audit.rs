@@ -100,11 +100,19 @@ impl Audit {
     }
 
     /// Starts to take note of a request.
-    pub(crate) fn begin<'a>(&'a self, parts: &Parts, target: &Target, query: &Query) -> Trail<'a> {
+    pub(crate) fn begin<'a>(
+        &'a self,
+        parts: &Parts,
+        source: Option<Source>,
+        target: &Arc<Target>,
+        query: &Query,
+    ) -> Trail<'a> {
         let own = parts.headers.get("audit-id").filter(|id| id.len() <= 64).cloned();
         let id = own.unwrap_or_else(|| {
             let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-            HeaderValue::from_str(&id.to_string()).expect("a UUID is letters, digits and dashes")
+            let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+            HeaderValue::from_str(id.hyphenated().encode_lower(&mut text))
+                .expect("a UUID is letters, digits and dashes")
         });
         let logged = self.to.get().is_some() && is_logged(target, query);
         let text = |name: &str| {
@@ -116,9 +124,9 @@ impl Audit {
             started: Instant::now(),
             uri: parts.uri.to_string(),
             agent: text(USER_AGENT.as_str()),
-            source: parts.extensions.get::<Source>().map(|source| source.0.to_string()),
+            source: source.map(|source| source.0.to_string()),
             dry_run: query.get("dryRun").is_some(),
-            target: target.clone(),
+            target: Arc::clone(target),
             who: Mutex::default(),
         });
         Trail { audit: self, id, known }
@@ -177,14 +185,14 @@ struct Known {
     agent: String,
     source: Option<String>,
     dry_run: bool,
-    target: Target,
+    target: Arc<Target>,
     who: Mutex<Who>,
 }
 
 #[derive(Default)]
 struct Who {
-    user: Option<User>,
-    acting_as: Option<User>,
+    user: Option<Arc<User>>,
+    acting_as: Option<Arc<User>>,
     annotations: Vec<(String, String)>,
     name: Option<String>,
 }
@@ -203,7 +211,7 @@ impl Trail<'_> {
     }
 
     /// Notes who asks, and as whom.
-    pub(crate) fn who(&self, user: &User, acting_as: &User) {
+    pub(crate) fn who(&self, user: &Arc<User>, acting_as: &Arc<User>) {
         let Some(known) = &self.known else { return };
         let mut who = known.who.lock().expect("nothing panics while holding it");
         who.user = Some(user.clone());
@@ -281,7 +289,7 @@ fn event(id: &HeaderValue, known: Known, code: Option<u16>, reason: Option<&str>
         "userAgent": known.agent,
         "sourceIPs": known.source.into_iter().collect::<Vec<_>>(),
         "responseStatus": {"code": code, "reason": reason},
-        "user": user_json(&who.user.unwrap_or_else(User::anonymous)),
+        "user": who.user.as_deref().map_or_else(|| user_json(&User::anonymous()), user_json),
     });
     if let Some(other) = who.acting_as {
         event["impersonatedUser"] = user_json(&other);
@@ -290,14 +298,15 @@ fn event(id: &HeaderValue, known: Known, code: Option<u16>, reason: Option<&str>
         event["dryRun"] = json!(true);
     }
     if target.is_resource {
-        let name = if target.name.is_empty() { who.name.unwrap_or_default() } else { target.name };
+        let made = who.name.unwrap_or_default();
+        let name = if target.name.is_empty() { &made } else { &target.name };
         let fields = [
-            ("resource", target.resource),
-            ("namespace", target.namespace),
+            ("resource", &target.resource),
+            ("namespace", &target.namespace),
             ("name", name),
-            ("apiGroup", target.group),
-            ("apiVersion", target.version),
-            ("subresource", target.subresource),
+            ("apiGroup", &target.group),
+            ("apiVersion", &target.version),
+            ("subresource", &target.subresource),
         ];
         let fields = fields.into_iter().filter(|(_, value)| !value.is_empty());
         let of: Map<String, Value> =

@@ -6,6 +6,8 @@
 
 mod bootstrap;
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
@@ -22,10 +24,6 @@ use crate::server::Core;
 use crate::status::Failure;
 use crate::tokens::{Claims, LastingClaims, Referent, Token, TokenError};
 use crate::user::{AUTHENTICATED, SERVICE_ACCOUNT, UNAUTHENTICATED, User};
-
-/// The user of a connection's verified client certificate, if it showed one.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer(pub(crate) Option<User>);
 
 /// What a token that holds says.
 pub(crate) struct Shown {
@@ -71,21 +69,17 @@ pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
 }
 
 impl Core {
-    /// The user behind a request that came over the network.
-    pub(crate) async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        peer: Option<&User>,
-    ) -> Result<User, Failure> {
+    /// The user behind a request that came over the network, by its headers.
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<User>, Failure> {
         if let Some(token) = bearer(headers) {
             let audience = self.audience();
             let shown = self.token(token, &[audience.as_str()]).await;
-            return shown.map(|shown| shown.user).map_err(Refused::into_failure);
+            return shown.map(|shown| Arc::new(shown.user)).map_err(Refused::into_failure);
         }
         if headers.contains_key(AUTHORIZATION) {
             return Err(Failure::unauthorized());
         }
-        Ok(peer.cloned().unwrap_or_else(User::anonymous))
+        Ok(Arc::new(User::anonymous()))
     }
 
     /// The user of a token, and for which of the audiences asked for it was made.
@@ -204,7 +198,14 @@ impl Core {
     }
 
     /// The user to act as, when the request asks for one and may.
-    pub(crate) fn impersonate(&self, headers: &HeaderMap, user: User) -> Result<User, Failure> {
+    pub(crate) fn impersonate(
+        &self,
+        headers: &HeaderMap,
+        user: Arc<User>,
+    ) -> Result<Arc<User>, Failure> {
+        if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            return Ok(user);
+        }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let uid = text("impersonate-uid").unwrap_or_default();
         let groups: Vec<&str> = headers
@@ -276,7 +277,7 @@ impl Core {
         if !other.is_in(AUTHENTICATED) && !other.is_in(UNAUTHENTICATED) {
             other.groups.push(implied.to_owned());
         }
-        Ok(other)
+        Ok(Arc::new(other))
     }
 }
 

@@ -171,9 +171,9 @@ async fn replace(
 
 fn own_call(resource: &Resource, new: &Value) -> Call {
     Call {
-        user: User::new("system:apiserver", &[MASTERS]),
+        user: Arc::new(User::new("system:apiserver", &[MASTERS])),
         method: Method::POST,
-        target: Target {
+        target: Arc::new(Target {
             is_resource: true,
             verb: "create".to_owned(),
             group: resource.group.clone(),
@@ -181,7 +181,7 @@ fn own_call(resource: &Resource, new: &Value) -> Call {
             namespace: object::namespace(new).to_owned(),
             resource: resource.plural.clone(),
             ..Target::default()
-        },
+        }),
         query: Query::default(),
         headers: HeaderMap::new(),
         body: bytes::Bytes::new(),

@@ -20,9 +20,9 @@ const BODIES: &str = "application/json, application/yaml";
 
 /// A request.
 pub(crate) struct Call {
-    pub(crate) user: User,
+    pub(crate) user: Arc<User>,
     pub(crate) method: Method,
-    pub(crate) target: Target,
+    pub(crate) target: Arc<Target>,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,

@@ -105,25 +105,27 @@ const OF_NAMESPACES: [&str; 2] = ["status", "finalize"];
 impl Target {
     /// Reads a request's target.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let whole = path.to_owned();
-        let other = |verb: &Method| Self {
-            verb: verb.as_str().to_ascii_lowercase(),
-            path: whole.clone(),
-            ..Self::default()
+        let decoded: Vec<String>;
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        let parts: Vec<&str> = if path.contains('%') {
+            decoded = parts.map(decode).collect();
+            decoded.iter().map(String::as_str).collect()
+        } else {
+            parts.collect()
         };
-        let parts: Vec<String> =
-            path.trim_matches('/').split('/').filter(|part| !part.is_empty()).map(decode).collect();
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let (group, version, parts) = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
             ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
-            _ => return other(method),
+            _ => {
+                let verb = method.as_str().to_ascii_lowercase();
+                return Self { verb, path: path.to_owned(), ..Self::default() };
+            }
         };
         let mut target = Self {
             is_resource: true,
             group: group.to_owned(),
             version: version.to_owned(),
-            path: whole.clone(),
+            path: path.to_owned(),
             ..Self::default()
         };
         let core = group.is_empty();

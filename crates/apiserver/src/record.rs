@@ -58,7 +58,13 @@ pub(crate) fn kind_prefix(group: &str, plural: &str) -> String {
 }
 
 pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Bytes {
-    Bytes::from(format!("{}{name}", prefix(resource, namespace)))
+    let group = if resource.storage_group.is_empty() { "core" } else { &resource.storage_group };
+    let (between, namespace) = match resource.namespaced && !namespace.is_empty() {
+        true => ("/", namespace),
+        false => ("", ""),
+    };
+    let parts = ["/registry/", group, "/", &resource.storage_plural, "/", namespace, between, name];
+    Bytes::from(parts.concat())
 }
 
 /// Namespace (empty when cluster-scoped) and name of a key.

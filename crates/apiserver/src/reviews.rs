@@ -63,8 +63,8 @@ pub(crate) async fn answer(
                 return Err(Failure::invalid_of("authorization.k8s.io", "", "", causes));
             }
             let (kind, user) = match review {
-                Review::Access => ("SubjectAccessReview", subject(&spec)),
-                Review::LocalAccess => ("LocalSubjectAccessReview", subject(&spec)),
+                Review::Access => ("SubjectAccessReview", Arc::new(subject(&spec))),
+                Review::LocalAccess => ("LocalSubjectAccessReview", Arc::new(subject(&spec))),
                 _ => ("SelfSubjectAccessReview", call.user.clone()),
             };
             (kind, access(core, &user, &spec).await?)

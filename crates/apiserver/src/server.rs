@@ -7,15 +7,14 @@ use berth_daemon::Tasks;
 use berth_schema::{Catalog, Resource};
 use berth_store::Store;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 
 use crate::admission::matched::Guards;
 use crate::audit::{Audit, Source, Trail};
-use crate::authentication::Peer;
 use crate::call::Call;
 use crate::connect::Settings;
 use crate::documents::Documents;
@@ -56,9 +55,37 @@ pub(crate) struct Core {
     pub(crate) tasks: Tasks,
 }
 
-/// The user of a request that was made within the process.
+/// Where a request comes from.
 #[derive(Clone, Debug)]
-pub(crate) struct Inside(pub(crate) User);
+pub(crate) enum Origin {
+    /// From within the process, as this user.
+    Inside(Arc<User>),
+    /// Over the network.
+    Network {
+        /// The user of the connection's verified client certificate, if it showed one.
+        shown: Option<Arc<User>>,
+        /// From where.
+        source: Option<Source>,
+    },
+}
+
+impl Origin {
+    fn source(&self) -> Option<Source> {
+        match self {
+            Self::Inside(_) => None,
+            Self::Network { source, .. } => *source,
+        }
+    }
+}
+
+/// What is known of a request before its body is read.
+struct Head {
+    parts: Parts,
+    origin: Origin,
+    query: Query,
+    target: Arc<Target>,
+    output: Output,
+}
 
 impl Core {
     /// A served resource, or 404.
@@ -86,7 +113,14 @@ impl Core {
     }
 
     /// Answers a request.
-    pub(crate) async fn handle<B>(self: &Arc<Self>, request: Request<B>) -> Response<Body>
+    ///
+    /// This future is moved about several times for each request: whatever is large and not on the
+    /// way of a plain read is in a box.
+    pub(crate) async fn handle<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        origin: Origin,
+    ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
@@ -95,8 +129,12 @@ impl Core {
         let (parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let target = Target::parse(&parts.method, parts.uri.path(), &query);
-        let counted = target.clone();
-        let trail = self.audit.begin(&parts, &target, &query);
+        if parts.version == Version::HTTP_2 && target.verb != "get" {
+            // What takes longer than a read is a task of its own (see `tls::inline`).
+            tokio::task::yield_now().await;
+        }
+        let target = Arc::new(target);
+        let trail = self.audit.begin(&parts, origin.source(), &target, &query);
         let mut negotiated = Output::negotiate(&parts.headers, || self.has_protobuf(&target));
         if proxy::is_one(&target) {
             // What the client accepts is for the other end to look at.
@@ -107,34 +145,34 @@ impl Core {
             Ok(output) => {
                 // A Status is shown whole, whatever shape the object was asked for in.
                 let plain = Output { shape: Shape::Whole, ..output.clone() };
-                self.answer(parts, body, query, target, output, &trail)
+                let head = Head { parts, origin, query, target: target.clone(), output };
+                self.answer(head, body, &trail)
                     .await
                     .unwrap_or_else(|failure| respond::failure(&failure, &plain))
             }
         };
         trail.finish(&mut response);
-        self.metrics.count(&counted, response.status().as_u16(), started.elapsed());
+        self.metrics.count(&target, response.status().as_u16(), started.elapsed());
         response
     }
 
     async fn answer<B>(
         self: &Arc<Self>,
-        mut parts: Parts,
+        head: Head,
         body: B,
-        query: Query,
-        target: Target,
-        output: Output,
         trail: &Trail<'_>,
     ) -> Result<Response<Body>, Failure>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let may = self.may(&mut parts, &query, &target, trail).await;
+        let Head { mut parts, origin, query, target, output } = head;
+        let source = origin.source();
+        let may = self.may(&parts.headers, origin, &query, &target, trail).await;
         let (user, place) = match may {
             Ok(may) => may,
             Err(failure) => {
-                drain(body).await;
+                Box::pin(drain(body)).await;
                 return Err(failure);
             }
         };
@@ -156,8 +194,7 @@ impl Core {
         let mut _room = None;
         let answer = if is_proxied {
             let body = body.map_err(Into::into).boxed_unsync();
-            let source = parts.extensions.remove::<Source>();
-            proxy::answer(self, call, &parts.uri, source, body).await
+            Box::pin(proxy::answer(self, call, &parts.uri, source, body)).await
         } else {
             if !matches!(call.method, Method::GET | Method::HEAD | Method::OPTIONS) {
                 let read = Box::pin(self.limits.bodies.read(&call.headers, body)).await?;
@@ -177,22 +214,23 @@ impl Core {
     /// Who asks, and whether he may now.
     async fn may(
         self: &Arc<Self>,
-        parts: &mut Parts,
+        headers: &HeaderMap,
+        origin: Origin,
         query: &Query,
         target: &Target,
         trail: &Trail<'_>,
-    ) -> Result<(User, Admitted), Failure> {
-        let user = match parts.extensions.remove::<Inside>() {
-            Some(Inside(user)) => user,
-            None => {
-                let peer = parts.extensions.remove::<Peer>().and_then(|peer| peer.0);
-                self.authenticate(&parts.headers, peer.as_ref()).await?
+    ) -> Result<(Arc<User>, Admitted), Failure> {
+        let user = match origin {
+            Origin::Inside(user) => user,
+            Origin::Network { shown: Some(shown), .. } if !headers.contains_key(AUTHORIZATION) => {
+                shown
             }
+            Origin::Network { .. } => Box::pin(self.authenticate(headers)).await?,
         };
         let own = trail.is_logged().then(|| user.clone());
         // Who acts as nobody has proved who he is all the same.
         let is_stranger = user.is_anonymous();
-        let user = self.impersonate(&parts.headers, user)?;
+        let user = self.impersonate(headers, user)?;
         if let Some(own) = own {
             trail.who(&own, &user);
             trail.decided(self.rbac.reason(&user, target));
@@ -204,7 +242,8 @@ impl Core {
             }
             return Err(Failure::forbidden_target(target, rbac::refusal(&user, target)));
         }
-        if !rbac::node::allows(self, &user, target).await? {
+        if rbac::node::is_asked(&user) && !Box::pin(rbac::node::allows(self, &user, target)).await?
+        {
             let message = rbac::node::refusal(&user, target);
             return Err(Failure::forbidden_target(target, message));
         }
@@ -213,12 +252,12 @@ impl Core {
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Response<Body>, Failure> {
         if !call.target.is_resource {
-            return discovery::answer(self, &call).await;
+            return Box::pin(discovery::answer(self, &call)).await;
         }
         let target = &call.target;
         if let Some(review) = reviews::named(target) {
             let code = StatusCode::CREATED;
-            let answer = reviews::answer(self, &call, review).await?;
+            let answer = Box::pin(reviews::answer(self, &call, review)).await?;
             return Ok(respond::value(code, &answer, &call.output));
         }
         let resource = self.resource(&target.group, &target.version, &target.resource)?;
@@ -239,13 +278,13 @@ impl Core {
             return Err(Failure::method_not_allowed());
         }
         if target.group == metrics_api::GROUP {
-            return metrics_api::answer(self, &call, &resource).await;
+            return Box::pin(metrics_api::answer(self, &call, &resource)).await;
         }
         if !target.subresource.is_empty() {
-            return subresources::answer(self, call, &resource).await;
+            return Box::pin(subresources::answer(self, call, &resource)).await;
         }
         if resource.group.is_empty() && resource.plural == "bindings" {
-            return subresources::bind_named(self, &call).await;
+            return Box::pin(subresources::bind_named(self, &call)).await;
         }
         verbs::answer(self, &call, &resource).await
     }

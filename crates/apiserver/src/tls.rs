@@ -4,6 +4,7 @@
 //! request's head, idle, and (in `server`) for its body. On a stop no new connection is taken and open ones finish what they are
 //! at.
 
+mod inline;
 mod places;
 
 use std::convert::Infallible;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_daemon::Tasks;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -21,9 +22,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::Source;
-use crate::authentication::{Peer, certificate_user};
+use crate::authentication::certificate_user;
 use crate::pki::{KeyPair, Pki};
-use crate::server::Core;
+use crate::server::{Core, Origin};
+use inline::Inline;
 use places::{Activity, Answer, IDLE, Places};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -137,23 +139,20 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, stream: TcpStream, t
     };
     let source = stream.get_ref().0.peer_addr().ok().map(|address| Source(address.ip()));
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let peer = Peer(shown.and_then(|certificate| certificate_user(certificate)));
+    let shown = shown.and_then(|certificate| certificate_user(certificate)).map(Arc::new);
+    let origin = Origin::Network { shown, source };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let activity = Activity::default();
     let begun = activity.clone();
-    let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
-        request.extensions_mut().insert(peer.clone());
-        if let Some(source) = source {
-            request.extensions_mut().insert(source);
-        }
-        let (core, open) = (core.clone(), begun.begin());
+    let service = hyper::service::service_fn(move |request: http::Request<_>| {
+        let (core, origin, open) = (core.clone(), origin.clone(), begun.begin());
         async move {
-            let response = core.handle(request).await;
+            let response = core.handle(request, origin).await;
             Ok::<_, Infallible>(response.map(|body| Answer { body, _open: open }))
         }
     });
     // What TLS agreed on is spoken: waiting for a first byte to guess from would have no end.
-    let builder = Builder::new(TokioExecutor::new());
+    let builder = Builder::new(Inline);
     let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD);
     builder

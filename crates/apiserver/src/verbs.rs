@@ -39,13 +39,13 @@ pub(crate) async fn answer(
     }
     match verb {
         "get" => read::get(core, call, resource).await,
-        "list" => list::list(core, call, resource).await,
-        "watch" => watch::watch(core, call, resource).await,
-        "create" => create::create(core, call, resource).await,
-        "update" => update::put(core, call, resource, None).await,
-        "patch" => patch::patch(core, call, resource, None).await,
-        "delete" => delete::delete(core, call, resource).await,
-        "deletecollection" => delete::delete_collection(core, call, resource).await,
+        "list" => Box::pin(list::list(core, call, resource)).await,
+        "watch" => Box::pin(watch::watch(core, call, resource)).await,
+        "create" => Box::pin(create::create(core, call, resource)).await,
+        "update" => Box::pin(update::put(core, call, resource, None)).await,
+        "patch" => Box::pin(patch::patch(core, call, resource, None)).await,
+        "delete" => Box::pin(delete::delete(core, call, resource)).await,
+        "deletecollection" => Box::pin(delete::delete_collection(core, call, resource)).await,
         _ => Err(Failure::method_not_allowed()),
     }
 }

@@ -155,8 +155,9 @@ pub struct Scale {
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     list: Vec<Arc<Resource>>,
-    by_plural: HashMap<String, usize>,
-    by_kind: HashMap<String, usize>,
+    /// Places in the list by plural; few groups and versions have the same one.
+    by_plural: HashMap<String, Vec<usize>>,
+    by_kind: HashMap<String, Vec<usize>>,
     changes: u64,
 }
 
@@ -210,13 +211,19 @@ impl Catalog {
     /// The resource of this group, version and plural.
     #[must_use]
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.by_plural.get(&key(group, version, plural)).map(|place| &self.list[*place])
+        self.find(self.by_plural.get(plural)?, group, version)
     }
 
     /// The resource of this group, version and kind.
     #[must_use]
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
-        self.by_kind.get(&key(group, version, kind)).map(|place| &self.list[*place])
+        self.find(self.by_kind.get(kind)?, group, version)
+    }
+
+    fn find(&self, places: &[usize], group: &str, version: &str) -> Option<&Arc<Resource>> {
+        // The last one counts, as if it had replaced those before.
+        let mut found = places.iter().rev().map(|place| &self.list[*place]);
+        found.find(|resource| resource.group == group && resource.version == version)
     }
 
     /// Every resource, in the order in which discovery shows them.
@@ -232,17 +239,14 @@ impl Catalog {
 
     fn set(&mut self, list: Vec<Arc<Resource>>) {
         self.changes += 1;
-        let places = || list.iter().enumerate();
-        self.by_plural =
-            places().map(|(at, one)| (key(&one.group, &one.version, &one.plural), at)).collect();
-        self.by_kind =
-            places().map(|(at, one)| (key(&one.group, &one.version, &one.kind), at)).collect();
+        self.by_plural.clear();
+        self.by_kind.clear();
+        for (at, one) in list.iter().enumerate() {
+            self.by_plural.entry(one.plural.clone()).or_default().push(at);
+            self.by_kind.entry(one.kind.clone()).or_default().push(at);
+        }
         self.list = list;
     }
-}
-
-fn key(group: &str, version: &str, name: &str) -> String {
-    format!("{group}/{version}/{name}")
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ fn parts(key: &[u8]) -> Option<(&str, &str)> {
 /// Asks the roles of the cluster on behalf of the user of a request.
 struct Permissions {
     core: Arc<Core>,
-    user: User,
+    user: Arc<User>,
 }
 
 impl Authorize for Permissions {

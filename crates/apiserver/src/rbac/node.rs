@@ -18,6 +18,11 @@ use crate::server::Core;
 use crate::status::Failure;
 use crate::user::User;
 
+/// Whether anything is to be asked about this user.
+pub(crate) fn is_asked(user: &User) -> bool {
+    node_of(user).is_some()
+}
+
 /// Whether the user is no agent, or what it asks for belongs to its node. Roles are judged apart.
 pub(crate) async fn allows(
     core: &Arc<Core>,

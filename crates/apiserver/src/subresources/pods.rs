@@ -25,7 +25,7 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 pub(crate) async fn bind_named(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Failure> {
     let name = object::name(&call.body_value()?).to_owned();
     let mut call = call.detached();
-    call.target.name = name;
+    Arc::make_mut(&mut call.target).name = name;
     bind(core, &call, &core.resource("", "v1", "pods")?).await
 }
 
@@ -95,7 +95,7 @@ pub(super) async fn log(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
 pub(super) async fn session(core: &Arc<Core>, call: Call) -> Result<Response<Body>, Failure> {
     let target = &call.target;
     // A session changes things, though WebSocket opens it with a GET.
-    let creates = Target { verb: "create".to_owned(), ..target.clone() };
+    let creates = Target { verb: "create".to_owned(), ..Target::clone(target) };
     if target.verb != "create" && !core.rbac.allows(&call.user, &creates) {
         return Err(Failure::forbidden(rbac::refusal(&call.user, &creates)));
     }

@@ -3,6 +3,14 @@
 //! A list tells how many entries remain behind its page, so a plain tree would be walked to the end
 //! for each page. Two levels do for what fits in memory: chunks of some hundred entries, found by
 //! their last key; a count adds up the chunks' lengths, and an insert moves half a chunk at most.
+//!
+//! A get goes by a hash beside them: keys of one kind begin alike, so that a search by order
+//! compares some seventeen of them nearly to their ends, each in another place of the memory; that
+//! was a seventh of what a read of the API costs.
+
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 
@@ -17,6 +25,32 @@ const FILLED: usize = 192;
 pub(super) struct Sorted {
     /// None is empty; in order, and so is each.
     chunks: Vec<Vec<Entry>>,
+    /// The same entries.
+    by_key: HashSet<ByKey>,
+}
+
+/// An entry that is told from others by its key alone.
+#[derive(Debug)]
+struct ByKey(Entry);
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key[..].hash(state);
+    }
+}
+
+impl Borrow<[u8]> for ByKey {
+    fn borrow(&self) -> &[u8] {
+        &self.0.key
+    }
 }
 
 /// Between two entries.
@@ -31,24 +65,24 @@ impl From<Vec<Entry>> for Sorted {
         if !entries.is_sorted_by(|a, b| a.key < b.key) {
             entries.sort_by(|a, b| a.key.cmp(&b.key));
         }
+        let by_key = entries.iter().cloned().map(ByKey).collect();
         let mut chunks = Vec::with_capacity(entries.len().div_ceil(FILLED));
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             chunks.push(entries.by_ref().take(FILLED).collect());
         }
-        Self { chunks }
+        Self { chunks, by_key }
     }
 }
 
 impl Sorted {
     pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
-        let chunk = self.chunks.get(self.chunk_of(key))?;
-        let at = chunk.binary_search_by(|entry| entry.key[..].cmp(key)).ok()?;
-        chunk.get(at)
+        self.by_key.get(key).map(|ByKey(entry)| entry)
     }
 
     /// Puts an entry in, or in the place of the one with its key.
     pub(super) fn insert(&mut self, entry: Entry) {
+        self.by_key.replace(ByKey(entry.clone()));
         let at = self.chunk_of(&entry.key);
         let Some(chunk) = self.chunks.get_mut(at) else {
             // Behind all others: keys that come in order fill their chunks.
@@ -71,6 +105,7 @@ impl Sorted {
     }
 
     pub(super) fn remove(&mut self, key: &Bytes) {
+        self.by_key.remove(&key[..]);
         let at = self.chunk_of(key);
         let Some(chunk) = self.chunks.get_mut(at) else { return };
         let Ok(place) = chunk.binary_search_by(|own| own.key.cmp(key)) else { return };
@@ -156,6 +191,8 @@ mod tests {
             sorted.onward(sorted.before(b"")).map(|e| (e.key.clone(), e.modified.0)).collect();
         let wanted: Vec<_> = map.iter().map(|(key, at)| (key.clone(), *at)).collect();
         assert_eq!(all, wanted);
+        assert_eq!(sorted.by_key.len(), map.len());
+        assert!(map.iter().all(|(key, at)| sorted.get(key).is_some_and(|e| e.modified.0 == *at)));
     }
 
     proptest! {
