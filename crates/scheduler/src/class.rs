@@ -56,8 +56,11 @@ struct State {
 
 /// Nodes that are alike but for their local scores.
 pub(crate) struct Bucket {
-    /// Taints not liked, wishes met, then for each tally the domain or, if that is one node, its sum.
+    /// Taints not liked, wishes met, then for each tally the domain or, if that is one node, its sum;
+    /// last the node plus one where pods are awaited that some tally counts, else 0.
     pub key: Box<[i64]>,
+    /// What those pods would add to each tally; empty where none are awaited.
+    awaited: Vec<i64>,
     pub len: u32,
     heap: BinaryHeap<(i64, u64, u32, u32)>,
 }
@@ -119,17 +122,21 @@ impl Class {
         key.clear();
         key.extend(self.ask.wishes(place));
         key.extend(self.tallies.iter().map(|tally| tally.key(at)));
+        let awaited = self.awaited(world, at);
+        key.push(if awaited.is_empty() { 0 } else { i64::from(at) + 1 });
         let bucket = match self.by_key.get(&key[..]) {
             Some(bucket) => *bucket,
             None => {
                 let bucket = self.buckets.len() as u32;
                 let key: Box<[i64]> = key[..].into();
                 self.by_key.insert(key.clone(), bucket);
-                self.buckets.push(Bucket { key, len: 0, heap: BinaryHeap::new() });
+                let heap = BinaryHeap::new();
+                self.buckets.push(Bucket { key, awaited: Vec::new(), len: 0, heap });
                 bucket
             }
         };
         self.scratch = key;
+        self.buckets[bucket as usize].awaited = awaited;
         let score = self.ask.score(world, at, place);
         self.settle(at, Ok((bucket, score)), place.rank);
     }

@@ -149,7 +149,8 @@ pub struct Profile {
     pub default_constraints: Vec<DefaultSpread>,
     /// What a pod's required affinity towards a newcomer counts.
     pub hard_pod_affinity_weight: i64,
-    /// Read for compatibility and checked; a decision does not cost by node, so all are scored.
+    /// 100, or 0 as Kubernetes writes "as the scheduler sees fit": a decision costs what changed and
+    /// not what there is, so that all nodes are compared always. Anything else is refused.
     pub percentage_of_nodes_to_score: u8,
     /// Percent of processor or memory measured in use above which a node takes nothing more.
     pub load_ceiling: Option<u8>,
@@ -269,9 +270,10 @@ impl Profile {
             let value = self.hard_pod_affinity_weight.to_string();
             return wrong("hardPodAffinityWeight", value, "0 to 100");
         }
-        if self.percentage_of_nodes_to_score > 100 {
+        if !matches!(self.percentage_of_nodes_to_score, 0 | 100) {
             let value = self.percentage_of_nodes_to_score.to_string();
-            return wrong("percentageOfNodesToScore", value, "0 to 100");
+            let wanted = "this scheduler compares all nodes always: 100, or leave it out";
+            return wrong("percentageOfNodesToScore", value, wanted);
         }
         if self.load_ceiling.is_some_and(|ceiling| !(1..=100).contains(&ceiling)) {
             let value = format!("{:?}", self.load_ceiling);
@@ -313,5 +315,10 @@ mod tests {
             "strategy.shape",
         );
         check(r#"{"loadCeiling": 0}"#, "loadCeiling");
+        check(
+            r#"{"percentageOfNodesToScore": 50}"#,
+            "percentageOfNodesToScore is 50; this scheduler",
+        );
+        assert!(read(r#"{"percentageOfNodesToScore": 0}"#).is_ok());
     }
 }

@@ -192,6 +192,8 @@ impl World {
         if let Some(&at) = node.and_then(|node| self.by_name.get(node)) {
             self.nodes[at as usize].nominated.push(Arc::clone(pod));
             self.nominations.insert(pod.uid.clone(), at);
+            // Whom it keeps away must know before it is there.
+            self.counters.know(pod, &self.namespaces);
             self.touch(at);
         }
     }
@@ -310,6 +312,9 @@ impl World {
         self.counters = Counters::default();
         for (pod, at) in self.pods.values() {
             self.counters.count(pod, *at, 1, &self.namespaces);
+        }
+        for pod in self.nodes.iter().flat_map(|place| &place.nominated) {
+            self.counters.know(pod, &self.namespaces);
         }
         self.count_reservations();
         self.begin_anew();

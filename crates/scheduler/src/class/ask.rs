@@ -239,28 +239,22 @@ impl Ask {
         if weights == 0 { 0 } else { total / weights }
     }
 
+    /// How much more even the node's use becomes: 75 for no change, 50 for the worst, 100 for the
+    /// best. Kubernetes 1.36 rates the change (pull request 135573); before, it rated what comes out.
     fn balance(&self, place: &Place) -> i64 {
-        let mut shares = [0.0; 8];
+        let (mut with, mut without) = ([0.0; 8], [0.0; 8]);
         let mut count = 0;
         for Weighed { name, .. } in self.profile.balanced_resources.iter().take(8) {
             let all = amount(&place.node.allocatable, name);
             if all > 0 {
-                let asked = amount(&place.used, name) + amount(&self.pod.requests, name);
-                shares[count] = (asked as f64 / all as f64).min(1.0);
+                let used = amount(&place.used, name);
+                let share = |used: i64| (used as f64 / all as f64).min(1.0);
+                with[count] = share(used + amount(&self.pod.requests, name));
+                without[count] = share(used);
                 count += 1;
             }
         }
-        let shares = &shares[..count];
-        let deviation = match shares {
-            [] | [_] => 0.0,
-            [one, other] => ((one - other) / 2.0).abs(),
-            _ => {
-                let mean = shares.iter().sum::<f64>() / count as f64;
-                let squares = shares.iter().map(|share| (share - mean) * (share - mean));
-                (squares.sum::<f64>() / count as f64).sqrt()
-            }
-        };
-        ((1.0 - deviation) * 100.0) as i64
+        50 + (50 + evenness(&with[..count]) - evenness(&without[..count])) / 2
     }
 
     fn image_locality(&self, place: &Place) -> i64 {
@@ -363,6 +357,21 @@ fn amount(amounts: &Amounts, name: &str) -> i64 {
         "ephemeral-storage" => amounts.ephemeral_storage.0,
         _ => amounts.extended.get(name).copied().unwrap_or(0),
     }
+}
+
+/// 100 where all shares are equal, 50 where they differ most.
+fn evenness(shares: &[f64]) -> i64 {
+    let deviation = match shares {
+        [] | [_] => 0.0,
+        [one, other] => ((one - other) / 2.0).abs(),
+        _ => {
+            let count = shares.len() as f64;
+            let mean = shares.iter().sum::<f64>() / count;
+            let squares = shares.iter().map(|share| (share - mean) * (share - mean));
+            (squares.sum::<f64>() / count).sqrt()
+        }
+    };
+    ((1.0 - deviation) * 100.0) as i64
 }
 
 /// The height of a line through `points` at `x`, flat before the first and after the last.

@@ -26,6 +26,13 @@ pub(crate) enum Duty {
     Wish(i64),
 }
 
+impl Duty {
+    /// Whether it can refuse a node; else it only weighs.
+    pub fn refuses(&self) -> bool {
+        !matches!(self, Self::Soft { .. } | Self::Wish(_))
+    }
+}
+
 /// One sum per domain.
 pub(crate) struct Tally {
     pub duty: Duty,
@@ -268,6 +275,16 @@ impl Tally {
             return 0;
         }
         self.heights.keys().next().copied().unwrap_or(0)
+    }
+
+    /// The same if a domain that holds `from` held `to`.
+    pub fn fewest_if(&self, from: i64, to: i64, least_domains: i64) -> i64 {
+        if self.domains < least_domains {
+            return 0;
+        }
+        let alone = |height: i64, count: u32| height == from && count == 1;
+        let others = self.heights.iter().find(|(height, count)| !alone(**height, **count));
+        others.map_or(to, |(height, _)| to.min(*height))
     }
 
     /// Whether pods on this node count.

@@ -2,8 +2,8 @@
 //!
 //! Source: the normalisation of each score as kube-scheduler's documentation and KEP-895 state it.
 
-use crate::class::domains::Duty;
-use crate::class::{Class, Refusal};
+use crate::class::domains::{Duty, Tally};
+use crate::class::{Bucket, Class, Refusal};
 use crate::profile::{Filter, Score};
 use crate::snapshot::Pod;
 use crate::world::{NONE, World};
@@ -55,8 +55,43 @@ impl Class {
         if self.tallies.is_empty() {
             return None;
         }
-        let key = &self.buckets[bucket].key[2..];
-        self.domains_refuse(|index| self.tallies[index].value(key[index]), &[])
+        let Bucket { key, awaited, .. } = &self.buckets[bucket];
+        let there = |index: usize| self.tallies[index].value(key[2 + index]);
+        self.domains_refuse(there, &[]).or_else(|| self.refuses_with(there, awaited))
+    }
+
+    /// As [`Class::domains_refuse`], were the awaited pods there too; a node must do both ways.
+    fn refuses_with(
+        &self,
+        there: impl Fn(usize) -> Option<i64>,
+        awaited: &[i64],
+    ) -> Option<Refusal> {
+        if awaited.is_empty() {
+            return None;
+        }
+        let less: Vec<i64> = awaited.iter().map(|more| -more).collect();
+        self.domains_refuse(|index| there(index).map(|sum| sum + awaited[index]), &less)
+    }
+
+    /// What pods that room on a node is being made for, as important as this one at least, would add
+    /// to each tally that refuses; empty for nothing.
+    ///
+    /// Source: kube-scheduler counts nominated pods on the node that is looked at, and only there.
+    pub fn awaited(&self, world: &World, at: u32) -> Vec<i64> {
+        let nominated = &world.nodes[at as usize].nominated;
+        if nominated.is_empty() || self.tallies.is_empty() {
+            return Vec::new();
+        }
+        let own = &self.ask.pod;
+        let ahead =
+            || nominated.iter().filter(|each| each.priority >= own.priority && each.uid != own.uid);
+        let amount = |tally: &Tally| {
+            let counts = tally.counts(at) && tally.duty.refuses();
+            let of = |pod: &Pod| world.counters.amount(tally.counter, pod, &world.namespaces);
+            if counts { ahead().map(|pod| of(pod)).sum() } else { 0 }
+        };
+        let more: Vec<i64> = self.tallies.iter().map(amount).collect();
+        if more.iter().all(|more| *more == 0) { Vec::new() } else { more }
     }
 
     /// Why a node's domains refuse the pod once `gone`, pods on that node, are gone.
@@ -74,7 +109,17 @@ impl Class {
                 live.map(|pod| amount(&pod)).sum()
             })
             .collect();
-        self.domains_refuse(|index| self.tallies[index].at(at).map(|sum| sum - less[index]), &less)
+        let there = |index: usize| self.tallies[index].at(at).map(|sum| sum - less[index]);
+        self.domains_refuse(there, &less).or_else(|| {
+            let awaited = self.awaited(world, at);
+            if awaited.is_empty() {
+                return None;
+            }
+            let less: Vec<i64> =
+                less.iter().zip(&awaited).map(|(less, more)| less - more).collect();
+            let there = |index: usize| self.tallies[index].at(at).map(|sum| sum - less[index]);
+            self.domains_refuse(there, &less)
+        })
     }
 
     fn domains_refuse(
@@ -88,10 +133,10 @@ impl Class {
                 let Some(there) = value(index) else {
                     return refuse(Filter::PodTopologySpread, 8);
                 };
-                let mut fewest = tally.fewest(least_domains);
-                if less.get(index).is_some_and(|less| *less > 0) {
-                    fewest = fewest.min(there);
-                }
+                let fewest = match less.get(index) {
+                    None | Some(0) => tally.fewest(least_domains),
+                    Some(less) => tally.fewest_if(there + less, there, least_domains),
+                };
                 if there + own - fewest > skew {
                     return refuse(Filter::PodTopologySpread, 1);
                 }

@@ -98,6 +98,9 @@ fn a_pod(name: usize, kind: u16, priority: i32) -> Arc<Pod> {
 /// Every node with every pod on it, and nothing remembered.
 struct Naive<'a>(Vec<(&'a Node, Vec<&'a Pod>)>);
 
+/// Pods that a node is being cleared for.
+type Awaited = Vec<(Arc<Pod>, String)>;
+
 impl<'a> Naive<'a> {
     fn of(cluster: &'a Cluster) -> Self {
         let pods = |node: &Node| cluster.pods_on(&node.name).iter().map(|pod| &**pod).collect();
@@ -169,6 +172,19 @@ impl<'a> Naive<'a> {
         let takers = self.0.iter().filter(|(node, pods)| self.takes(pod, node, pods));
         takers.map(|(node, _)| node.name.clone()).collect()
     }
+
+    /// Those that take the pod with the awaited ones on them, and without.
+    fn takers_beside(&self, pod: &Pod, awaited: &Awaited) -> Vec<String> {
+        let mut takers = self.takers(pod);
+        takers.retain(|name| {
+            let mut full = Self(self.0.clone());
+            let (_, there) = full.0.iter_mut().find(|(node, _)| node.name == *name).expect("it is");
+            let here = awaited.iter().filter(|(_, node)| node == name).map(|(pod, _)| &**pod);
+            there.extend(here.filter(|other| other.priority >= pod.priority));
+            full.takers(pod).contains(name)
+        });
+        takers
+    }
 }
 
 fn nodes() -> impl Strategy<Value = Vec<Node>> {
@@ -194,8 +210,9 @@ proptest! {
     ) {
         let mut cluster = build(&nodes, seed);
         let mut twin = build(&nodes, seed);
+        let mut awaited = Awaited::new();
         for (name, (kind, what)) in steps.iter().enumerate() {
-            let pod = a_pod(name, *kind, 0);
+            let pod = a_pod(name, *kind, i32::from(*kind % 2));
             match what {
                 // Now and then one goes, or a node is cordoned, lost or comes back.
                 0 | 1 => {
@@ -213,10 +230,27 @@ proptest! {
                     let node = &nodes[usize::from(*kind) % nodes.len()];
                     cluster.remove_node(&node.name);
                     twin.remove_node(&node.name);
+                    awaited.retain(|(_, on)| *on != node.name);
+                }
+                // Room is being made for somebody.
+                4 => {
+                    let node = &nodes[usize::from(*kind / 3) % nodes.len()].name;
+                    if cluster.has_node(node) {
+                        let pod = a_pod(1000 + name, *kind, i32::from(*kind % 3));
+                        cluster.nominate(&pod, Some(node));
+                        twin.nominate(&pod, Some(node));
+                        awaited.push((pod, node.clone()));
+                    }
+                }
+                5 => {
+                    if let Some((pod, _)) = awaited.pop() {
+                        cluster.nominate(&pod, None);
+                        twin.nominate(&pod, None);
+                    }
                 }
                 _ => {}
             }
-            let takers = Naive::of(&cluster).takers(&pod);
+            let takers = Naive::of(&cluster).takers_beside(&pod, &awaited);
             let outcome = cluster.decide(&pod);
             prop_assert_eq!(&outcome, &twin.decide(&pod), "same seed, same answer");
             match &outcome {
@@ -238,6 +272,9 @@ proptest! {
                 for other in cluster.pods_on(&node.name) {
                     fresh.place(Arc::clone(other), &node.name);
                 }
+            }
+            for (other, node) in &awaited {
+                fresh.nominate(other, Some(node));
             }
             prop_assert_eq!(&fresh.decide(&pod), &outcome);
             if let Ok(placement) = outcome {

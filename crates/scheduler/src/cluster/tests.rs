@@ -297,6 +297,45 @@ fn pods_go_near_whom_they_like_and_away_from_whom_they_do_not() {
 }
 
 #[test]
+fn pods_that_room_is_made_for_count_on_their_node_as_if_they_were_there() {
+    let zone =
+        |name: &str, zone: &str| node(name, json!({ "metadata": { "labels": { "zone": zone } } }));
+    let nodes = [zone("a", "x"), zone("b", "y")];
+    let spread = json!({ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": { "matchLabels": { "app": "web" } } });
+    let web = json!({ "metadata": { "labels": { "app": "web" } } });
+    let mut even = pod("p", web.clone());
+    merge(&mut even, json!({ "spec": { "topologySpreadConstraints": [spread] } }));
+    let away = json!({ "spec": { "affinity": { "podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [{ "topologyKey": "zone",
+            "labelSelector": { "matchLabels": { "app": "web" } } }] } } } });
+    let check =
+        |placed: &[Value], awaited: Value, priority: i32, wanted: &Value, a: bool, b: bool| {
+            let mut cluster = cluster(&nodes, placed, Profile::standard(7));
+            let mut awaited = pod("awaited", awaited);
+            merge(&mut awaited, json!({ "spec": { "priority": priority } }));
+            cluster.nominate(&read(&awaited), Some("a"));
+            let wanted = read(wanted);
+            let takes = ["a", "b"].map(|name| cluster.check(&wanted, name).is_ok());
+            assert_eq!(takes, [a, b], "{awaited} {wanted:?}");
+            assert_eq!(cluster.decide(&wanted).is_ok(), a || b);
+        };
+    // One in y already: with the awaited one x holds as many, and both do.
+    check(&[self::web("1", "b")], web.clone(), 0, &even, true, false);
+    check(&[self::web("1", "b"), self::web("2", "b")], web.clone(), 0, &even, true, false);
+    check(&[], web.clone(), 0, &even, false, true);
+    // Who is less important is not waited for.
+    check(&[], web.clone(), -1, &even, true, true);
+    // Away from the awaited one, and the awaited one from it.
+    check(&[], web.clone(), 0, &pod("p", away.clone()), false, true);
+    check(&[], away.clone(), 0, &pod("p", web.clone()), false, true);
+    // Near whom is only awaited is near nobody.
+    let near = json!({ "spec": { "affinity": { "podAffinity":
+        away["spec"]["affinity"]["podAntiAffinity"] } } });
+    check(&[], web, 0, &pod("p", near), false, false);
+}
+
+#[test]
 fn the_emptier_node_wins_and_ties_are_drawn_by_seed() {
     let nodes = [node("a", json!({})), node("b", json!({}))];
     goes(&nodes, &[web("w", "a")], &pod("p", json!({})), "b");
@@ -329,8 +368,8 @@ fn scores_are_those_of_the_documentation() {
     // Two cores and 4 GiB: 1 core and nothing stated (200 MiB) leave 50 % and 95 %.
     let plain = scores(&nodes, &[], &pod("p", cpu("1")), "a");
     assert_eq!(plain["NodeResourcesFit"], (50 + 95) / 2);
-    // Half of the processor, none of the memory: deviation 0.25.
-    assert_eq!(plain["NodeResourcesBalancedAllocation"], 75);
+    // From nothing to half of the processor and none of the memory: deviation 0.25 more.
+    assert_eq!(plain["NodeResourcesBalancedAllocation"], 50 + (50 + 75 - 100) / 2);
     assert_eq!(plain["TaintToleration"], 300);
     assert_eq!(plain["NodeAffinity"], 0);
     let soft = json!({ "metadata": { "labels": { "app": "web" } }, "spec": {

@@ -151,6 +151,13 @@ impl Counters {
         }
     }
 
+    /// Takes note of the terms that `pod` carries, without counting it anywhere.
+    pub fn know(&mut self, pod: &Arc<Pod>, namespaces: &BTreeMap<String, Labels>) {
+        if !self.by_like.contains_key(&Like(Arc::clone(pod))) {
+            self.add_kind(pod, namespaces);
+        }
+    }
+
     pub fn ensure(&mut self, who: Who, namespaces: &BTreeMap<String, Labels>) -> usize {
         let name = format!("{who:?}");
         if let Some(known) = self.by_who.get(&name) {
