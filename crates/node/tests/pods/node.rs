@@ -43,6 +43,11 @@ fn lacking() -> Option<String> {
 impl Node {
     /// `number` tells the nodes of tests that run side by side apart.
     pub async fn start(number: u8) -> Option<Self> {
+        Self::start_for(number, 110).await
+    }
+
+    /// As [`Node::start`], for so many pods.
+    pub async fn start_for(number: u8, max_pods: u32) -> Option<Self> {
         if let Some(lacking) = lacking() {
             assert!(std::env::var_os("CI").is_none(), "this test needs {lacking}");
             eprintln!("skipped: needs {lacking}");
@@ -65,7 +70,7 @@ impl Node {
             serving: (String::new(), String::new()),
             client_ca_pem: String::new(),
             registry: ([127, 0, 0, 1], 5050).into(),
-            max_pods: 110,
+            max_pods,
             parallel_pulls: 2,
         };
         let servers = Tasks::new();
