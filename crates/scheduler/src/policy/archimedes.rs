@@ -1,36 +1,27 @@
-//! Berth's own: a pod displaces what the cluster could still have held, and goes where that is least.
+//! Berth's own: a pod goes where it displaces least of what the cluster could still have sold.
 //!
-//! A node's worth is what its free devices could still give to typical pods: half of it the share
-//! of free devices that a next pod can use (as in FGD), half of it what the node would hold if it
-//! were filled with each typical pod alone. The second half sees what the first cannot: cores that
-//! run out before devices do, and crumbs that are too small for a second pod.
-//!
-//! Typical pods do not weigh the same. The less room the cluster has left for one, against all that
-//! is free, the more it counts; and pods of several devices count steeply more once the slots left
-//! for them come near to what is expected of them. So room for every size runs out at about the
-//! same time, when the cluster is full, and not for the largest first.
+//! A market sets prices for typical pods by what room is left for them, and a node is worth what its
+//! room would fetch. A pod goes where a node's worth falls least: into a gap that nothing else
+//! fills, beside the share that completes its device, onto cores that no device needs. Where the
+//! fluid market is too coarse, for pods that are large and rare, single slots are guarded.
 //!
 //! Which pods are typical is told (a recording of last week) or learned from arrivals, and learned on
-//! in either case. Told nothing, it gives away the rarest pods' room before it has seen one. Worths are compared in steps of a hundredth of a
-//! device; ties go to the tightest node.
+//! in either case. Losses are compared in steps of a hundredth of a device; ties go to the tightest
+//! node. Memory decides only whether a pod fits.
 
-use std::collections::BTreeMap;
+mod guard;
+mod market;
+mod quotes;
+
+use market::Market;
 
 use super::{TIE, choices, key, tightness};
-use crate::gpu::{Cluster, Demand, Devices, Learner, Node, Packer, Placed, Score, WHOLE, Workload};
+use crate::gpu::{Cluster, Demand, Devices, Learner, Node, Packer, Placed, Score, Workload};
 
-/// Room counts by this power of its scarcity: 0 not at all, 1 as in proportional fairness.
-const SCARCITY: f64 = -0.5;
-/// Slots for pods of several devices are scarce when they are so many times what is expected …
-const MARGIN: f64 = 2.0;
-/// … and count more by this power of how scarce they are: little before, much after …
-const STEEPNESS: i32 = 4;
-/// … but no more than so many times their devices: beyond it everything else would be a tie.
-const MOST_EXTRA: f64 = 1.0;
 /// Losses below this many thousandths of a device are ties.
-const STEP: f64 = 10.0;
-/// Weights are set anew when free devices changed by so much of themselves …
-const DRIFT: f64 = 0.03;
+const STEP: f32 = 10.0;
+/// Prices follow when free devices changed by so much of themselves …
+const DRIFT: f64 = 0.06;
 /// … and by so much of all devices.
 const LEAST_DRIFT: f64 = 0.001;
 
@@ -39,9 +30,8 @@ const LEAST_DRIFT: f64 = 0.001;
 pub struct Archimedes {
     packer: Packer<Worth>,
     learner: Learner,
-    workload: Workload,
-    /// Free thousandths when the weights were set.
-    weighed_at: f64,
+    /// Free thousandths when prices were set.
+    priced_at: f64,
     /// Free thousandths now.
     free: f64,
 }
@@ -49,14 +39,9 @@ pub struct Archimedes {
 impl Archimedes {
     /// On this cluster, knowing nothing of what will come.
     pub fn new(cluster: Cluster) -> Self {
-        let free = free(&cluster);
-        Self {
-            packer: Packer::new(cluster, Worth::default()),
-            learner: Learner::default(),
-            workload: Workload::default(),
-            weighed_at: free,
-            free,
-        }
+        let free = cluster.nodes().iter().map(|node| f64::from(node.gpu_total())).sum();
+        let packer = Packer::new(cluster, Worth::default());
+        Self { packer, learner: Learner::default(), priced_at: free, free }
     }
 
     /// On this cluster, knowing what came before, such as last week's pods: worth as much as if so
@@ -64,8 +49,7 @@ impl Archimedes {
     pub fn told(cluster: Cluster, workload: Workload, pods: u32) -> Self {
         let mut told = Self::new(cluster);
         told.learner = Learner::told(&workload, pods);
-        told.workload = workload;
-        told.weigh();
+        told.open(&workload);
         told
     }
 
@@ -73,8 +57,7 @@ impl Archimedes {
     pub fn arrived(&mut self, demand: &Demand) {
         self.learner.saw(demand);
         if let Some(news) = self.learner.news(1.0) {
-            self.workload = news;
-            self.weigh();
+            self.open(&news);
         }
     }
 
@@ -107,119 +90,36 @@ impl Archimedes {
 
     fn moved(&mut self, change: f64) {
         self.free += change;
-        let drift = (self.free - self.weighed_at).abs();
+        let drift = (self.free - self.priced_at).abs();
         let capacity = self.cluster().gpu_capacity() as f64;
-        if drift > self.weighed_at * DRIFT && drift > capacity * LEAST_DRIFT {
-            self.weigh();
+        if drift > self.priced_at * DRIFT && drift > capacity * LEAST_DRIFT {
+            let mut worth = self.packer.score().clone();
+            if let Some(market) = &mut worth.0 {
+                market.follow(self.packer.cluster());
+            }
+            self.price(worth);
         }
     }
 
-    fn weigh(&mut self) {
-        self.weighed_at = self.free;
-        let worth = Worth::new(&self.workload, self.packer.cluster());
+    fn open(&mut self, workload: &Workload) {
+        let before = self.packer.score().0.as_ref();
+        let market = Market::open(workload, self.packer.cluster(), before);
+        self.price(Worth(Some(market)));
+    }
+
+    fn price(&mut self, worth: Worth) {
+        self.priced_at = self.free;
         self.packer.rescore(worth);
     }
 }
 
-fn free(cluster: &Cluster) -> f64 {
-    cluster.nodes().iter().map(|node| f64::from(node.gpu_total())).sum()
-}
-
-/// What nodes are worth under one set of weights.
+/// What nodes are worth at one set of prices; without any, all are worth nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Worth {
-    sizes: Vec<Size>,
-}
-
-/// Typical pods alike but for their cores.
-#[derive(Clone, Debug)]
-struct Size {
-    demand: Demand,
-    /// By cores.
-    pods: Vec<Weighed>,
-    /// What one more of each of the first so many is worth together.
-    sums: Vec<f64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Weighed {
-    cpu_milli: u32,
-    /// Of this and all that ask for fewer cores: what a free thousandth is worth to a next pod.
-    next: f64,
-    /// What one more of these is worth.
-    filled: f64,
-}
+struct Worth(Option<Market>);
 
 impl Worth {
-    /// Weighs the typical pods by what room `cluster` has left for each.
-    pub fn new(workload: &Workload, cluster: &Cluster) -> Self {
-        let typical: Vec<&(Demand, f64)> =
-            workload.typical.iter().filter(|(demand, _)| demand.gpus > 0).collect();
-        let shares: f64 = typical.iter().map(|(_, share)| share).sum();
-        let mass = |(demand, share): &(Demand, f64)| share * f64::from(demand.gpu_total());
-        let masses: f64 = typical.iter().copied().map(mass).sum();
-        let whole = f64::from(WHOLE);
-        let free = free(cluster);
-        let mut sizes: BTreeMap<Demand, Vec<Weighed>> = BTreeMap::new();
-        for (demand, share) in &typical {
-            let slots: f64 =
-                cluster.nodes().iter().map(|node| f64::from(slots(node, demand))).sum();
-            let room = slots * f64::from(demand.gpu_total());
-            let room = ((room + whole) / (free + whole)).min(1.0);
-            let extra = if demand.gpus > 1 {
-                let as_large = typical.iter().filter(|(other, _)| other.gpus >= demand.gpus);
-                let expected = as_large.copied().map(mass).sum::<f64>() / masses;
-                let scarce = (MARGIN * expected / room).powi(STEEPNESS).min(MOST_EXTRA);
-                1.0 + scarce * f64::from(demand.gpus)
-            } else {
-                1.0
-            };
-            let next = share / shares * extra / 2.0;
-            let filled = next * room.powf(SCARCITY) * f64::from(demand.gpu_total());
-            let size = Demand { cpu_milli: 0, memory_mib: 0, ..*demand };
-            let cpu_milli = demand.cpu_milli.max(1);
-            sizes.entry(size).or_default().push(Weighed { cpu_milli, next, filled });
-        }
-        let sizes = sizes.into_iter().map(|(demand, mut pods)| {
-            pods.sort_by_key(|pod| pod.cpu_milli);
-            let mut sum = 0.0;
-            for pod in &mut pods {
-                sum += pod.next;
-                pod.next = sum;
-            }
-            let mut sum = 0.0;
-            let sums = std::iter::once(0.0).chain(pods.iter().map(|pod| {
-                sum += pod.filled;
-                sum
-            }));
-            let sums = sums.collect();
-            Size { demand, pods, sums }
-        });
-        Self { sizes: sizes.collect() }
-    }
-
-    /// Thousandths of devices that `node` could still give.
-    pub fn of(&self, node: &Node) -> f64 {
-        let mut worth = 0.0;
-        for Size { demand, pods, sums } in &self.sizes {
-            if !demand.takes(node.kind) {
-                continue;
-            }
-            let (most, usable) = most(node, demand);
-            if most == 0 {
-                continue;
-            }
-            let some = pods.partition_point(|pod| pod.cpu_milli <= node.cpu_milli);
-            let Some(last) = some.checked_sub(1) else { continue };
-            // Those that run out of devices before cores need no division; most are of these.
-            let ample = pods[..some].partition_point(|pod| pod.cpu_milli <= node.cpu_milli / most);
-            worth += sums[ample] * f64::from(most);
-            for pod in &pods[ample..some] {
-                worth += pod.filled * f64::from(node.cpu_milli / pod.cpu_milli);
-            }
-            worth += pods[last].next * f64::from(usable);
-        }
-        worth
+    fn of(&self, node: &Node) -> f32 {
+        self.0.as_ref().map_or(0.0, |market| market.worth(node))
     }
 }
 
@@ -233,32 +133,11 @@ impl Score for Worth {
         let mut best: Option<(u64, Devices)> = None;
         choices(node, demand, |devices| {
             let loss = before - self.of(&node.with(demand, devices));
-            let key = key(loss / STEP, tie);
+            let key = key(f64::from(loss / STEP), tie);
             if best.is_none_or(|(best, _)| key > best) {
                 best = Some((key, devices));
             }
         });
         best
     }
-}
-
-/// How many of `demand` the devices of `node` hold by themselves, and the free thousandths of the
-/// devices that can hold one.
-fn most(node: &Node, demand: &Demand) -> (u32, u32) {
-    let (mut copies, mut devices, mut usable) = (0, 0, 0);
-    for free in node.free().iter().filter(|free| **free >= demand.gpu_milli) {
-        copies += u32::from(free / demand.gpu_milli.max(1));
-        devices += 1;
-        usable += u32::from(*free);
-    }
-    let most = if demand.gpus == 1 { copies } else { devices / u32::from(demand.gpus.max(1)) };
-    (most, usable)
-}
-
-/// How many of `demand` fit on `node` one after another.
-fn slots(node: &Node, demand: &Demand) -> u32 {
-    if !demand.takes(node.kind) {
-        return 0;
-    }
-    most(node, demand).0.min(node.cpu_milli / demand.cpu_milli.max(1))
 }
