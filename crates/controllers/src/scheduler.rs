@@ -28,6 +28,7 @@ mod health;
 mod leader;
 mod live;
 mod metrics;
+mod promoted;
 mod wire;
 
 use std::sync::{Arc, Mutex};
@@ -49,11 +50,13 @@ use crate::driver::{Cache, Objects, World, follow};
 use act::Act;
 use board::{Board, Decision, Outcome};
 use leader::Leadership;
+use promoted::Promoted;
 
 pub use extender::serve as serve_extender;
 pub use health::serve as serve_health;
 pub use live::{LookError, Rating, Share, Standing, Why, Worth, why};
 pub use metrics::metrics;
+pub use promoted::{CONFIG_KEY, CONFIG_MAP};
 
 /// Reports under way at once: bindings go first.
 const REPORTS: usize = 32;
@@ -74,6 +77,8 @@ pub struct Config {
     pub lease: Option<String>,
     /// Read what nodes are measured to use, where the cluster serves it.
     pub measured_use: bool,
+    /// Follow the profiles that are promoted while it works, see [`CONFIG_MAP`].
+    pub follow_promotions: bool,
 }
 
 /// A configuration that cannot be meant.
@@ -111,6 +116,7 @@ impl Default for Config {
             bindings_per_second: None,
             lease: None,
             measured_use: false,
+            follow_promotions: true,
         }
     }
 }
@@ -194,6 +200,9 @@ pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Ta
         let load = extras::follow_load(client.clone(), Arc::clone(world), Arc::clone(&board));
         tasks.spawn_until_stop("scheduler-load", load);
     }
+    let promoted = config.follow_promotions.then(|| {
+        Promoted::follow(client.clone(), config.profiles.clone(), &board, &changed, tasks)
+    });
     // Events name who wrote them: the profile's name, the first's where there are several.
     let controller = config.profiles.first().map(|profile| profile.scheduler_name.clone());
     let act = Arc::new(Act {
@@ -207,8 +216,8 @@ pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Ta
         leadership: leadership.clone(),
     });
     let scheduler = Scheduler { act: Arc::clone(&act), ready: Ready::default() };
-    let driver =
-        Driver { act, ready: scheduler.ready.clone(), csi, board, changed, leadership, config };
+    let ready = scheduler.ready.clone();
+    let driver = Driver { act, ready, csi, board, changed, leadership, promoted, config };
     tasks.spawn_until_stop("scheduler", driver.run(client));
     scheduler
 }
@@ -225,6 +234,7 @@ struct Driver {
     board: Arc<Mutex<Board>>,
     changed: Arc<Notify>,
     leadership: Leadership,
+    promoted: Option<Promoted>,
     config: Config,
 }
 
@@ -232,6 +242,9 @@ impl Driver {
     async fn run(self, client: Client) {
         self.act.world.ready().await;
         self.csi.ready().await;
+        if let Some(promoted) = &self.promoted {
+            promoted.ready().await;
+        }
         self.ready.set(true);
         let reservations = extras::follow_reservations(
             client,

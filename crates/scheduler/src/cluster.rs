@@ -77,6 +77,20 @@ impl Cluster {
         }
     }
 
+    /// Decides by these profiles from now on; whether they are others than before.
+    pub fn set_profiles(&mut self, profiles: Vec<Profile>) -> bool {
+        let same = self.profiles.iter().map(|profile| &**profile).eq(&profiles);
+        if same || profiles.is_empty() {
+            return false;
+        }
+        self.profiles = profiles.into_iter().map(Arc::new).collect();
+        // Every class was made for the profile that its pods named.
+        self.classes.clear();
+        self.slots.clear();
+        self.kinds.clear();
+        true
+    }
+
     /// A node came or changed; whether that can matter to anyone.
     pub fn set_node(&mut self, node: Node) -> bool {
         self.world.set_node(node)

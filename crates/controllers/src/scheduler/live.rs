@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::board::Board;
 use super::board::asked::unplaced;
-use super::{Config, extras, wire};
+use super::{Config, extras, promoted, wire};
 use crate::driver::{Cache, Key, Objects, World, follow};
 
 /// A hundred thousand pods are read in less.
@@ -147,7 +147,11 @@ async fn look(
     tasks: &Tasks,
 ) -> kube::Result<(Arc<World>, Arc<Mutex<Board>>)> {
     let world = Arc::new(World::for_scheduler(client.clone(), tasks));
-    let board = Arc::new(Mutex::new(Board::new(config.profiles.clone())));
+    let profiles = match config.follow_promotions {
+        true => promoted::now(client, &config.profiles).await?,
+        false => config.profiles.clone(),
+    };
+    let board = Arc::new(Mutex::new(Board::new(profiles)));
     let csi: Cache<CSINode> = Cache::default();
     let feed = Objects { api: Api::all(client.clone()), fields: None };
     tasks.spawn_until_stop("follow", follow(feed, csi.clone()));
