@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use crate::path::Target;
 
+/// Causes that are told one by one: a body of a megabyte can have ten thousands of faults.
+const MOST_CAUSES: usize = 1000;
+
 /// A request that was refused or failed, ready to be shown.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -134,7 +137,11 @@ impl Failure {
 
     /// An object of a kind that is no resource of its own breaks rules.
     pub(crate) fn invalid_of(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
-        let lines: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        let told = &causes[..causes.len().min(MOST_CAUSES)];
+        let mut lines: Vec<String> = told.iter().map(ToString::to_string).collect();
+        if told.len() < causes.len() {
+            lines.push(format!("and {} more", causes.len() - told.len()));
+        }
         let said = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -145,7 +152,7 @@ impl Failure {
             "name": name,
             "group": group,
             "kind": kind,
-            "causes": causes_json(&causes),
+            "causes": causes_json(told),
         }));
         failure
     }

@@ -200,3 +200,14 @@ proptest! {
         drop(decode(pods, text.as_bytes(), Format::Yaml, FieldValidation::Warn));
     }
 }
+
+#[test]
+fn more_objects_than_any_real_one_has_are_refused() {
+    let body = |count: usize| {
+        let items = vec!["{}"; count].join(",");
+        format!("{{\"spec\":{{\"containers\":[{items}]}}}}")
+    };
+    assert!(read("pods", &body(50_000), FieldValidation::Warn).is_ok());
+    let refused = read("pods", &body(200_000), FieldValidation::Warn).unwrap_err();
+    assert!(refused.to_string().contains("more than 100000 objects"), "{refused}");
+}

@@ -11,6 +11,9 @@ use crate::schema::{ObjectType, Schema, Shape};
 
 /// Deeper than any real object; a guard for the stack.
 const DEEPEST: usize = 120;
+/// How many typed objects a body may hold. Each is defaulted, checked and may be told wrong, which
+/// makes two bytes of text a kilobyte; one that is stored has far fewer, as it has names in it.
+const MOST_OBJECTS: usize = 100_000;
 /// More warnings than this help no one.
 const MOST_WARNINGS: usize = 50;
 
@@ -30,13 +33,15 @@ pub struct Walk<'s> {
     owner: &'s str,
     /// Values are those of typed objects: no nulls, no empty lists.
     native: bool,
+    objects: usize,
     pub warnings: Vec<String>,
     pub fault: Option<String>,
 }
 
 impl Walk<'_> {
     pub fn new(native: bool) -> Self {
-        Self { path: Vec::new(), owner: "", native, warnings: Vec::new(), fault: None }
+        let (path, warnings) = (Vec::new(), Vec::new());
+        Self { path, owner: "", native, objects: 0, warnings, fault: None }
     }
 
     /// `spec.containers[0].name`, with one more step.
@@ -265,6 +270,11 @@ fn object_of<'de, 's, A: MapAccess<'de>>(
     walk: &mut Walk<'s>,
     mut map: A,
 ) -> Result<Value, A::Error> {
+    walk.objects += 1;
+    if walk.objects > MOST_OBJECTS {
+        walk.set_fault(format!("the object has more than {MOST_OBJECTS} objects in it"));
+        return Err(A::Error::custom("too many objects"));
+    }
     let outside = (walk.owner, walk.native);
     walk.owner = object.go_name();
     walk.native = !object.name.is_empty();
