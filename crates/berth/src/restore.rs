@@ -40,6 +40,9 @@ pub struct Options {
     /// Then start the cluster, as `berth up` with the restored options
     #[arg(long)]
     up: bool,
+    /// With --up: return when everything is ready, and go on in the background
+    #[arg(long, requires = "up")]
+    detach: bool,
 }
 
 /// Restores, and starts the cluster if asked to.
@@ -49,7 +52,7 @@ pub struct Options {
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let dir = std::path::absolute(&global.data_dir)?;
     let header = check(&options.file)?;
-    let (restored, aside) = on_one_thread(async {
+    let (mut restored, aside) = on_one_thread(async {
         match options.replace {
             true => replace(global, options).await,
             false => beside(&dir, options).await.map(|restored| (restored, None)),
@@ -57,7 +60,10 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     })?;
     tell(global, &dir, header, aside, options.up)?;
     match options.up {
-        true => up::run(global, restored),
+        true => {
+            restored.detach = options.detach;
+            up::run(global, restored)
+        }
         false => Ok(()),
     }
 }
@@ -235,7 +241,7 @@ mod tests {
     }
 
     fn options(file: &Path, replace: bool) -> Options {
-        Options { file: file.to_owned(), replace, store: None, up: false }
+        Options { file: file.to_owned(), replace, store: None, up: false, detach: false }
     }
 
     /// An instance as `berth up` leaves it, with `values` in its store.

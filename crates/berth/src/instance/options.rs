@@ -72,16 +72,27 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     #[serde(default)]
     pub backup_dir: Option<PathBuf>,
+    /// Set the audit log (DATA_DIR/logs/audit.log) aside when it is this large, in MiB
+    /// [default: as last time, else 100]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[serde(default)]
+    pub audit_log_max_size: Option<u32>,
+    /// How many older audit logs are kept [default: as last time, else 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    #[serde(default)]
+    pub audit_log_max_backups: Option<u32>,
 }
 
 impl Options {
-    /// Takes over what must not be lost by not being repeated: where the objects are, and that
-    /// they are backed up.
+    /// Takes over what must not be lost by not being repeated: where the objects are, that they are
+    /// backed up, and how much is kept of who did what.
     pub fn keep(&mut self, last: &Self) {
         self.store = self.store.take().or_else(|| last.store.clone());
         self.backup_every = self.backup_every.or(last.backup_every);
         self.backup_keep = self.backup_keep.or(last.backup_keep);
         self.backup_dir = self.backup_dir.take().or_else(|| last.backup_dir.clone());
+        self.audit_log_max_size = self.audit_log_max_size.or(last.audit_log_max_size);
+        self.audit_log_max_backups = self.audit_log_max_backups.or(last.audit_log_max_backups);
     }
 }
 
@@ -156,16 +167,19 @@ mod tests {
     #[test]
     fn options_of_an_older_berth_are_read_and_the_store_is_kept() {
         let mut old = serde_json::to_value(Options::default()).unwrap();
-        for new in ["store", "backup_every", "backup_keep", "backup_dir"] {
+        let since = ["store", "backup_every", "backup_keep", "backup_dir", "audit_log_max_size"];
+        for new in since.into_iter().chain(["audit_log_max_backups"]) {
             old.as_object_mut().unwrap().remove(new);
         }
         let mut last: Options = serde_json::from_value(old).unwrap();
         assert_eq!(last.store, None);
         last.store = Some("etcd://h:1".parse().unwrap());
         last.backup_every = Some("1m".parse().unwrap());
+        last.audit_log_max_size = Some(7);
         let mut next = Options::default();
         next.keep(&last);
         assert_eq!((&next.store, next.backup_every), (&last.store, last.backup_every));
+        assert_eq!((next.audit_log_max_size, next.audit_log_max_backups), (Some(7), None));
         let mut back = Line::try_parse_from(["up", "--store", "embedded"]).unwrap().options;
         back.keep(&last);
         assert_eq!(back.store, Some(StoreAt::Embedded));

@@ -141,8 +141,7 @@ async fn start_api(instance: &Instance, tasks: &Tasks) -> Result<(ApiServer, Pki
         cluster_domain: DOMAIN.to_owned(),
     };
     let api = ApiServer::open(config, store, tasks).await?;
-    let log = instance.dir.join("logs/audit.log");
-    api.audit(berth_apiserver::audit::Options::new(log), tasks).context("opening the audit log")?;
+    api.audit(audit_log(instance), tasks).context("opening the audit log")?;
     let listener = TcpListener::bind(("0.0.0.0", options.api_port)).await?;
     api.serve(listener, tasks);
     Ok((api, pki))
@@ -185,4 +184,16 @@ fn node_config(
         max_pods: MOST_PODS,
         parallel_pulls: PARALLEL_PULLS,
     }
+}
+
+/// Where audit lines go, and how many of them stay.
+fn audit_log(instance: &Instance) -> berth_apiserver::audit::Options {
+    let mut log = berth_apiserver::audit::Options::new(instance.dir.join("logs/audit.log"));
+    if let Some(mib) = instance.options.audit_log_max_size {
+        log.max_bytes = u64::from(mib) << 20;
+    }
+    if let Some(kept) = instance.options.audit_log_max_backups {
+        log.kept = kept as usize;
+    }
+    log
 }
