@@ -3,6 +3,7 @@
 mod build;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use berth_api::Selector;
 
@@ -147,6 +148,8 @@ pub struct Pod {
     pub rebuild: Option<Rebuild>,
     /// UID of the controller that owns it.
     pub owner: Option<String>,
+    /// Whom it continues where its name does not tell: `Deployment/web`, `Job/sum`.
+    pub line: Option<String>,
 }
 
 /// What volumes ask of a node.
@@ -178,6 +181,8 @@ pub struct Gang {
     pub name: String,
     /// How many must have a place at once.
     pub least: usize,
+    /// How long its pods wait together before they make way for others.
+    pub patience: Duration,
 }
 
 /// How much a pod wants its predecessor's node.

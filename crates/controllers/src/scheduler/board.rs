@@ -14,6 +14,7 @@
 
 pub mod asked;
 mod attempt;
+mod homes;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,7 +24,7 @@ use std::time::Duration;
 use berth_api::Selector;
 use berth_scheduler::preempt::{Budget, Preemption};
 use berth_scheduler::selector::Labels;
-use berth_scheduler::snapshot::{Node, Pod, Rebuild};
+use berth_scheduler::snapshot::{Node, Pod};
 use berth_scheduler::volumes::Volumes;
 use berth_scheduler::{Cluster, Placement, Profile, Unschedulable, snapshot};
 use k8s_openapi::api::core::v1 as core;
@@ -31,14 +32,13 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::driver::Key;
+use homes::Homes;
 
 /// The wait of a pod that fitted nowhere, from the first time to the last.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(10);
 /// A pod that fits nowhere is looked at again after this even if nothing changed.
 const PARKED: Duration = Duration::from_secs(300);
-/// Nodes of pods that are gone are remembered for so many pods that want to come back.
-const HOMES: usize = 10_000;
 
 /// What changed, for those that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub struct Board {
     parked: BTreeSet<Key>,
     /// How many placed pods have each priority.
     priorities: BTreeMap<i32, usize>,
-    homes: BTreeMap<(String, String), String>,
+    homes: Homes,
 }
 
 /// The more important, then those that come back, then the older first.
@@ -148,7 +148,7 @@ impl Board {
             due: BTreeSet::new(),
             parked: BTreeSet::new(),
             priorities: BTreeMap::new(),
-            homes: BTreeMap::new(),
+            homes: Homes::default(),
         }
     }
 
@@ -258,11 +258,10 @@ impl Board {
         let pod = Arc::new(pod);
         self.cluster.nominate(&pod, None);
         let node = pod.node.clone().expect("the caller has looked");
-        if pod.rebuild.is_some() {
-            if self.homes.len() >= HOMES {
-                self.homes.pop_first();
-            }
-            self.homes.insert((pod.namespace.clone(), pod.name.clone()), node.clone());
+        self.homes.placed(&pod, &node);
+        let old = self.placed.get(key).filter(|old| old.uid == pod.uid);
+        if pod.terminating && old.is_none_or(|old| !old.terminating) {
+            self.homes.left(&pod);
         }
         self.cluster.place(Arc::clone(&pod), &node);
         *self.priorities.entry(pod.priority).or_default() += 1;
@@ -286,6 +285,9 @@ impl Board {
         }
         self.unassume(key);
         let Some(pod) = self.placed.remove(key) else { return false };
+        if !pod.terminating {
+            self.homes.left(&pod);
+        }
         self.uncount(&pod);
         self.cluster.remove(&pod.uid);
         self.wake(Hint::PodGone, now)
@@ -418,17 +420,11 @@ impl Board {
         let name = spec.scheduler_name.as_deref().unwrap_or("default-scheduler");
         self.names.contains(name) && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
     }
-
-    fn home(&self, pod: &Pod) -> Option<(Rebuild, &str)> {
-        let home = self.homes.get(&(pod.namespace.clone(), pod.name.clone()))?;
-        Some((pod.rebuild?, home))
-    }
 }
 
-fn rank(key: &Key, waiting: &Waiting, homes: &BTreeMap<(String, String), String>) -> Rank {
+fn rank(key: &Key, waiting: &Waiting, homes: &Homes) -> Rank {
     let pod = &waiting.pod;
-    let stranger =
-        pod.rebuild.is_none() || !homes.contains_key(&(pod.namespace.clone(), pod.name.clone()));
+    let stranger = !homes.has(pod);
     (Reverse(pod.priority), stranger, waiting.created, key.clone())
 }
 

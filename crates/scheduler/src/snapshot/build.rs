@@ -1,6 +1,7 @@
 //! From Kubernetes' objects to the scheduler's own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use berth_api::Selector;
 use k8s_openapi::api::core::v1 as core;
@@ -21,6 +22,10 @@ const UNSTATED_MEMORY: Bytes = Bytes(200 * 1024 * 1024);
 const GANG: &str = "scheduling.berth.dev/gang";
 /// How many of the gang must have a place at once.
 const GANG_LEAST: &str = "scheduling.berth.dev/gang-min";
+/// How long the gang waits for room, as Go writes durations: `90s`, `1h30m`.
+const GANG_TIMEOUT: &str = "scheduling.berth.dev/gang-timeout";
+/// Where the gang does not say: as long as Kubernetes' own groups wait.
+const GANG_PATIENCE: Duration = Duration::from_secs(300);
 /// `preferred` or `required`: back to the node of the pod it replaces.
 const REBUILD: &str = "scheduling.berth.dev/rebuild";
 
@@ -68,6 +73,7 @@ pub fn pod(object: &core::Pod) -> Pod {
     let owners = meta.owner_references.iter().flatten();
     pod.owner =
         owners.clone().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone());
+    pod.line = line(meta);
     asked_beyond_kubernetes(meta, &mut pod);
     if let Some(status) = &object.status {
         pod.start = status.start_time.as_ref().map(|time| time.0.as_second());
@@ -125,13 +131,56 @@ fn claims(spec: &core::PodSpec, pod: &str) -> Vec<String> {
         .collect()
 }
 
+/// Whom a pod with a drawn name continues. A Deployment's ReplicaSets are named after it and the hash
+/// that their pods carry as a label.
+fn line(meta: &ObjectMeta) -> Option<String> {
+    let mut owners = meta.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.controller == Some(true))?;
+    match owner.kind.as_str() {
+        // Its pods' names come again.
+        "StatefulSet" => None,
+        "ReplicaSet" => {
+            let hash = meta.labels.as_ref().and_then(|all| all.get("pod-template-hash"));
+            let name = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+            Some(match name {
+                Some(name) => format!("Deployment/{name}"),
+                None => format!("ReplicaSet/{}", owner.name),
+            })
+        }
+        kind => Some(format!("{kind}/{}", owner.name)),
+    }
+}
+
+/// A duration as Go writes it, of whole hours, minutes and seconds; a bare number is seconds.
+fn duration(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let (mut total, mut rest) = (0_u64, text);
+    while !rest.is_empty() {
+        let end = rest.find(|each: char| !each.is_ascii_digit())?;
+        let number: u64 = rest[..end].parse().ok()?;
+        let unit = match &rest[end..=end] {
+            "h" => 3600,
+            "m" => 60,
+            "s" => 1,
+            _ => return None,
+        };
+        total = total.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[end + 1..];
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(total))
+}
+
 /// Gangs and rebuilding in place are asked for by annotations; a gang's name may be a label too.
 fn asked_beyond_kubernetes(meta: &ObjectMeta, pod: &mut Pod) {
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
     let label = |key: &str| meta.labels.as_ref().and_then(|all| all.get(key));
     if let Some(name) = annotation(GANG).or_else(|| label(GANG)) {
         let least = annotation(GANG_LEAST).and_then(|text| text.parse().ok()).unwrap_or(1);
-        pod.gang = Some(Gang { name: name.clone(), least });
+        let patience = annotation(GANG_TIMEOUT).and_then(|text| duration(text));
+        let patience = patience.unwrap_or(GANG_PATIENCE);
+        pod.gang = Some(Gang { name: name.clone(), least, patience });
     }
     pod.rebuild = match annotation(REBUILD).map(String::as_str) {
         Some("preferred") => Some(Rebuild::Preferred),

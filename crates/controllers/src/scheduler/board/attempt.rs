@@ -7,8 +7,11 @@ use berth_scheduler::snapshot::{Gang, Pod, Rebuild};
 use berth_scheduler::{Placement, Unschedulable, gang, preempt};
 use tokio::time::Instant;
 
-use super::{Board, Decision, Outcome, Stage, Waiting};
+use super::{Board, Decision, Outcome, PARKED, Stage, Waiting};
 use crate::driver::Key;
+
+/// What refuses a gang that has waited too long: no filter, so that only new nodes wake it.
+const GANG: &str = "Gang";
 
 impl Board {
     /// Decides for at most `limit` pods that are due, in order, and counts each placement.
@@ -67,20 +70,25 @@ impl Board {
 
     /// Back home if it wants that, else to the best node.
     fn place_for(&mut self, pod: &Arc<Pod>) -> Result<Placement, Unschedulable> {
-        let home = self.home(pod).map(|(rebuild, node)| (rebuild, node.to_owned()));
-        if let Some((rebuild, node)) = home
-            && self.cluster.has_node(&node)
-        {
-            match (self.cluster.check(pod, &node), rebuild) {
-                (Ok(()), _) => return Ok(Placement { node, candidates: 1, score: 0 }),
-                (Err(reasons), Rebuild::Required) => {
-                    let nodes = self.cluster.nodes().count();
-                    let reasons = reasons.join(", ");
-                    let text = format!("it must go back to {node}, which refuses: {reasons}");
-                    return Err(Unschedulable::prior(nodes, text));
-                }
-                (Err(_), Rebuild::Preferred) => {}
+        let mut refused = None;
+        for node in self.homes.of(pod) {
+            if !self.cluster.has_node(&node) {
+                continue;
             }
+            match self.cluster.check(pod, &node) {
+                Ok(()) => return Ok(Placement { node, candidates: 1, score: 0 }),
+                Err(reasons) => {
+                    refused.get_or_insert((node, reasons));
+                }
+            }
+        }
+        if let Some((node, reasons)) = refused
+            && pod.rebuild == Some(Rebuild::Required)
+        {
+            let nodes = self.cluster.nodes().count();
+            let reasons = reasons.join(", ");
+            let text = format!("it must go back to {node}, which refuses: {reasons}");
+            return Err(Unschedulable::prior(nodes, text));
         }
         self.cluster.decide(pod)
     }
@@ -89,6 +97,7 @@ impl Board {
         let mut placed = Pod::clone(pod);
         placed.node = Some(placement.node.clone());
         let placed = Arc::new(placed);
+        self.homes.taken(pod, &placement.node);
         self.cluster.nominate(&placed, None);
         self.cluster.place(Arc::clone(&placed), &placement.node);
         self.unqueue(key);
@@ -166,11 +175,29 @@ impl Board {
                     out.push(Decision { key, pod, outcome, waited, attempts });
                 }
             }
-            Err(reason) => {
+            Err(mut reason) => {
                 let nodes = self.cluster.nodes().count();
+                let patience = meta.iter().filter_map(|(_, pod, ..)| pod.gang.as_ref());
+                let patience = patience.map(|own| own.patience).max().unwrap_or_default();
+                let waited = meta.iter().map(|(.., waited, _)| *waited).max().unwrap_or_default();
+                let left = patience.saturating_sub(waited);
+                if left.is_zero() {
+                    reason = format!(
+                        "the gang {} found no room within {} s and makes way for others; {reason}",
+                        gang.name,
+                        patience.as_secs()
+                    );
+                }
                 for (key, pod, waited, attempts) in meta {
-                    // Any change may let the whole in.
-                    self.wait_longer(&key, now, BTreeSet::new());
+                    if left.is_zero() {
+                        // Tried again when nodes change, when one of it comes, and now and then.
+                        self.cluster.nominate(&pod, None);
+                        self.wait_longer(&key, now, BTreeSet::from([GANG]));
+                    } else {
+                        // Any change may let the whole in.
+                        self.wait_longer(&key, now, BTreeSet::new());
+                        self.stage(&key, Stage::Parked(now + left.min(PARKED)));
+                    }
                     let why = Unschedulable::prior(nodes, reason.clone());
                     let outcome = Outcome::Refuse { why, preemption: None, note: None };
                     out.push(Decision { key, pod, outcome, waited, attempts });

@@ -148,3 +148,112 @@ async fn room_that_was_made_is_kept_for_whom_it_was_made() {
     assert_eq!(outcomes(&mut board, now), [("middle".into(), false)], "the room is not its");
     assert_eq!(outcomes(&mut board, now + FIRST_WAIT)[0], ("high".into(), true));
 }
+
+fn of_line(name: &str, set: &str, how: &str, more: serde_json::Value) -> core::Pod {
+    let mut pod = pod(name, 0, more);
+    let hash = set.rsplit('-').next().unwrap();
+    let meta = json!({
+        "namespace": "default", "name": name, "uid": name,
+        "labels": { "pod-template-hash": hash },
+        "annotations": { "scheduling.berth.dev/rebuild": how },
+        "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set,
+            "uid": set, "controller": true }] });
+    pod.metadata = serde_json::from_value(meta).unwrap();
+    pod
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployments_new_pods_take_the_places_of_the_old() {
+    for (how, last) in [("preferred", "c"), ("required", "nowhere")] {
+        let mut board = empty();
+        let now = Instant::now();
+        for (name, cpu) in [("a", "1"), ("b", "1"), ("c", "64")] {
+            board.see_node(name, Some(room(name, cpu)), now);
+        }
+        let (old, new) = ("web-55f8", "web-9c7d");
+        for (name, node) in [("web-55f8-x", "a"), ("web-55f8-y", "b")] {
+            see(&mut board, &of_line(name, old, how, json!({ "nodeName": node })));
+        }
+        let place = |board: &mut Board, name: &str, set: &str| {
+            see(board, &of_line(name, set, how, json!({})));
+            let decision = board.decide(now, 9).into_iter().find(|each| each.key.name == name);
+            match decision.unwrap().outcome {
+                Outcome::Bind(placement) => placement.node,
+                Outcome::Refuse { .. } => "nowhere".to_owned(),
+            }
+        };
+        // One more than there were: nobody has left.
+        assert_eq!(place(&mut board, "web-9c7d-s", new), "c");
+        board.see_pod(&Key::new("default", "web-55f8-y"), None, None, now);
+        assert_eq!(place(&mut board, "web-9c7d-t", new), "b", "{how}: of another ReplicaSet");
+        board.see_pod(&Key::new("default", "web-55f8-x"), None, None, now);
+        assert_eq!(place(&mut board, "db-1f-u", "db-1f"), "c", "{how}: of another Deployment");
+        see(&mut board, &pod("squatter", 0, json!({ "nodeName": "a" })));
+        assert_eq!(place(&mut board, "web-9c7d-v", new), last, "{how}");
+    }
+}
+
+fn member(name: &str, least: &str, timeout: &str) -> core::Pod {
+    let mut own = pod(name, 0, json!({}));
+    let annotations = [("gang", "train"), ("gang-min", least), ("gang-timeout", timeout)];
+    let annotations =
+        annotations.map(|(key, value)| (format!("scheduling.berth.dev/{key}"), value.to_owned()));
+    own.metadata.annotations = Some(annotations.into());
+    own
+}
+
+fn words(decision: &Decision) -> String {
+    match &decision.outcome {
+        Outcome::Bind(placement) => placement.node.clone(),
+        Outcome::Refuse { why, .. } => why.to_string(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gang_that_waits_says_so_and_makes_way_when_its_time_is_over() {
+    let mut board = board_with_room_for(2);
+    let begun = Instant::now();
+    for name in ["a", "b", "c"] {
+        see(&mut board, &member(name, "3", "1m30s"));
+    }
+    let first = board.decide(begun, 10);
+    assert_eq!(first.len(), 3, "decided for as a whole");
+    assert!(
+        words(&first[0]).contains("2 of the 3 pods that the gang needs"),
+        "{}",
+        words(&first[0])
+    );
+    assert_eq!(outcomes(&mut board, begun + LAST_WAIT), [], "nothing changed that helps");
+    // It held nothing meanwhile.
+    see(&mut board, &pod("other", 0, json!({})));
+    assert_eq!(outcomes(&mut board, begun + LAST_WAIT), [("other".into(), true)]);
+    see(&mut board, &pod("other", 0, json!({ "nodeName": "a" })));
+    // Any change may let the whole in, so it is tried again.
+    assert_eq!(board.decide(begun + LAST_WAIT, 10).len(), 3);
+    let over = begun + Duration::from_secs(90);
+    assert_eq!(board.next_due(begun + LAST_WAIT), Some(over), "whatever happens until then");
+    let last = board.decide(over, 10);
+    assert_eq!(last.len(), 3);
+    let said = words(&last[0]);
+    assert!(said.contains("the gang train found no room within 90 s and makes way"), "{said}");
+    // Room alone does not wake it any more; a node does, and so does one of its own.
+    board.see_pod(&Key::new("default", "other"), None, None, over);
+    assert_eq!(board.pending().unschedulable, 3);
+    board.see_node("b", Some(room("b", "4")), over);
+    let mut placed = outcomes(&mut board, over + LAST_WAIT);
+    placed.sort();
+    assert_eq!(placed, ["a", "b", "c"].map(|name| (name.to_owned(), true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gang_that_was_passed_over_is_completed_by_one_of_its_own() {
+    let mut board = board_with_room_for(3);
+    let begun = Instant::now();
+    see(&mut board, &member("a", "3", "10"));
+    see(&mut board, &member("b", "3", "10"));
+    let over = begun + Duration::from_secs(10);
+    assert!(words(&board.decide(begun, 10)[0]).contains("needs 3 pods at once, and 2 exist"));
+    assert!(words(&board.decide(over, 10)[0]).contains("within 10 s"));
+    see(&mut board, &member("c", "3", "10"));
+    assert_eq!(outcomes(&mut board, over).iter().filter(|(_, bound)| *bound).count(), 3);
+}
