@@ -2,7 +2,9 @@
 
 mod cluster;
 mod policy;
+mod promote;
 mod replay;
+mod shadow;
 
 use std::path::PathBuf;
 
@@ -31,6 +33,10 @@ enum Command {
     Run(replay::RunOptions),
     /// Replay a recording under two policies and show the difference
     Compare(replay::CompareOptions),
+    /// Let policies decide beside the live scheduler, binding nothing, and compare
+    Shadow(shadow::Options),
+    /// Configure the scheduler as a policy that a shadow has rehearsed
+    Promote(promote::Options),
     /// Register hollow nodes, which acknowledge pods and run none
     Cluster(cluster::Options),
 }
@@ -70,6 +76,8 @@ pub fn run(global: &Global, options: Options) -> Result<()> {
         }
         Command::Run(options) => replay::run(global, &options),
         Command::Compare(options) => replay::compare(global, &options),
+        Command::Shadow(options) => shadow::run(global, options),
+        Command::Promote(options) => promote::run(global, &options),
         Command::Cluster(options) => cluster::run(global, options),
     }
 }

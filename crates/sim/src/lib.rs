@@ -23,6 +23,7 @@ pub mod openb;
 pub mod policy;
 pub mod recording;
 pub mod run;
+pub mod shadow;
 pub mod trace;
 
 pub use chance::Chance;

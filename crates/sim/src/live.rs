@@ -96,7 +96,10 @@ pub async fn record(client: &Client, source: &str) -> Result<Recording, RecordEr
         let mut recorded = recorded_pod(pod, arrived.try_into().unwrap_or_default())?;
         // The node may have gone between the two lists, or before.
         recorded.node = recorded.node.filter(|node| known.contains(node));
-        recorded.like = like(pod, &services, &sets);
+        let set = set_of(pod).and_then(|name| {
+            sets.iter().find(|set| set.namespace() == pod.namespace() && set.name_any() == name)
+        });
+        recorded.like = like(pod, &services, set);
         recording.pods.push(recorded);
     }
     recording.pods.sort_by(|a, b| (a.arrived_s, &a.name).cmp(&(b.arrived_s, &b.name)));
@@ -116,7 +119,7 @@ pub async fn record(client: &Client, source: &str) -> Result<Recording, RecordEr
 }
 
 /// Before Kubernetes 1.21 budgets were `policy/v1beta1`, of the same fields.
-async fn budgets(client: &Client) -> Result<Vec<PodDisruptionBudget>, RecordError> {
+pub(crate) async fn budgets(client: &Client) -> Result<Vec<PodDisruptionBudget>, RecordError> {
     #[derive(Deserialize)]
     struct Budgets {
         items: Vec<PodDisruptionBudget>,
@@ -153,12 +156,12 @@ where
     }
 }
 
-fn ended(pod: &Pod) -> bool {
+pub(crate) fn ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn recorded_node(node: &Node) -> Result<RecordedNode, RecordError> {
+pub(crate) fn recorded_node(node: &Node) -> Result<RecordedNode, RecordError> {
     let name = node.name_any();
     let empty = BTreeMap::new();
     let room = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
@@ -189,7 +192,7 @@ fn recorded_node(node: &Node) -> Result<RecordedNode, RecordError> {
     })
 }
 
-fn recorded_pod(pod: &Pod, arrived_s: u64) -> Result<RecordedPod, RecordError> {
+pub(crate) fn recorded_pod(pod: &Pod, arrived_s: u64) -> Result<RecordedPod, RecordError> {
     let name = full_name(pod);
     let spec = pod.spec.clone().unwrap_or_default();
     let (mut cpu, mut memory, mut gpus) = (0, 0, 0);
@@ -249,11 +252,15 @@ fn recorded_pod(pod: &Pod, arrived_s: u64) -> Result<RecordedPod, RecordError> {
     })
 }
 
-/// What Services and the pod's controller select it by.
-fn like(pod: &Pod, services: &[Service], sets: &[ReplicaSet]) -> BTreeMap<String, String> {
+/// What Services of its namespace and its ReplicaSet, if it has one, select a pod by.
+pub(crate) fn like<'a>(
+    pod: &Pod,
+    services: impl IntoIterator<Item = &'a Service>,
+    set: Option<&ReplicaSet>,
+) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let here = pod.namespace();
-    for service in services.iter().filter(|service| service.namespace() == here) {
+    for service in services.into_iter().filter(|service| service.namespace() == here) {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         let means = |(key, value): (&String, &String)| pod.labels().get(key) == Some(value);
         if let Some(selector) = selector.filter(|asked| !asked.is_empty())
@@ -262,15 +269,15 @@ fn like(pod: &Pod, services: &[Service], sets: &[ReplicaSet]) -> BTreeMap<String
             all.extend(selector.clone());
         }
     }
-    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
-    let owner = owner.filter(|owner| owner.kind == "ReplicaSet");
-    let set = owner.and_then(|owner| {
-        let same = |set: &&ReplicaSet| set.namespace() == here && set.name_any() == owner.name;
-        sets.iter().find(same)
-    });
     let own = set.and_then(|set| set.spec.as_ref()?.selector.match_labels.clone());
     all.extend(own.unwrap_or_default());
     all
+}
+
+/// The name of the ReplicaSet that a pod belongs to.
+pub(crate) fn set_of(pod: &Pod) -> Option<&str> {
+    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+    owner.filter(|owner| owner.kind == "ReplicaSet").map(|owner| owner.name.as_str())
 }
 
 fn toleration(toleration: &Toleration) -> String {
@@ -284,7 +291,7 @@ fn toleration(toleration: &Toleration) -> String {
     }
 }
 
-fn recorded_budget(budget: &PodDisruptionBudget) -> RecordedBudget {
+pub(crate) fn recorded_budget(budget: &PodDisruptionBudget) -> RecordedBudget {
     let spec = budget.spec.clone().unwrap_or_default();
     let text = |number: IntOrString| match number {
         IntOrString::Int(number) => number.to_string(),

@@ -30,6 +30,10 @@ pub trait Policy: Send {
     fn put(&mut self, index: usize, arrival: &Arrival, node: usize) -> Option<Placed>;
     /// Gives back what a pod had.
     fn remove(&mut self, index: usize, arrival: &Arrival, placed: Placed);
+    /// A pod that found no place does not want one any more.
+    fn give_up(&mut self, index: usize) {
+        let _ = index;
+    }
     /// Tells of a pod that the recording did not have when this was started; `arrival.pod` is one
     /// more than the last.
     ///

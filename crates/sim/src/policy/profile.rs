@@ -259,6 +259,10 @@ impl Policy for Running {
         Some(placed)
     }
 
+    fn give_up(&mut self, index: usize) {
+        self.asked.remove(&index);
+    }
+
     fn meet(&mut self, pod: &RecordedPod) -> Result<(), RehearsalError> {
         if pod.gpus > 0 && pod.gpu_milli < 1000 {
             return Err(RehearsalError::Shares { count: 1, first: pod.name.clone() });
