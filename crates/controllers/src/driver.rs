@@ -22,6 +22,7 @@
 //! # Source
 //! The informers and work queues of Kubernetes' client-go.
 
+mod budgets;
 mod cache;
 mod feed;
 mod queue;
@@ -37,8 +38,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+pub use budgets::Budgets;
 pub use cache::{Cache, Change, Kept};
-pub use feed::{Feed, Metadata, Objects, Sink, follow};
+pub use feed::{Feed, Labelled, Metadata, Objects, Sink, follow};
 pub use queue::Queue;
 pub use world::{ROOT_CA, World};
 

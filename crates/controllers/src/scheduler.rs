@@ -29,6 +29,7 @@ mod leader;
 mod live;
 mod metrics;
 mod promoted;
+mod reservations;
 mod wire;
 
 use std::sync::{Arc, Mutex};
@@ -51,6 +52,7 @@ use act::Act;
 use board::{Board, Decision, Outcome};
 use leader::Leadership;
 use promoted::Promoted;
+use reservations::Reservations;
 
 pub use extender::serve as serve_extender;
 pub use health::serve as serve_health;
@@ -215,10 +217,12 @@ pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Ta
         board: Arc::clone(&board),
         leadership: leadership.clone(),
     });
+    let reservations =
+        Reservations::follow(client, world, &board, &changed, leadership.clone(), tasks);
     let scheduler = Scheduler { act: Arc::clone(&act), ready: Ready::default() };
     let ready = scheduler.ready.clone();
     let driver = Driver { act, ready, csi, board, changed, leadership, promoted, config };
-    tasks.spawn_until_stop("scheduler", driver.run(client));
+    tasks.spawn_until_stop("scheduler", driver.run(reservations));
     scheduler
 }
 
@@ -239,21 +243,15 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(self, client: Client) {
+    async fn run(self, reservations: Reservations) {
         self.act.world.ready().await;
         self.csi.ready().await;
         if let Some(promoted) = &self.promoted {
             promoted.ready().await;
         }
         self.ready.set(true);
-        let reservations = extras::follow_reservations(
-            client,
-            Arc::clone(&self.board),
-            Arc::clone(&self.changed),
-            self.leadership.clone(),
-        );
         tokio::select! {
-            () = reservations => {}
+            () = reservations.keep() => {}
             () = self.schedule() => {}
         }
     }

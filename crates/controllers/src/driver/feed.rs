@@ -55,6 +55,14 @@ pub struct Objects<K> {
     pub fields: Option<&'static str>,
 }
 
+/// Whole objects that have a label.
+pub struct Labelled<K> {
+    /// What to list and watch.
+    pub api: Api<K>,
+    /// A label selector.
+    pub labels: &'static str,
+}
+
 /// Metadata alone: what most of an object's bytes are not.
 pub struct Metadata<K> {
     /// What to list and watch.
@@ -78,6 +86,24 @@ where
     }
 }
 
+impl<K> Feed<K> for Labelled<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    async fn list(&self, params: &ListParams) -> kube::Result<ObjectList<K>> {
+        self.api.list(&params.clone().labels(self.labels)).await
+    }
+
+    async fn watch(&self, version: &str) -> kube::Result<Changes<K>> {
+        let params = watch_params(None).labels(self.labels);
+        Ok(self.api.watch(&params, version).await?.boxed())
+    }
+
+    fn fields(&self) -> Option<&str> {
+        None
+    }
+}
+
 impl<K> Feed<PartialObjectMeta<K>> for Metadata<K>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -95,7 +121,8 @@ where
     }
 }
 
-fn watch_params(fields: Option<&str>) -> WatchParams {
+/// For a watch that the server ends after [`WATCH_SECONDS`].
+pub(super) fn watch_params(fields: Option<&str>) -> WatchParams {
     let params = WatchParams::default().timeout(WATCH_SECONDS);
     match fields {
         Some(fields) => params.fields(fields),

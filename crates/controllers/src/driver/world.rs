@@ -21,8 +21,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 
+use super::budgets::Budgets;
 use super::cache::{Cache, Kept};
-use super::feed::{Objects, Sink, follow};
+use super::feed::{Feed, Objects, Sink, follow};
 
 /// The name of the ConfigMap with the cluster's CA in every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
@@ -135,7 +136,7 @@ impl World {
             namespaces: read.of(),
             services: read.of(),
             replica_sets: read.of(),
-            budgets: read.of(),
+            budgets: read.fed(Budgets::new(client.clone())),
             volumes: read.of(),
             claims: read.of(),
             storage_classes: read.of(),
@@ -227,8 +228,11 @@ impl Start<'_> {
     }
 
     fn selected<K: Kept>(&self, fields: Option<&'static str>) -> Cache<K> {
+        self.fed(Objects { api: Api::all(self.client.clone()), fields })
+    }
+
+    fn fed<K: Kept>(&self, feed: impl Feed<K>) -> Cache<K> {
         let cache = Cache::default();
-        let feed = Objects { api: Api::all(self.client.clone()), fields };
         self.tasks.spawn_until_stop("follow", follow(feed, cache.clone()));
         cache
     }
