@@ -5,3 +5,4 @@
 
 mod ground;
 mod recorded;
+mod shadowed;
