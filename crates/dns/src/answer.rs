@@ -2,20 +2,35 @@
 
 use std::net::IpAddr;
 
+use crate::name::MAX_NAME;
+use crate::own::Own;
 use crate::query::{self, CLASS_IN, HEADER, Query, Refused, code, flag, kind};
-use crate::zone::{Found, RrSet, TTL, Zone};
+use crate::zone::policy::{Asker, MOST};
+use crate::zone::{FIXED, Found, Layers, RrSet, TTL};
 
 /// The largest answer over UDP: what passes everywhere unfragmented (DNS flag day 2020).
 pub(crate) const MAX_UDP: usize = 1232;
+/// Aliases followed in one answer.
+pub(crate) const MOST_ALIASES: usize = 8;
 /// What a client without EDNS takes (RFC 1035 §4.2.1).
 const MIN_UDP: usize = 512;
 const OPT_LENGTH: usize = 11;
+/// Furthest place in a message that a pointer can name (RFC 1035 §4.1.4).
+const MOST_POINTER: usize = 0x3FFF;
 
 /// How the answer travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Udp,
     Tcp,
+}
+
+/// Who asks, how, and whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Via<'a> {
+    pub transport: Transport,
+    pub client: IpAddr,
+    pub own: &'a Own,
 }
 
 /// What to do with a packet.
@@ -30,7 +45,7 @@ pub(crate) enum Outcome {
 }
 
 /// Answers `packet` from `zone` into `out`, which must hold [`MAX_UDP`] bytes at least.
-pub(crate) fn answer(zone: &Zone, packet: &[u8], transport: Transport, out: &mut [u8]) -> Outcome {
+pub(crate) fn answer(zone: &Layers, packet: &[u8], via: Via<'_>, out: &mut [u8]) -> Outcome {
     let query = match query::parse(packet) {
         Ok(query) => query,
         Err(Refused::Silently) => return Outcome::Drop,
@@ -42,31 +57,77 @@ pub(crate) fn answer(zone: &Zone, packet: &[u8], transport: Transport, out: &mut
             return Outcome::Reply(reply.finish());
         }
     };
-    let limit = limit(&query, transport).min(out.len());
+    let limit = limit(&query, via.transport).min(out.len());
     let out = &mut out[..limit];
     if query.class != CLASS_IN || (kind::FIRST_META..kind::ANY).contains(&query.kind) {
         return refuse(&query, code::REFUSED, out);
     }
-    let found = zone.find(query.name, query.kind);
-    if matches!(found, Found::Foreign | Found::Alias(_)) {
-        return Outcome::Forward;
-    }
+    let mut name = [0u8; MAX_NAME];
+    let mut length = lower(query.name, &mut name);
     let mut reply = Reply::begin(out, query.id, query.flags, query.question, query.edns.is_some());
+    if let Some(edns) = &query.edns {
+        let mut options = [0u8; crate::own::MOST_OPTIONS];
+        let length = via.own.options(edns, via.client, &mut options);
+        reply.options(&options[..length]);
+    }
     reply.flag(flag::AUTHORITATIVE);
-    match found {
-        Found::Records(set) => reply.records(set, usize::from(query.id)),
-        Found::Address(ip) => reply.address(ip),
-        Found::NoData | Found::NoName => {
-            if matches!(found, Found::NoName) {
-                reply.code(code::NAME_ERROR);
+    let mut owner = HEADER;
+    for step in 0..=MOST_ALIASES {
+        match zone.find(&name[..length], query.kind) {
+            Found::Records(set) => {
+                reply.records(set, owner, via);
+                break;
             }
-            if reply.append(zone.soa().record(0)) {
-                reply.authorities += 1;
+            Found::Alias(set) if step < MOST_ALIASES => {
+                let at = reply.length;
+                if !reply.turning(set, owner, 0) {
+                    break;
+                }
+                let target = &set.record(0)[FIXED..];
+                length = lower(target, &mut name);
+                // Its own target is where the next name stands in full.
+                owner = at + FIXED;
+                if owner > MOST_POINTER {
+                    break;
+                }
             }
+            Found::Alias(_) => {
+                reply.code(code::SERVER_FAILURE);
+                break;
+            }
+            Found::Address(ip) => {
+                reply.address(ip, owner);
+                break;
+            }
+            Found::Delegated(set, at) => {
+                reply.refer(set, owner + at, step == 0);
+                break;
+            }
+            Found::NoData(soa) => {
+                reply.none(soa, false);
+                break;
+            }
+            Found::NoName(soa) => {
+                reply.none(soa, true);
+                break;
+            }
+            // Where nothing more is to be had, the alias alone is the answer (RFC 1034 §4.3.2).
+            Found::Foreign if step > 0 && query.flags & flag::RECURSION_DESIRED == 0 => break,
+            Found::Foreign => return Outcome::Forward,
         }
-        Found::Foreign | Found::Alias(_) => {}
     }
     Outcome::Reply(reply.finish())
+}
+
+/// Writes `name` in lower case, and says how long it is.
+pub(crate) fn lower(name: &[u8], to: &mut [u8; MAX_NAME]) -> usize {
+    // What was read as a name is no longer; a longer one would be cut off and not be found.
+    let length = name.len().min(MAX_NAME);
+    for (to, from) in to.iter_mut().zip(name) {
+        // Length bytes are at most 63, below any letter.
+        *to = from.to_ascii_lowercase();
+    }
+    length
 }
 
 /// An answer that only carries a code.
@@ -96,6 +157,8 @@ struct Reply<'a> {
     authorities: u16,
     additionals: u16,
     edns: bool,
+    options: [u8; crate::own::MOST_OPTIONS],
+    options_length: usize,
 }
 
 impl<'a> Reply<'a> {
@@ -114,6 +177,8 @@ impl<'a> Reply<'a> {
             authorities: 0,
             additionals: 0,
             edns,
+            options: [0; crate::own::MOST_OPTIONS],
+            options_length: 0,
         }
     }
 
@@ -125,11 +190,20 @@ impl<'a> Reply<'a> {
         self.flags |= flag;
     }
 
+    /// Options of the OPT record; before any record, or there may be no room for them.
+    fn options(&mut self, options: &[u8]) {
+        self.options[..options.len()].copy_from_slice(options);
+        self.options_length = options.len();
+    }
+
+    fn reserved(&self) -> usize {
+        if self.edns { OPT_LENGTH + self.options_length } else { 0 }
+    }
+
     /// Appends bytes, if they fit with what must still follow.
     fn append(&mut self, bytes: &[u8]) -> bool {
-        let reserved = if self.edns { OPT_LENGTH } else { 0 };
         let end = self.length + bytes.len();
-        if end + reserved > self.out.len() {
+        if end + self.reserved() > self.out.len() {
             return false;
         }
         self.out[self.length..end].copy_from_slice(bytes);
@@ -137,15 +211,49 @@ impl<'a> Reply<'a> {
         true
     }
 
-    /// The records of a set, beginning with another one each time: clients take the first.
-    fn records(&mut self, set: &RrSet, turn: usize) {
-        let count = set.len();
-        for index in 0..count {
-            if !self.append(set.record((turn + index) % count)) {
-                self.flag(flag::TRUNCATED);
-                return;
+    /// One record, whose owner stands at `owner`.
+    fn record(&mut self, record: &[u8], owner: usize) -> bool {
+        let at = self.length;
+        if !self.append(record) {
+            self.flag(flag::TRUNCATED);
+            return false;
+        }
+        self.own(at, owner);
+        self.answers += 1;
+        true
+    }
+
+    /// Lets the record at `at` belong to the name at `owner`.
+    fn own(&mut self, at: usize, owner: usize) {
+        if owner != HEADER {
+            let pointer = 0xC000 | owner as u16; // at most MOST_POINTER
+            self.out[at..at + 2].copy_from_slice(&pointer.to_be_bytes());
+        }
+    }
+
+    /// The records of a set as its policy says, else beginning with another one each time: clients
+    /// take the first.
+    fn records(&mut self, set: &RrSet, owner: usize, via: Via<'_>) {
+        // The client's id is random; the product spreads its 16 bits, and keeps neighbours apart.
+        let id = u32::from(u16::from_be_bytes([self.out[0], self.out[1]]));
+        let seed = id.wrapping_mul(0x9E37_79B1);
+        match set.policy() {
+            None => {
+                if !self.turning(set, owner, seed as usize % set.len().max(1)) {
+                    return;
+                }
             }
-            self.answers += 1;
+            Some(policy) => {
+                let site = via.own.sites.of(via.client);
+                let asker = Asker { client: via.client, site, seed };
+                let mut picked = [0; MOST];
+                let count = policy.pick(set, asker, &mut picked);
+                for at in &picked[..count] {
+                    if !self.record(set.record(usize::from(*at)), owner) {
+                        return;
+                    }
+                }
+            }
         }
         let (bytes, count) = set.additional();
         // They only save a question: left out when they do not fit, all or none.
@@ -154,7 +262,57 @@ impl<'a> Reply<'a> {
         }
     }
 
-    fn address(&mut self, ip: IpAddr) {
+    /// All records beginning with the one at `turn`; whether all fitted.
+    fn turning(&mut self, set: &RrSet, owner: usize, turn: usize) -> bool {
+        let (all, from) = set.all_from(turn);
+        let whole = self.length + all.len() + self.reserved() <= self.out.len();
+        if whole && owner == HEADER {
+            self.append(&all[from..]);
+            self.append(&all[..from]);
+            self.answers += set.len() as u16; // a set counts with 16 bits
+            return true;
+        }
+        let count = set.len();
+        (0..count).all(|index| self.record(set.record((turn + index) % count), owner))
+    }
+
+    /// Says who answers for the name that begins at `owner`.
+    fn refer(&mut self, set: &RrSet, owner: usize, first: bool) {
+        if first {
+            self.flags &= !flag::AUTHORITATIVE;
+        }
+        if owner > MOST_POINTER {
+            return;
+        }
+        for index in 0..set.len() {
+            let at = self.length;
+            if !self.append(set.record(index)) {
+                self.flag(flag::TRUNCATED);
+                return;
+            }
+            self.own(at, owner);
+            self.authorities += 1;
+        }
+        let (bytes, count) = set.additional();
+        if self.append(bytes) {
+            self.additionals += count;
+        } else {
+            // Without these addresses the servers may not be found (RFC 9471).
+            self.flag(flag::TRUNCATED);
+        }
+    }
+
+    /// There is nothing of that type, or at all.
+    fn none(&mut self, soa: &RrSet, name: bool) {
+        if name {
+            self.code(code::NAME_ERROR);
+        }
+        if self.append(soa.record(0)) {
+            self.authorities += 1;
+        }
+    }
+
+    fn address(&mut self, ip: IpAddr, owner: usize) {
         let mut record = [0u8; 28];
         let (v4, v6);
         let (kind, data): (u16, &[u8]) = match ip {
@@ -173,9 +331,7 @@ impl<'a> Reply<'a> {
         record[6..10].copy_from_slice(&TTL.to_be_bytes());
         record[11] = data.len() as u8; // 4 or 16
         record[12..12 + data.len()].copy_from_slice(data);
-        if self.append(&record[..12 + data.len()]) {
-            self.answers += 1;
-        }
+        self.record(&record[..12 + data.len()], owner);
     }
 
     fn finish(mut self) -> usize {
@@ -184,9 +340,12 @@ impl<'a> Reply<'a> {
             opt[1..3].copy_from_slice(&kind::OPT.to_be_bytes());
             opt[3..5].copy_from_slice(&(MAX_UDP as u16).to_be_bytes());
             opt[5] = (self.code >> 4) as u8;
+            opt[9..11].copy_from_slice(&(self.options_length as u16).to_be_bytes());
             self.edns = false; // its room is no longer reserved
             if self.append(&opt) {
                 self.additionals += 1;
+                let options = self.options;
+                self.append(&options[..self.options_length]);
             }
         }
         let flags = self.flags | (self.code & 0xF);

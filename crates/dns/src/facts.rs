@@ -8,6 +8,11 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 
+use crate::zone::policy::Wanted;
+
+/// A Service's annotation: a policy as JSON, such as `{"order":"consistent","limit":2}`.
+const POLICY: &str = "dns.berth.dev/policy";
+
 /// Everything known, by `namespace/name`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Facts {
@@ -24,6 +29,9 @@ pub(crate) struct ServiceFacts {
     pub name: String,
     pub kind: Addressing,
     pub ports: Vec<Port>,
+    /// What its annotations say of the order of its addresses.
+    #[serde(default)]
+    pub policy: Option<Wanted>,
 }
 
 /// How a Service is reached.
@@ -92,7 +100,17 @@ pub(crate) fn of_service(service: &Service) -> Option<ServiceFacts> {
         name: service.metadata.name.clone()?,
         kind,
         ports: ports.collect(),
+        policy: policy(service),
     })
+}
+
+/// One that cannot be read is none: the Service must be found all the same.
+fn policy(service: &Service) -> Option<Wanted> {
+    let text = service.metadata.annotations.as_ref()?.get(POLICY)?;
+    let name = service.metadata.name.as_deref().unwrap_or_default();
+    serde_json::from_str(text)
+        .inspect_err(|error| tracing::warn!(service = name, %error, "{POLICY} cannot be read"))
+        .ok()
 }
 
 /// What an EndpointSlice says; `None` for one that belongs to no Service.

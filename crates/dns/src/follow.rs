@@ -2,9 +2,9 @@
 //!
 //! What was known stays in force until both lists are complete, and whenever the API server is away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_daemon::{Ready, Tasks};
@@ -17,9 +17,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::time::{Instant, sleep_until};
 
 use crate::facts::{self, Facts, ServiceFacts, SliceFacts};
-use crate::name::Domain;
+use crate::known::Clusters;
 use crate::snapshot;
-use crate::zone::{Current, Zone};
 
 /// Changes taken together into one new zone, at most.
 const BATCH: usize = 1000;
@@ -28,10 +27,35 @@ const SNAPSHOT_AFTER: Duration = Duration::from_secs(1);
 
 /// What is kept up to date.
 pub(crate) struct Target {
-    pub domain: Domain,
-    pub zone: Arc<Current>,
-    pub ready: Ready,
+    pub clusters: Arc<Clusters>,
+    /// Which of them.
+    pub number: usize,
+    pub waited: Arc<Waited>,
     pub snapshot: Option<PathBuf>,
+}
+
+/// Which clusters are still to be known before the server is ready.
+pub(crate) struct Waited {
+    left: Mutex<BTreeSet<usize>>,
+    ready: Ready,
+}
+
+impl Waited {
+    /// For clusters of the numbers below `count`.
+    pub(crate) fn new(count: usize, ready: Ready) -> Self {
+        if count == 0 {
+            ready.set(true);
+        }
+        Self { left: Mutex::new((0..count).collect()), ready }
+    }
+
+    fn is_known(&self, number: usize) {
+        let mut left = self.left.lock().expect("no holder of the lock panics");
+        left.remove(&number);
+        if left.is_empty() {
+            self.ready.set(true);
+        }
+    }
 }
 
 /// Follows in `tasks` until they are stopped.
@@ -90,13 +114,13 @@ async fn follow(mut events: impl Stream<Item = Seen> + Unpin, target: Target) {
             .is_some_and(|facts| facts.services == services.known && facts.slices == slices.known);
         if !unchanged {
             let facts = Facts { services: services.known.clone(), slices: slices.known.clone() };
-            target.zone.set(Zone::build(&target.domain, &facts));
+            target.clusters.set(target.number, facts.clone());
             in_force = Some(facts);
             if target.snapshot.is_some() {
                 write_at.get_or_insert_with(|| Instant::now() + SNAPSHOT_AFTER);
             }
         }
-        target.ready.set(true);
+        target.waited.is_known(target.number);
     }
 }
 

@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::Record;
 
-use crate::answer::{self, MAX_UDP, Outcome, Transport};
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::answer::{self, MAX_UDP, MOST_ALIASES, Outcome, Transport, Via};
+use crate::own::Own;
 use crate::query::{self, CLASS_IN, Query, code, flag, kind};
-use crate::zone::{Current, Found, Zone};
+use crate::zone::{Current, FIXED, Found, Layers};
 
 mod cache;
 mod upstream;
-
-/// Aliases followed in one answer.
-const MOST_ALIASES: usize = 8;
 
 /// What is asked of an upstream, and under what its answer is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +68,7 @@ impl Forward {
     }
 
     fn is_foreign(&self, query: &Query<'_>) -> bool {
-        matches!(self.zone.get().find(query.name, query.kind), Found::Foreign)
+        matches!(self.zone.get().find(&query.name.to_ascii_lowercase(), query.kind), Found::Foreign)
     }
 
     /// Follows aliases through the zone and beyond it.
@@ -77,8 +77,8 @@ impl Forward {
         for _ in 0..=MOST_ALIASES {
             let zone = self.zone.get();
             let mut found = match zone.find(&question.name, question.kind) {
-                Found::Alias(target) => {
-                    let target = target.to_vec();
+                Found::Alias(set) => {
+                    let target = set.record(0)[FIXED..].to_ascii_lowercase();
                     chain.extend(ask_zone(&zone, &question.name, kind::CNAME)?.answers);
                     question.name = target;
                     continue;
@@ -150,11 +150,14 @@ fn encode(question: &Question, id: u16) -> Vec<u8> {
 }
 
 /// What the zone says, as a message.
-fn ask_zone(zone: &Zone, name: &[u8], kind: u16) -> Option<Message> {
+fn ask_zone(zone: &Layers, name: &[u8], kind: u16) -> Option<Message> {
     let question = Question { name: name.to_vec(), kind, dnssec: false, checking_disabled: false };
     let packet = encode(&question, 0);
     let mut out = vec![0; usize::from(u16::MAX)];
-    match answer::answer(zone, &packet, Transport::Tcp, &mut out) {
+    let own = Own::default();
+    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let via = Via { transport: Transport::Tcp, client, own: &own };
+    match answer::answer(zone, &packet, via, &mut out) {
         Outcome::Reply(length) => Message::from_vec(&out[..length]).ok(),
         _ => None,
     }

@@ -16,94 +16,78 @@
 //! Source: Kubernetes DNS-Based Service Discovery 1.1; RFC 1035, 2308, 6891, 7766.
 
 mod answer;
+mod config;
 mod facts;
+mod files;
 mod follow;
 mod forward;
 mod health;
+mod known;
 mod name;
+mod own;
 mod query;
 mod resolv;
 mod serve;
 mod snapshot;
 mod zone;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_daemon::{Ready, Tasks};
 
+pub use config::{Cluster, Config, Site, StartError, ZoneFile, check};
 pub use resolv::upstreams;
+pub use zone::file::Problem;
+pub use zone::policy::{Order, Wanted};
 
-/// What the DNS server needs to know.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// UDP and TCP. Other processes may listen there too: the kernel spreads the queries.
-    pub listen: SocketAddr,
-    /// `GET /` answers 200 here once names are known, 503 before.
-    pub health: SocketAddr,
-    /// The cluster's domain, such as `cluster.local`.
-    pub domain: String,
-    /// Servers asked for all other names, in this order.
-    pub upstreams: Vec<SocketAddr>,
-    /// Where what is known is kept for the next start; `None` for nowhere.
-    pub snapshot: Option<PathBuf>,
-    /// Threads that answer over UDP; `None` for one a core.
-    pub threads: Option<usize>,
-}
-
-impl Config {
-    /// The defaults: `cluster.local`, one thread a core, no snapshot.
-    pub fn new(listen: SocketAddr, health: SocketAddr, upstreams: Vec<SocketAddr>) -> Self {
-        let domain = "cluster.local".to_owned();
-        Self { listen, health, domain, upstreams, snapshot: None, threads: None }
-    }
-}
-
-/// What can keep the server from starting.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The domain is no domain name.
-    #[error("domain {domain:?} is no domain name; such as cluster.local is one")]
-    Domain {
-        /// As given.
-        domain: String,
-    },
-    /// A port could not be opened.
-    #[error("listen on {address} ({protocol})")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// `UDP`, `TCP` or `health`.
-        protocol: &'static str,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
-    /// A thread could not be started.
-    #[error("start a thread")]
-    Thread(#[source] std::io::Error),
-}
-
-/// Starts the server in `tasks` and returns once its ports are open.
+/// Starts the server in `tasks` for the cluster of `client`, and returns once its ports are open.
 ///
 /// # Errors
-/// When the domain is none, or a port cannot be opened.
+/// When the configuration cannot be right, or a port cannot be opened.
 pub async fn run(config: Config, client: kube::Client, tasks: &Tasks) -> Result<(), StartError> {
-    let domain = name::Domain::parse(&config.domain)
-        .ok_or_else(|| StartError::Domain { domain: config.domain.clone() })?;
+    let cluster = Cluster { client, site: None, snapshot: config.snapshot.clone() };
+    run_for(config, vec![cluster], tasks).await
+}
+
+/// [`run`], for any number of clusters; for none it answers from zone files and forwards.
+///
+/// # Errors
+/// When the configuration cannot be right, or a port cannot be opened.
+pub async fn run_for(
+    config: Config,
+    clusters: Vec<Cluster>,
+    tasks: &Tasks,
+) -> Result<(), StartError> {
+    let config::Valid { domains, policies, own, sites } = config.read()?;
     let ready = Ready::default();
-    let known = match &config.snapshot {
-        Some(path) => snapshot::load(path).await,
-        None => None,
-    };
-    ready.set(known.is_some());
-    let facts = known.unwrap_or_default();
-    let zone = Arc::new(zone::Current::new(zone::Zone::build(&domain, &facts)));
+    let mut facts = Vec::new();
+    let mut known_all = true;
+    for cluster in &clusters {
+        let known = match &cluster.snapshot {
+            Some(path) => snapshot::load(path).await,
+            None => None,
+        };
+        known_all &= known.is_some();
+        let site = cluster.site.as_ref().and_then(|site| sites.get(site)).copied();
+        facts.push((known.unwrap_or_default(), site.unwrap_or_default()));
+    }
+    ready.set(known_all);
+    let zone = Arc::new(zone::Current::new(zone::Layers::empty()));
+    let files = files::Files::new(&config, policies.clone(), domains.clone(), Arc::clone(&zone));
+    files.load().await?;
+    let known = known::Clusters::new(domains, policies, facts, Arc::clone(&zone));
     let forward = Arc::new(forward::Forward::new(config.upstreams.clone(), Arc::clone(&zone)));
+    let own = Arc::new(own);
 
     health::serve(config.health, ready.clone(), tasks).await?;
-    serve::tcp(config.listen, Arc::clone(&zone), Arc::clone(&forward), tasks)?;
-    serve::udp(config.listen, config.threads, Arc::clone(&zone), forward, tasks)?;
-    follow::start(client, follow::Target { domain, zone, ready, snapshot: config.snapshot }, tasks);
+    serve::tcp(config.listen, Arc::clone(&zone), Arc::clone(&forward), Arc::clone(&own), tasks)?;
+    serve::udp(config.listen, config.threads, Arc::clone(&zone), forward, own, tasks)?;
+    files.follow(tasks);
+    let known = Arc::new(known);
+    let waited = Arc::new(follow::Waited::new(clusters.len(), ready));
+    for (number, Cluster { client, snapshot, .. }) in clusters.into_iter().enumerate() {
+        let (clusters, waited) = (Arc::clone(&known), Arc::clone(&waited));
+        follow::start(client, follow::Target { clusters, number, waited, snapshot }, tasks);
+    }
     Ok(())
 }

@@ -91,6 +91,31 @@ pub(crate) fn labels(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// The name above; `None` for the root.
+pub(crate) fn parent(wire: &[u8]) -> Option<&[u8]> {
+    let length = usize::from(*wire.first().filter(|length| **length > 0)?);
+    wire.get(length + 1..)
+}
+
+/// A wire name as people write it, with the final dot.
+pub(crate) fn text(wire: &[u8]) -> String {
+    let mut text = String::with_capacity(wire.len());
+    for label in labels(wire) {
+        for byte in label {
+            match byte {
+                b'.' | b'\\' | b'"' | b';' | b'(' | b')' | b'@' | b'$' => {
+                    text.push('\\');
+                    text.push(char::from(*byte));
+                }
+                b'!'..=b'~' => text.push(char::from(*byte)),
+                byte => text.push_str(&format!("\\{byte:03}")),
+            }
+        }
+        text.push('.');
+    }
+    if text.is_empty() { ".".to_owned() } else { text }
+}
+
 /// Whether `name` is `domain` or below it; both in lower case.
 pub(crate) fn is_under(name: &[u8], domain: &[u8]) -> bool {
     let Some(start) = name.len().checked_sub(domain.len()) else { return false };

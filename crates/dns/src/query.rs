@@ -36,10 +36,12 @@ pub(crate) mod kind {
     pub(crate) const CNAME: u16 = 5;
     pub(crate) const SOA: u16 = 6;
     pub(crate) const PTR: u16 = 12;
+    pub(crate) const MX: u16 = 15;
     pub(crate) const TXT: u16 = 16;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const SRV: u16 = 33;
     pub(crate) const OPT: u16 = 41;
+    pub(crate) const DS: u16 = 43;
     /// From here to 254: transfers and other questions about zones, not about names.
     pub(crate) const FIRST_META: u16 = 128;
     pub(crate) const ANY: u16 = 255;
@@ -49,11 +51,21 @@ pub(crate) const CLASS_IN: u16 = 1;
 
 /// What the client's OPT record says (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Edns {
+pub(crate) struct Edns<'a> {
     /// The largest UDP answer it takes.
     pub payload: u16,
     /// It wants DNSSEC records.
     pub dnssec: bool,
+    /// It asks which server this is (RFC 5001).
+    pub nsid: bool,
+    /// Its own cookie and, if it has one, ours (RFC 7873).
+    pub cookie: Option<&'a [u8]>,
+}
+
+/// Options of an OPT record.
+pub(crate) mod option {
+    pub(crate) const NSID: u16 = 3;
+    pub(crate) const COOKIE: u16 = 10;
 }
 
 /// A well-formed query with one question.
@@ -67,7 +79,7 @@ pub(crate) struct Query<'a> {
     pub name: &'a [u8],
     pub kind: u16,
     pub class: u16,
-    pub edns: Option<Edns>,
+    pub edns: Option<Edns<'a>>,
 }
 
 /// Why a packet is no query that can be answered.
@@ -141,7 +153,7 @@ fn name_end(packet: &[u8], mut at: usize) -> Option<usize> {
 
 /// The OPT record among the additional ones, with its version; the outer `None` for a malformed
 /// section.
-fn additional(packet: &[u8], mut at: usize, count: u16) -> Option<Option<(u8, Edns)>> {
+fn additional(packet: &[u8], mut at: usize, count: u16) -> Option<Option<(u8, Edns<'_>)>> {
     let mut found = None;
     for _ in 0..count {
         let root = packet.get(at) == Some(&0);
@@ -155,10 +167,33 @@ fn additional(packet: &[u8], mut at: usize, count: u16) -> Option<Option<(u8, Ed
                 return None;
             }
             let payload = u16::from_be_bytes([fixed[2], fixed[3]]);
-            found = Some((fixed[5], Edns { payload, dnssec: fixed[6] & 0x80 != 0 }));
+            let mut edns =
+                Edns { payload, dnssec: fixed[6] & 0x80 != 0, nsid: false, cookie: None };
+            options(&packet[at - length..at], &mut edns)?;
+            found = Some((fixed[5], edns));
         }
     }
     Some(found)
+}
+
+/// Reads the options; `None` where one is malformed.
+fn options<'a>(mut rest: &'a [u8], edns: &mut Edns<'a>) -> Option<()> {
+    while !rest.is_empty() {
+        let code = u16::from_be_bytes([*rest.first()?, *rest.get(1)?]);
+        let length = usize::from(u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]));
+        let value = rest.get(4..4 + length)?;
+        match code {
+            option::NSID => edns.nsid = true,
+            // RFC 7873 §5.2.2: other lengths are malformed.
+            option::COOKIE if length == 8 || (16..=40).contains(&length) => {
+                edns.cookie = Some(value);
+            }
+            option::COOKIE => return None,
+            _ => {}
+        }
+        rest = &rest[4 + length..];
+    }
+    Some(())
 }
 
 /// Past a name that may end in a compression pointer; it is not followed.
@@ -197,7 +232,10 @@ mod tests {
         let bytes = packet("Web.default.svc.cluster.local.", RecordType::SRV, Some(1400));
         let query = parse(&bytes).expect("a query");
         assert_eq!((query.id, query.kind, query.class), (7, kind::SRV, CLASS_IN));
-        assert_eq!(query.edns, Some(Edns { payload: 1400, dnssec: false }));
+        assert_eq!(
+            query.edns,
+            Some(Edns { payload: 1400, dnssec: false, nsid: false, cookie: None })
+        );
         assert_eq!(&query.name[..5], b"\x03Web\x07");
         let bytes = packet(".", RecordType::NS, None);
         assert_eq!(parse(&bytes).expect("a query").name, [0]);

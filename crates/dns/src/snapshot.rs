@@ -79,6 +79,7 @@ mod tests {
             name: "web".into(),
             kind: Addressing::Headless,
             ports: vec![],
+            policy: None,
         };
         facts.services.insert("default/web".into(), service);
         store(&path, &facts).await.expect("it is written");

@@ -62,7 +62,7 @@ pub fn dns(options: DnsOptions) -> Result<()> {
         .with_context(|| format!("reading {}", options.resolv_conf.display()))?;
     let upstreams = berth_dns::upstreams(&text, &[options.listen]);
     let mut config = berth_dns::Config::new(options.listen, options.health, upstreams);
-    config.domain = options.domain;
+    config.domains = vec![options.domain];
     config.snapshot = options.snapshot;
     run(DNS_DRAIN, async move |client, tasks| {
         berth_dns::run(config, client, &tasks).await?;

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::facts::{self, Facts};
 use crate::name::Domain;
+use crate::zone::{Layers, Sources, Zone};
 
 fn facts() -> Facts {
     let mut facts = Facts::default();
@@ -59,8 +60,17 @@ fn facts() -> Facts {
     facts
 }
 
-fn zone() -> Zone {
-    Zone::build(&Domain::parse("cluster.local").expect("a domain"), &facts())
+static OWN: std::sync::LazyLock<Own> = std::sync::LazyLock::new(Own::default);
+
+fn via(transport: Transport) -> Via<'static> {
+    Via { transport, client: IpAddr::from([10, 0, 0, 1]), own: &OWN }
+}
+
+fn zone() -> Layers {
+    let domains = [Domain::parse("cluster.local").expect("a domain")];
+    let facts = facts();
+    let sources = Sources { domains: &domains, clusters: &[(&facts, 0)], ..Sources::default() };
+    Layers { clusters: Zone::build(sources).into(), files: Zone::build(Sources::default()).into() }
 }
 
 fn packet(name: &str, kind: RecordType, payload: Option<u16>) -> Vec<u8> {
@@ -83,7 +93,7 @@ fn ask_with(
     over: Transport,
 ) -> (Message, usize) {
     let mut out = vec![0; 65535];
-    let Outcome::Reply(length) = answer(&zone(), &packet(name, kind, payload), over, &mut out)
+    let Outcome::Reply(length) = answer(&zone(), &packet(name, kind, payload), via(over), &mut out)
     else {
         panic!("{name} is answered");
     };
@@ -213,8 +223,9 @@ fn an_answer_that_does_not_fit_says_so_and_fits_over_tcp() {
 
 #[test]
 fn names_beyond_the_cluster_and_aliases_are_asked_elsewhere() {
-    let outcome =
-        |name, kind| answer(&zone(), &packet(name, kind, None), Transport::Udp, &mut [0; MAX_UDP]);
+    let outcome = |name, kind| {
+        answer(&zone(), &packet(name, kind, None), via(Transport::Udp), &mut [0; MAX_UDP])
+    };
     for name in ["example.org.", "xcluster.local.", "1.0.0.127.in-addr.arpa.", "local.", "."] {
         assert_eq!(outcome(name, RecordType::A), Outcome::Forward, "{name}");
     }
@@ -225,7 +236,7 @@ fn names_beyond_the_cluster_and_aliases_are_asked_elsewhere() {
 fn transfers_other_classes_and_newer_edns_are_refused() {
     let reply_code = |packet: &[u8]| {
         let mut out = [0; MAX_UDP];
-        let Outcome::Reply(length) = answer(&zone(), packet, Transport::Udp, &mut out) else {
+        let Outcome::Reply(length) = answer(&zone(), packet, via(Transport::Udp), &mut out) else {
             panic!("it is answered");
         };
         Message::from_vec(&out[..length]).expect("it can be read").metadata.response_code
@@ -249,7 +260,7 @@ fn the_records_of_a_set_take_turns() {
     let mut first = |id: u8| {
         bytes[1] = id;
         let mut out = [0; MAX_UDP];
-        let Outcome::Reply(length) = answer(&zone, &bytes, Transport::Udp, &mut out) else {
+        let Outcome::Reply(length) = answer(&zone, &bytes, via(Transport::Udp), &mut out) else {
             panic!("it is answered");
         };
         Message::from_vec(&out[..length]).expect("it can be read").answers[0].data.to_string()
@@ -261,7 +272,7 @@ proptest! {
     #[test]
     fn no_packet_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..800)) {
         let mut out = [0; MAX_UDP];
-        let _ = answer(&zone(), &bytes, Transport::Udp, &mut out);
+        let _ = answer(&zone(), &bytes, via(Transport::Udp), &mut out);
     }
 
     #[test]
@@ -281,11 +292,167 @@ proptest! {
             message.add_query(TheirQuery::query(parsed, kind));
             if let Ok(bytes) = message.to_vec() {
                 let mut out = [0; MAX_UDP];
-                let outcome = answer(&zone(), &bytes, Transport::Udp, &mut out);
+                let outcome = answer(&zone(), &bytes, via(Transport::Udp), &mut out);
                 if let Outcome::Reply(length) = outcome {
                     Message::from_vec(&out[..length]).expect("it can be read");
                 }
             }
         }
     }
+}
+
+const WRITTEN: &str = "$ORIGIN example.org.\n$TTL 1h\n@ SOA ns admin 7 2h 15m 1w 30\n@ NS ns\n\
+    ns A 192.0.2.1\nwww CNAME Web\nweb A 192.0.2.2\nweb A 192.0.2.3\nfar CNAME www.elsewhere.net.\n\
+    *.wild TXT any\n*.wild A 192.0.2.9\nthere.wild A 192.0.2.4\na.b.deep A 192.0.2.5\n\
+    long CNAME www\nsub NS ns.sub\nsub NS ns\nns.sub A 192.0.2.53\nx.sub A 192.0.2.66\n\
+    to CNAME host.sub\n";
+
+/// Asks the zone above.
+fn written(name: &str, kind: RecordType) -> Message {
+    let (file, problems) = crate::zone::file::read(WRITTEN.as_bytes(), None).expect("in order");
+    assert_eq!(problems, []);
+    let zones = [std::sync::Arc::new(file)];
+    let files = Zone::build(Sources { zones: &zones, ..Sources::default() });
+    let layers = Layers { clusters: Layers::empty().clusters, files: files.into() };
+    let mut out = [0; MAX_UDP];
+    let mut asked = packet(name, kind, Some(1232));
+    asked[2] &= !1; // no recursion wanted
+    let Outcome::Reply(length) = answer(&layers, &asked, via(Transport::Udp), &mut out) else {
+        panic!("{name} is answered");
+    };
+    Message::from_vec(&out[..length]).expect("it can be read")
+}
+
+#[test]
+fn written_zones_answer_as_the_standards_say() {
+    use RecordType::{A, AAAA, ANY, CNAME, DS, MX, SOA, TXT};
+    let all = |name: &str, kind| {
+        let message = written(name, kind);
+        assert!(message.metadata.authoritative, "{name}");
+        let shown = |r: &hickory_proto::rr::Record| format!("{} {} {}", r.name, r.ttl, r.data);
+        let mut records: Vec<_> = message.answers.iter().map(shown).collect();
+        records.sort();
+        (u16::from(message.metadata.response_code), records, message.authorities.len())
+    };
+    let check = |name: &str, kind, code: u16, expected: &[&str], authorities: usize| {
+        let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+        assert_eq!(all(name, kind), (code, expected, authorities), "{name} {kind}");
+    };
+    check(
+        "web.Example.org.",
+        A,
+        0,
+        &["web.Example.org. 3600 192.0.2.2", "web.Example.org. 3600 192.0.2.3"],
+        0,
+    );
+    check(
+        "example.org.",
+        SOA,
+        0,
+        &["example.org. 3600 ns.example.org. admin.example.org. 7 7200 900 604800 30"],
+        0,
+    );
+    check("www.example.org.", CNAME, 0, &["www.example.org. 3600 Web.example.org."], 0);
+    // Aliases, their target's records behind them.
+    check(
+        "long.example.org.",
+        A,
+        0,
+        &[
+            "Web.example.org. 3600 192.0.2.2",
+            "Web.example.org. 3600 192.0.2.3",
+            "long.example.org. 3600 www.example.org.",
+            "www.example.org. 3600 Web.example.org.",
+        ],
+        0,
+    );
+    check("www.example.org.", MX, 0, &["www.example.org. 3600 Web.example.org."], 1);
+    check("far.example.org.", A, 0, &["far.example.org. 3600 www.elsewhere.net."], 0);
+    // RFC 4592: what exists is no wildcard's, nor is what is below it.
+    check("x.wild.example.org.", A, 0, &["x.wild.example.org. 3600 192.0.2.9"], 0);
+    check("x.y.wild.example.org.", TXT, 0, &["x.y.wild.example.org. 3600 any"], 0);
+    check("x.wild.example.org.", AAAA, 0, &[], 1);
+    check("there.wild.example.org.", TXT, 0, &[], 1);
+    check("x.there.wild.example.org.", A, 3, &[], 1);
+    check("wild.example.org.", A, 0, &[], 1);
+    // RFC 8020: names between exist.
+    check("deep.example.org.", A, 0, &[], 1);
+    check("c.deep.example.org.", A, 3, &[], 1);
+    check("nobody.example.org.", ANY, 3, &[], 1);
+    check("sub.example.org.", DS, 0, &[], 1);
+    let soa = &written("nobody.example.org.", A).authorities[0];
+    assert_eq!((soa.name.to_ascii().as_str(), soa.ttl), ("example.org.", 30), "RFC 2308");
+    // Delegations: not ours, and how to reach who answers.
+    for name in
+        ["sub.example.org.", "x.sub.example.org.", "ns.sub.example.org.", "q.x.sub.example.org."]
+    {
+        let message = written(name, A);
+        assert!(!message.metadata.authoritative && message.answers.is_empty(), "{name}");
+        let servers: Vec<_> =
+            message.authorities.iter().map(|r| (r.name.to_ascii(), r.data.to_string())).collect();
+        let server = |name: &str| ("sub.example.org.".to_owned(), name.to_owned());
+        assert_eq!(servers, [server("ns.sub.example.org."), server("ns.example.org.")], "{name}");
+        let glue: Vec<_> = message.additionals.iter().map(|r| r.data.to_string()).collect();
+        assert_eq!(glue, ["192.0.2.53", "192.0.2.1"], "{name}");
+    }
+    let message = written("to.example.org.", A);
+    assert_eq!((message.answers.len(), message.authorities.len()), (1, 2));
+    assert_eq!(message.authorities[0].name.to_ascii(), "sub.example.org.", "in the alias's target");
+}
+
+#[test]
+fn a_service_of_two_clusters_has_the_addresses_of_both_and_the_nearest_first() {
+    let domains = [Domain::parse("cluster.local").expect("a domain")];
+    let of = |ip: &str| {
+        let mut facts = Facts::default();
+        let value = json!({"metadata": {"namespace": "default", "name": "web", "annotations":
+            {"dns.berth.dev/policy": "{\"order\":\"fixed\",\"nearest\":true}"}},
+            "spec": {"clusterIP": ip}});
+        let service = serde_json::from_value(value).expect("a service");
+        let known = facts::of_service(&service).expect("it has an address");
+        facts.services.insert("default/web".into(), known);
+        facts
+    };
+    let (east, west) = (of("10.1.0.1"), of("10.2.0.1"));
+    let sources =
+        Sources { domains: &domains, clusters: &[(&east, 1), (&west, 2)], ..Sources::default() };
+    let layers = Layers { clusters: Zone::build(sources).into(), files: Layers::empty().files };
+    let networks = vec![(IpAddr::from([10, 1, 0, 0]), 16, 1), (IpAddr::from([10, 2, 0, 0]), 16, 2)];
+    let own = Own { sites: crate::zone::Sites::new(networks), ..Own::default() };
+    let ask = |client: [u8; 4]| {
+        let via = Via { transport: Transport::Udp, client: client.into(), own: &own };
+        let mut out = [0; MAX_UDP];
+        let asked = packet("web.default.svc.cluster.local.", RecordType::A, None);
+        let Outcome::Reply(length) = answer(&layers, &asked, via, &mut out) else {
+            panic!("it is answered");
+        };
+        data(&Message::from_vec(&out[..length]).expect("it can be read"))
+    };
+    assert_eq!(ask([10, 1, 5, 5]), ["10.1.0.1"]);
+    assert_eq!(ask([10, 2, 5, 5]), ["10.2.0.1"]);
+    assert_eq!(ask([10, 3, 5, 5]), ["10.1.0.1", "10.2.0.1"]);
+}
+
+#[test]
+fn a_server_says_its_name_and_makes_cookies_for_those_who_have_one() {
+    let own = Own { nsid: b"dns-1".to_vec(), secret: [7; 16], ..Own::default() };
+    let client = IpAddr::from([10, 0, 0, 1]);
+    let mut asked = packet("web.default.svc.cluster.local.", RecordType::A, Some(1232));
+    let options = [0, 3, 0, 0, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+    let length = asked.len();
+    asked[length - 1] = options.len() as u8;
+    asked.extend_from_slice(&options);
+    let mut out = [0; MAX_UDP];
+    let via = Via { transport: Transport::Udp, client, own: &own };
+    let Outcome::Reply(length) = answer(&zone(), &asked, via, &mut out) else {
+        panic!("it is answered");
+    };
+    let message = Message::from_vec(&out[..length]).expect("it can be read");
+    let edns = message.edns.expect("there is an OPT record");
+    assert!(format!("{edns:?}").contains("100, 110, 115, 45, 49"), "{edns:?}");
+    let cookie = &out[length - 24..length];
+    assert_eq!(&cookie[..8], &options[8..]);
+    let shown =
+        crate::query::Edns { payload: 1232, dnssec: false, nsid: false, cookie: Some(cookie) };
+    assert!(own.is_known(&shown, client));
 }

@@ -1,6 +1,6 @@
 //! DNS over TCP: each message behind its length (RFC 1035 §4.2.2, RFC 7766).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use tokio::time::timeout;
 
 use super::shared;
 use crate::StartError;
-use crate::answer::{Outcome, Transport, answer};
+use crate::answer::{Outcome, Transport, Via, answer};
 use crate::forward::Forward;
+use crate::own::Own;
 use crate::zone::Current;
 
 const MOST_CONNECTIONS: usize = 256;
@@ -27,6 +28,7 @@ pub(crate) fn tcp(
     address: SocketAddr,
     zone: Arc<Current>,
     forward: Arc<Forward>,
+    own: Arc<Own>,
     tasks: &Tasks,
 ) -> Result<(), StartError> {
     let open = || {
@@ -42,8 +44,8 @@ pub(crate) fn tcp(
         loop {
             // A place first: who finds none waits in the kernel's queue.
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, client) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "connection not accepted");
                     tokio::task::yield_now().await;
@@ -51,8 +53,9 @@ pub(crate) fn tcp(
                 }
             };
             let (zone, forward) = (Arc::clone(&zone), Arc::clone(&forward));
+            let own = Arc::clone(&own);
             inner.spawn_until_stop("dns over tcp", async move {
-                if let Err(error) = connection(stream, &zone, &forward).await {
+                if let Err(error) = connection(stream, client.ip(), &zone, &forward, &own).await {
                     tracing::trace!(%error, "connection ended");
                 }
                 drop(permit);
@@ -64,16 +67,19 @@ pub(crate) fn tcp(
 
 async fn connection(
     mut stream: TcpStream,
+    client: IpAddr,
     zone: &Current,
     forward: &Forward,
+    own: &Own,
 ) -> std::io::Result<()> {
+    let via = Via { transport: Transport::Tcp, client, own };
     let mut packet = Vec::new();
     let mut out = vec![0; 2 + usize::from(u16::MAX)];
     loop {
         let length = timeout(PATIENCE, stream.read_u16()).await??;
         packet.resize(usize::from(length), 0);
         timeout(PATIENCE, stream.read_exact(&mut packet)).await??;
-        let outcome = answer(&zone.get(), &packet, Transport::Tcp, &mut out[2..]);
+        let outcome = answer(&zone.get(), &packet, via, &mut out[2..]);
         let length = match outcome {
             Outcome::Reply(length) => length,
             Outcome::Forward => match forward.answer(&packet, Transport::Tcp).await {

@@ -1,7 +1,7 @@
 //! The answering path: one thread a core, each with a socket of its own on the shared port.
 //!
 //! ```text
-//! poll ─▶ recvmmsg (≤ 32 queries) ─▶ answer each from the zone ─▶ sendmmsg
+//! poll ─▶ recvmmsg (≤ 64 queries) ─▶ answer each from the zone ─▶ sendmmsg
 //!                                       └─ not ours ─▶ bounded queue ─▶ forward task ─▶ send
 //! ```
 //!
@@ -24,13 +24,14 @@ use tokio::sync::mpsc;
 
 use super::shared;
 use crate::StartError;
-use crate::answer::{MAX_UDP, Outcome, Transport, answer};
+use crate::answer::{MAX_UDP, Outcome, Transport, Via, answer};
 use crate::forward::{Forward, failure};
+use crate::own::Own;
 use crate::query::code;
-use crate::zone::Current;
+use crate::zone::{Current, Layers};
 
 /// Queries taken at a time. More would only wait longer for each other.
-const BATCH: usize = 32;
+const BATCH: usize = 64;
 /// Longer queries are cut off and then refused; real ones are a tenth of it.
 const MOST_QUERY: usize = 1232;
 /// What the kernel may hold while all threads are busy.
@@ -48,6 +49,7 @@ pub(crate) fn udp(
     threads: Option<usize>,
     zone: Arc<Current>,
     forward: Arc<Forward>,
+    own: Arc<Own>,
     tasks: &Tasks,
 ) -> Result<(), StartError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -68,7 +70,8 @@ pub(crate) fn udp(
             "forward",
             forward_all(Arc::clone(&socket), queue, Arc::clone(&forward)),
         );
-        let thread = Thread { socket, stop, zone: Arc::clone(&zone), waiting };
+        let thread =
+            Thread { socket, stop, zone: Arc::clone(&zone), own: Arc::clone(&own), waiting };
         let thread = std::thread::Builder::new()
             .name(format!("dns-{number}"))
             .spawn(move || thread.run())
@@ -88,6 +91,7 @@ struct Thread {
     socket: Arc<UdpSocket>,
     stop: PipeReader,
     zone: Arc<Current>,
+    own: Arc<Own>,
     waiting: mpsc::Sender<Waiting>,
 }
 
@@ -194,15 +198,18 @@ impl Thread {
         }
     }
 
-    fn answer(&self, zone: &crate::zone::Zone, buffers: &mut Buffers, count: usize) -> usize {
+    fn answer(&self, zone: &Layers, buffers: &mut Buffers, count: usize) -> usize {
         let mut replies = 0;
         for index in 0..count {
             let packet = &buffers.queries[index][..buffers.lengths[index]];
             let out = &mut buffers.replies[replies];
-            let length = match answer(zone, packet, Transport::Udp, out) {
+            let client = buffers.clients[index].as_ref().and_then(socket_address);
+            let Some(client) = client else { continue };
+            let via = Via { transport: Transport::Udp, client: client.ip(), own: &self.own };
+            let length = match answer(zone, packet, via, out) {
                 Outcome::Reply(length) => length,
                 Outcome::Drop => continue,
-                Outcome::Forward => match self.forward(packet, buffers.clients[index]) {
+                Outcome::Forward => match self.forward(packet, client) {
                     Ok(()) => continue,
                     // Too many wait already: the client may ask the next server.
                     Err(refusal) => {
@@ -218,8 +225,7 @@ impl Thread {
         replies
     }
 
-    fn forward(&self, packet: &[u8], client: Option<SockaddrStorage>) -> Result<(), Vec<u8>> {
-        let Some(client) = client.as_ref().and_then(socket_address) else { return Ok(()) };
+    fn forward(&self, packet: &[u8], client: SocketAddr) -> Result<(), Vec<u8>> {
         let sent = self.waiting.try_send((packet.to_vec(), client));
         sent.or_else(|_| failure(packet, code::SERVER_FAILURE).map_or(Ok(()), Err))
     }

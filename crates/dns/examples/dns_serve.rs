@@ -1,0 +1,32 @@
+//! The server alone, without a cluster: `dns_serve ADDRESS ZONEFILE|UPSTREAM`, one thread. What
+//! `./dev bench dns` measures.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use berth_daemon::Tasks;
+use berth_dns::{Config, ZoneFile};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [listen, what] = words.as_slice() else { anyhow::bail!("dns_serve ADDRESS ZONEFILE|UPSTREAM") };
+    let listen: SocketAddr = listen.parse().context("the address")?;
+    let health = SocketAddr::new(listen.ip(), 0);
+    let upstream = what.parse::<SocketAddr>().ok();
+    let mut config = Config::new(listen, health, upstream.into_iter().collect());
+    if upstream.is_none() {
+        config.zones = vec![ZoneFile { path: what.into(), origin: None }];
+    }
+    config.threads = Some(1);
+    let tasks = Tasks::new();
+    berth_dns::run_for(config, vec![], &tasks).await?;
+    println!("ready");
+    berth_daemon::wait_for_end().await?;
+    tasks.stop(Duration::from_secs(2)).await;
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! What the server needs to know, and what of it cannot be right.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use crate::name::{self, Domain};
+use crate::own::{MOST_NSID, Own};
+use crate::zone::file::{self, Problem};
+use crate::zone::policy::Wanted;
+use crate::zone::{Policies, Sites};
+
+/// What the DNS server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// UDP and TCP. Other processes may listen there too: the kernel spreads the queries.
+    pub listen: SocketAddr,
+    /// `GET /` answers 200 here once names are known, 503 before.
+    pub health: SocketAddr,
+    /// What clusters' names end in, such as `cluster.local`; each serves the same names.
+    pub domains: Vec<String>,
+    /// Servers asked for all other names, in this order.
+    pub upstreams: Vec<SocketAddr>,
+    /// Where what is known is kept for the next start; `None` for nowhere.
+    pub snapshot: Option<PathBuf>,
+    /// Threads that answer over UDP; `None` for one a core.
+    pub threads: Option<usize>,
+    /// Zones from master files; a file that changes is read again.
+    pub zones: Vec<ZoneFile>,
+    /// Order and number of addresses, by name.
+    pub policies: BTreeMap<String, Wanted>,
+    /// Where clients are.
+    pub sites: Vec<Site>,
+    /// What this server calls itself when asked (RFC 5001); at most 32 bytes.
+    pub nsid: Option<String>,
+    /// Of cookies; servers behind one address must have the same. `None` for one of its own.
+    pub secret: Option<[u8; 16]>,
+}
+
+/// A zone that is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneFile {
+    /// Where.
+    pub path: PathBuf,
+    /// What its relative names are of, where the file does not say.
+    pub origin: Option<String>,
+}
+
+/// A place with networks of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Its name.
+    pub name: String,
+    /// Address and prefix length of its clients' networks.
+    pub networks: Vec<(IpAddr, u8)>,
+}
+
+/// A cluster that is followed.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Asks its API server.
+    pub client: kube::Client,
+    /// Where it is.
+    pub site: Option<String>,
+    /// Where what is known of it is kept for the next start.
+    pub snapshot: Option<PathBuf>,
+}
+
+impl Config {
+    /// The defaults: `cluster.local`, one thread a core, no snapshot, no zone files.
+    pub fn new(listen: SocketAddr, health: SocketAddr, upstreams: Vec<SocketAddr>) -> Self {
+        Self {
+            listen,
+            health,
+            domains: vec!["cluster.local".to_owned()],
+            upstreams,
+            snapshot: None,
+            threads: None,
+            zones: vec![],
+            policies: BTreeMap::new(),
+            sites: vec![],
+            nsid: None,
+            secret: None,
+        }
+    }
+
+    pub(crate) fn read(&self) -> Result<Valid, StartError> {
+        let domain = |text: &String| {
+            Domain::parse(text).ok_or_else(|| StartError::Domain { domain: text.clone() })
+        };
+        let domains = self.domains.iter().map(domain).collect::<Result<_, _>>()?;
+        let mut policies = Policies::new();
+        for (text, wanted) in &self.policies {
+            let name = name::encode(text)
+                .ok_or_else(|| StartError::Name { key: "policy", name: text.clone() })?;
+            policies.insert(name, wanted.clone());
+        }
+        let mut sites = BTreeMap::new();
+        let mut networks = Vec::new();
+        for (site, number) in self.sites.iter().zip(1u16..) {
+            let number = u8::try_from(number).map_err(|_| StartError::Site {
+                site: site.name.clone(),
+                what: "255 sites are the most",
+            })?;
+            sites.insert(site.name.clone(), number);
+            networks.extend(site.networks.iter().map(|(ip, prefix)| (*ip, *prefix, number)));
+        }
+        let nsid = self.nsid.as_deref().unwrap_or_default().as_bytes();
+        let own = Own {
+            nsid: nsid[..nsid.len().min(MOST_NSID)].to_vec(),
+            secret: self.secret.unwrap_or_else(rand::random),
+            sites: Sites::new(networks),
+        };
+        Ok(Valid { domains, policies, own, sites })
+    }
+}
+
+/// A configuration that can be right.
+pub(crate) struct Valid {
+    pub domains: Vec<Domain>,
+    pub policies: Policies,
+    pub own: Own,
+    pub sites: BTreeMap<String, u8>,
+}
+
+/// What is wrong with a zone file; harmless problems too. Empty for a zone in order.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn check(path: &Path, origin: Option<&str>) -> std::io::Result<Vec<Problem>> {
+    let text = std::fs::read(path)?;
+    Ok(match file::read(&text, origin) {
+        Ok((_, problems)) | Err(problems) => problems,
+    })
+}
+
+/// What can keep the server from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The domain is no domain name.
+    #[error("domain {domain:?} is no domain name; such as cluster.local is one")]
+    Domain {
+        /// As given.
+        domain: String,
+    },
+    /// A name in the configuration is none.
+    #[error("{key} {name:?} is no domain name")]
+    Name {
+        /// What it is for.
+        key: &'static str,
+        /// As given.
+        name: String,
+    },
+    /// A zone that may not be served.
+    #[error("zone file {}", path.display())]
+    Zone {
+        /// Of the zone.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: crate::files::ZoneError,
+    },
+    /// Too many sites, or a site that nobody described.
+    #[error("site {site:?}: {what}")]
+    Site {
+        /// Its name.
+        site: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A port could not be opened.
+    #[error("listen on {address} ({protocol})")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// `UDP`, `TCP` or `health`.
+        protocol: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
+}
