@@ -420,6 +420,39 @@ async fn an_extender_gives_room_once_however_many_ask() {
     assert_eq!(rated[0], json!({ "Host": "large", "Score": 10 }));
     assert_eq!(ask(&at, "POST", "/filter", "{").await.0, 400);
 
+    // Of victims on two nodes, those that are enough; nobody as important goes.
+    for (name, node, cpu) in [("v1", "small", "1"), ("v2", "large", "4")] {
+        ground.pod(name, cpu, json!({ "spec": { "nodeName": node } })).await;
+    }
+    eventually!("the victims are seen", {
+        let (_, body) = ask(&at, "POST", "/filter", &args.to_string()).await;
+        serde_json::from_str::<Value>(&body).unwrap()["FailedNodes"]["large"] == "Insufficient cpu"
+    });
+    let uid = async |name: &str| ground.pods().get(name).await.unwrap().metadata.uid.unwrap();
+    let mut important = large.clone();
+    important.spec.as_mut().unwrap().priority = Some(5);
+    let named = |uid: String| json!({ "Pods": [{ "UID": uid }], "NumPDBViolations": 1 });
+    let victims = json!({ "small": named(uid("v1").await), "large": named(uid("v2").await),
+        "gone": named("nobody".to_owned()) });
+    let asked = json!({ "Pod": important, "NodeNameToVictims": null,
+        "NodeNameToMetaVictims": victims });
+    let (status, body) = ask(&at, "POST", "/preempt", &asked.to_string()).await;
+    assert_eq!(status, 200, "{body}");
+    let kept: Value = serde_json::from_str(&body).unwrap();
+    let enough = json!({ "large": victims["large"] });
+    assert_eq!(kept["NodeNameToMetaVictims"], enough, "two cores never fit on the small one");
+    let equal = json!({ "Pod": large, "NodeNameToMetaVictims": victims });
+    let (_, body) = ask(&at, "POST", "/preempt", &equal.to_string()).await;
+    let kept: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(kept["NodeNameToMetaVictims"], json!({}));
+    for name in ["v1", "v2"] {
+        ground.pods().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    eventually!("the victims are gone", {
+        let (_, body) = ask(&at, "POST", "/filter", &args.to_string()).await;
+        serde_json::from_str::<Value>(&body).unwrap()["NodeNames"] == json!(["large"])
+    });
+
     // All want the small node, which has room for one, and then the large one.
     let bind = async |pod: &Pod, node: &str| {
         let args = json!({ "PodName": pod.name_any(), "PodNamespace": "default",

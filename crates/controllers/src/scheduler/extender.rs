@@ -1,8 +1,9 @@
-//! The scheduler as another scheduler's extender: `POST /filter`, `/prioritize`, `/bind`.
+//! The scheduler as another scheduler's extender: `POST /filter`, `/prioritize`, `/preempt`, `/bind`.
 //!
 //! ```text
 //!  kube-scheduler ──/filter──▶ which of these nodes take the pod, by all our filters
 //!                 ──/prioritize──▶ 0 to 10 for each
+//!                 ──/preempt──▶ on which of these nodes these victims would be enough
 //!                 ──/bind──▶ room is counted under our lock, then bound: or refused
 //! ```
 //!
@@ -13,7 +14,7 @@
 //! # Assumptions
 //! Whoever reaches the port is trusted: the protocol knows no user.
 //!
-//! Refuses `preempt` and `managedResources`.
+//! Refuses to choose victims: who preempts answers for them; and `managedResources`.
 //!
 //! Source: `k8s.io/kube-scheduler/extender/v1`, whose fields have Go's names; readers of it ignore
 //! their case.
@@ -75,6 +76,37 @@ struct Priority {
     score: i64,
 }
 
+/// Victims by node: whole pods, or their UIDs alone where the asker trusts our cache.
+#[derive(Deserialize)]
+struct PreemptArgs {
+    #[serde(rename = "Pod", alias = "pod")]
+    pod: Pod,
+    #[serde(rename = "NodeNameToVictims", alias = "nodeNameToVictims", default)]
+    whole: Option<BTreeMap<String, Victims<Pod>>>,
+    #[serde(rename = "NodeNameToMetaVictims", alias = "nodeNameToMetaVictims", default)]
+    named: Option<BTreeMap<String, Victims<Named>>>,
+}
+
+#[derive(Clone, Deserialize, Serialize)]
+struct Victims<T> {
+    #[serde(rename = "Pods", alias = "pods", default = "Vec::new")]
+    pods: Vec<T>,
+    #[serde(rename = "NumPDBViolations", alias = "numPDBViolations", default)]
+    violations: i64,
+}
+
+#[derive(Clone, Deserialize, Serialize)]
+struct Named {
+    #[serde(rename = "UID", alias = "uid")]
+    uid: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Preempted {
+    node_name_to_meta_victims: BTreeMap<String, Victims<Named>>,
+}
+
 #[derive(Deserialize)]
 struct BindArgs {
     #[serde(rename = "PodName", alias = "podName")]
@@ -98,6 +130,7 @@ pub fn serve(scheduler: Scheduler, listener: TcpListener, tasks: &Tasks) {
     let router = Router::new()
         .route("/filter", post(filter))
         .route("/prioritize", post(prioritize))
+        .route("/preempt", post(preempt))
         .route("/bind", post(bind))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(scheduler);
@@ -150,6 +183,33 @@ fn scale(names: &[String], rated: &BTreeMap<String, i64>) -> Vec<(String, i64)> 
         None => 0,
     };
     names.iter().map(|name| (name.clone(), score(name))).collect()
+}
+
+/// Keeps the nodes on which the pod would fit by our filters too once the victims are gone.
+async fn preempt(State(scheduler): State<Scheduler>, body: Bytes) -> Response {
+    let args: PreemptArgs = match read(&scheduler, &body) {
+        Ok(args) => args,
+        Err(refusal) => return *refusal,
+    };
+    let pod = unplaced(&args.pod, wire::like(&scheduler.act.world, &args.pod));
+    let mut victims = victims(args);
+    {
+        let mut board = scheduler.act.board.lock().expect("no holder of the lock panics");
+        victims.retain(|node, victims| {
+            let uids: Vec<String> = victims.pods.iter().map(|named| named.uid.clone()).collect();
+            board.fits_without(&pod, node, &uids)
+        });
+    }
+    answer(&Preempted { node_name_to_meta_victims: victims })
+}
+
+fn victims(args: PreemptArgs) -> BTreeMap<String, Victims<Named>> {
+    let mut all = args.named.unwrap_or_default();
+    for (node, Victims { pods, violations }) in args.whole.unwrap_or_default() {
+        let named = |pod: Pod| Named { uid: pod.metadata.uid.unwrap_or_default() };
+        all.insert(node, Victims { pods: pods.into_iter().map(named).collect(), violations });
+    }
+    all
 }
 
 async fn bind(State(scheduler): State<Scheduler>, body: Bytes) -> Response {

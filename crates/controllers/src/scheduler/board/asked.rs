@@ -35,6 +35,26 @@ impl Board {
         self.with_volumes(pod).map_or_else(|_| Vec::new(), |pod| self.cluster.rate(&pod))
     }
 
+    /// Whether the pod would fit on `node` once the pods of these UIDs have left it, all of which are
+    /// there and less important.
+    pub fn fits_without(&mut self, pod: &Arc<Pod>, node: &str, victims: &[String]) -> bool {
+        let Ok(pod) = self.with_volumes(pod) else { return false };
+        let there = |uid: &String| {
+            let on = self.cluster.pods_on(node);
+            on.iter().any(|other| other.uid == *uid && other.priority < pod.priority)
+        };
+        if !victims.iter().all(there) {
+            return false;
+        }
+        let gone: Vec<Arc<Pod>> =
+            victims.iter().filter_map(|uid| self.cluster.remove(uid)).collect();
+        let fits = self.cluster.check(&pod, node).is_ok();
+        for victim in gone {
+            self.cluster.place(victim, node);
+        }
+        fits
+    }
+
     /// Gives a pod room on the node that somebody else chose.
     ///
     /// # Errors
