@@ -251,6 +251,11 @@ pub(super) async fn by_node(
 async fn start(core: &Core, call: &Call) -> Result<(Option<Bytes>, Option<Revision>), Failure> {
     let asked = call.query.get("resourceVersion");
     let matching = call.query.get("resourceVersionMatch");
+    if call.query.get("sendInitialEvents").is_some() {
+        let why = "sendInitialEvents is forbidden for list";
+        let cause = Cause::forbidden("sendInitialEvents", why);
+        return Err(Failure::invalid_options("ListOptions", vec![cause]));
+    }
     if let Some(text) = call.query.get("continue") {
         if matching.is_some() {
             return Err(mismatch("is forbidden when continue is provided"));

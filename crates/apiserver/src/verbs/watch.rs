@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_schema::Resource;
+use berth_schema::{Cause, Resource};
 use berth_store::{Change, Entry, ReadError, Revision, Watch, WatchEvent};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -66,11 +66,7 @@ pub(crate) async fn watch(
     let selection = Selection::parse(call, resource)?;
     let bookmarks = call.query.is_on("allowWatchBookmarks");
     let wants_initial = call.query.is_on("sendInitialEvents");
-    if wants_initial && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
-        return Err(Failure::bad_request(
-            "resourceVersionMatch=NotOlderThan is required with sendInitialEvents",
-        ));
-    }
+    check_options(call)?;
     let asked = call.query.get("resourceVersion");
     let from = match asked {
         None | Some("0") => None,
@@ -138,6 +134,33 @@ pub(crate) async fn watch(
         watching.bookmark(true);
     }
     Ok(streaming(watching))
+}
+
+/// What Kubernetes asks of the options that go together.
+fn check_options(call: &Call) -> Result<(), Failure> {
+    const MATCH: &str = "resourceVersionMatch";
+    let initial = call.query.get("sendInitialEvents").is_some();
+    let matching = call.query.get(MATCH);
+    let mut causes = Vec::new();
+    if initial && matching != Some("NotOlderThan") {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        causes.push(Cause::forbidden(MATCH, why));
+    }
+    if let Some(matching) = matching {
+        if !initial {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
+                       provided";
+            causes.push(Cause::forbidden(MATCH, why));
+        }
+        if matching != "NotOlderThan" {
+            causes.push(Cause::not_supported(MATCH, &json!(matching), &["NotOlderThan"]));
+        }
+        if call.query.get("continue").is_some() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            causes.push(Cause::forbidden(MATCH, why));
+        }
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Failure::invalid_options("ListOptions", causes)) }
 }
 
 fn streaming(watching: Watching) -> Response<Body> {

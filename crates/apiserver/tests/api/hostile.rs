@@ -1,81 +1,15 @@
 //! What clients may send that they should not: over TLS as it comes, each answered with a `Status`
 //! or a clean end, while another client is served as ever.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use crate::raw::{BOUND, connect, raw};
 use crate::server::{CONFIG_MAPS, PODS, Server, config_map, pod, refused};
-
-/// Far above what any of these take, far below what an attack costs that works.
-const BOUND: Duration = Duration::from_secs(10);
-
-/// A connection of the administrator.
-async fn connect(server: &Server) -> TlsStream<TcpStream> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(server.pki.ca_pem().as_bytes()).unwrap()).unwrap();
-    let kubeconfig = std::fs::read_to_string(server.path("kubeconfig")).unwrap();
-    let pem = |field: &str| {
-        let line = kubeconfig.lines().find_map(|line| line.trim().strip_prefix(field)).unwrap();
-        STANDARD.decode(line.trim_matches([':', ' ', '"'])).unwrap()
-    };
-    let chain = CertificateDer::pem_slice_iter(&pem("client-certificate-data"))
-        .collect::<Result<Vec<_>, _>>()
-        .unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&pem("client-key-data")).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    let stream = TcpStream::connect(server.address).await.unwrap();
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
-}
-
-/// Sends bytes and reads what comes until the server ends the connection or the body is whole;
-/// code 0 when it ended without an answer.
-async fn raw(server: &Server, bytes: &[u8]) -> (u16, Value) {
-    let mut stream = connect(server).await;
-    // The server may answer and close before all is sent.
-    let _ = stream.write_all(bytes).await;
-    let mut got = Vec::new();
-    let mut buffer = [0; 16 * 1024];
-    let read = async {
-        loop {
-            match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(count) => got.extend_from_slice(&buffer[..count]),
-            }
-            if let Some(body) = body_of(&got) {
-                return body;
-            }
-        }
-        Value::Null
-    };
-    let body = tokio::time::timeout(BOUND, read).await.expect("answered in time");
-    let head = String::from_utf8_lossy(&got);
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    (code.unwrap_or(0), body)
-}
-
-fn body_of(got: &[u8]) -> Option<Value> {
-    let end = got.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let head = String::from_utf8_lossy(&got[..end]).to_lowercase();
-    let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
-    (got.len() - end >= length).then(|| serde_json::from_slice(&got[end..]).unwrap_or(Value::Null))
-}
 
 fn post(kind: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
@@ -253,5 +187,78 @@ async fn odd_requests_are_answered_and_change_nothing() {
     )
     .await;
     assert_eq!(server.get(CONFIG_MAPS).await.unwrap()["items"], json!([]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_made_up_continue_token_leads_nowhere_else() {
+    let server = Server::start().await;
+    server.create(CONFIG_MAPS, &config_map("mine", json!({}))).await.unwrap();
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs"}});
+    server.create("/api/v1/namespaces/default/secrets", &secret).await.unwrap();
+    let secrets = "/registry/secrets/";
+    let long = "/registry/configmaps/default/".to_owned() + &"x".repeat(5000);
+    for after in ["", "/", "/registry/", "/registry/a", secrets, "\u{10ffff}", &long] {
+        for revision in [0, 1, u64::MAX] {
+            let token = URL_SAFE_NO_PAD.encode(json!({"rv": revision, "after": after}).to_string());
+            let answer = server.get(&format!("{CONFIG_MAPS}?limit=5&continue={token}")).await;
+            let Ok(list) = answer else {
+                assert_ne!(revision, 0, "{after:?}: {answer:?}");
+                let refusal = answer.unwrap_err();
+                assert!(matches!(refusal.code, 400 | 410 | 504), "{after:?}: {refusal:?}");
+                continue;
+            };
+            let items = list["items"].as_array().unwrap();
+            assert!(items.iter().all(|one| one["metadata"]["name"] == "mine"), "{after:?}: {list}");
+        }
+    }
+    for wrong in ["%00", "e30", "bnVsbA", "W10", "....", "eyJydiI6LTEsImFmdGVyIjoiIn0"] {
+        let answer = server.get(&format!("{CONFIG_MAPS}?limit=5&continue={wrong}")).await;
+        refused(answer, 400, "BadRequest");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn streams_that_are_half_closed_or_cut_off_leave_the_server_as_it_was() {
+    let server = Server::start().await;
+    let whole = post("application/json", config_map("half", json!({})).to_string().as_bytes());
+    // Everything is sent and then no more: the answer comes all the same.
+    let mut stream = connect(&server).await;
+    stream.write_all(&whole).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(BOUND, read).await.expect("answered or ended in time");
+    let told = String::from_utf8_lossy(&answer);
+    assert!(told.is_empty() || told.starts_with("HTTP/1.1 201"), "{told}");
+    // Cut off in the middle, by an end and by nothing at all.
+    for at in [20, whole.len() - 1] {
+        let mut stream = connect(&server).await;
+        stream.write_all(&whole[..at]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        drop(stream);
+        let mut stream = connect(&server).await;
+        stream.write_all(&whole[..at]).await.unwrap();
+        drop(stream.into_inner().0);
+    }
+    // A watch whose client goes without a word.
+    for _ in 0..20 {
+        let mut stream = connect(&server).await;
+        let head = format!("GET {CONFIG_MAPS}?watch=1 HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        drop(stream);
+    }
+    let list = server.get(CONFIG_MAPS).await.unwrap();
+    assert!(list["items"].as_array().unwrap().len() <= 1, "{list}");
+    server.create(CONFIG_MAPS, &config_map("after", json!({}))).await.unwrap();
+    crate::server::eventually("the watches have ended", async || {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let metrics = server.admin().request_text(request).await.unwrap();
+        let open =
+            metrics.lines().filter(|line| line.starts_with("apiserver_longrunning_requests"));
+        open.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() < 1.0
+    })
+    .await;
     server.stop().await;
 }

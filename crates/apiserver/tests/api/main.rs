@@ -21,6 +21,7 @@ mod policies;
 mod protobuf;
 mod proxy;
 mod quota;
+mod raw;
 mod reviews;
 mod server;
 mod services;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
-use crate::server::{CONFIG_MAPS, Server, config_map};
+use crate::server::{CONFIG_MAPS, Server, config_map, refused};
 
 /// The events of a watch, until it ends or says nothing for a while.
 async fn events(server: &Server, query: &str, wanted: usize) -> Vec<Value> {
-    let uri = format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=5&{query}");
+    let uri = format!("{CONFIG_MAPS}?watch=1&{query}&timeoutSeconds=5");
     let request = http::Request::get(uri).body(Vec::new()).unwrap();
     let body = server.admin().request_stream(request).await.unwrap();
     let lines = Box::pin(body).lines().take(wanted);
@@ -18,9 +18,6 @@ async fn events(server: &Server, query: &str, wanted: usize) -> Vec<Value> {
 }
 
 fn told(events: &[Value]) -> Vec<(&str, &str)> {
-    let text =
-        |value: &'static str| move |event: &'_ Value| event[value].as_str().unwrap().to_owned();
-    let _ = text;
     events
         .iter()
         .map(|event| {
@@ -104,6 +101,70 @@ async fn initial_events_come_first_and_are_closed_by_a_bookmark() {
     assert_eq!(told(&seen), [("ADDED", "a"), ("ADDED", "b"), ("BOOKMARK", "")]);
     let annotations = &seen[2]["object"]["metadata"]["annotations"];
     assert_eq!(annotations["k8s.io/initial-events-end"], "true");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn initial_events_are_asked_for_as_kubernetes_wants_it() {
+    let server = Server::start().await;
+    let check = async |query: &str, expected: &str| {
+        let answer = server.get(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&{query}")).await;
+        let message = refused(answer, 422, "Invalid");
+        assert!(message.contains(expected), "{query}: {message}");
+        assert!(message.contains("ListOptions"), "{query}: {message}");
+    };
+    let wanted = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+    check("sendInitialEvents=true", wanted).await;
+    check("sendInitialEvents=false", wanted).await;
+    check("sendInitialEvents=true&resourceVersionMatch=Exact", wanted).await;
+    let alone = "forbidden for watch unless sendInitialEvents is provided";
+    check("resourceVersionMatch=NotOlderThan", alone).await;
+    let both = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    check(&format!("{both}&continue=abc"), "forbidden when continue is provided").await;
+    let listed = server.get(&format!("{CONFIG_MAPS}?{both}")).await;
+    let message = refused(listed, 422, "Invalid");
+    assert!(message.contains("sendInitialEvents is forbidden for list"), "{message}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_wants_no_initial_events_sees_what_comes_next() {
+    let server = Server::start().await;
+    server.create(CONFIG_MAPS, &config_map("before", json!({}))).await.unwrap();
+    let query = "sendInitialEvents=false&resourceVersionMatch=NotOlderThan";
+    let uri = format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=5&{query}");
+    let request = http::Request::get(uri).body(Vec::new()).unwrap();
+    // The watch stands when its answer has begun.
+    let body = server.admin().request_stream(request).await.unwrap();
+    server.create(CONFIG_MAPS, &config_map("after", json!({}))).await.unwrap();
+    let first = Box::pin(body).lines().next().await.unwrap().unwrap();
+    let first: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(told(&[first]), [("ADDED", "after")]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn initial_events_are_those_of_the_selection_and_changes_follow_them() {
+    let server = Server::start().await;
+    for (name, label) in [("a", "yes"), ("b", "no"), ("c", "yes")] {
+        let mut body = config_map(name, json!({}));
+        body["metadata"]["labels"] = json!({"in": label});
+        server.create(CONFIG_MAPS, &body).await.unwrap();
+    }
+    let before = revision(&server).await;
+    let both = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    for selector in ["labelSelector=in%3Dyes", "labelSelector=in%21%3Dno"] {
+        let seen = events(&server, &format!("{both}&{selector}"), 3).await;
+        assert_eq!(told(&seen), [("ADDED", "a"), ("ADDED", "c"), ("BOOKMARK", "")], "{selector}");
+        // What has been seen is as fresh as when the watch was asked for.
+        let at = seen[2]["object"]["metadata"]["resourceVersion"].as_str().unwrap();
+        assert!(at.parse::<u64>().unwrap() >= before.parse().unwrap(), "{at} is before {before}");
+    }
+    let one = events(&server, &format!("{both}&fieldSelector=metadata.name%3Db"), 2).await;
+    assert_eq!(told(&one), [("ADDED", "b"), ("BOOKMARK", "")]);
+    let without = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&labelSelector=in%3Dno";
+    let seen = events(&server, &format!("{without}&timeoutSeconds=1"), 9).await;
+    assert_eq!(told(&seen), [("ADDED", "b")], "who takes no bookmarks gets none");
     server.stop().await;
 }
 
