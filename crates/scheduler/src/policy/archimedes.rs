@@ -21,7 +21,7 @@ use crate::gpu::{Cluster, Demand, Devices, Learner, Node, Packer, Placed, Score,
 /// Losses below this many thousandths of a device are ties.
 const STEP: f32 = 10.0;
 /// Prices follow when free devices changed by so much of themselves …
-const DRIFT: f64 = 0.06;
+const DRIFT: f64 = 0.04;
 /// … and by so much of all devices.
 const LEAST_DRIFT: f64 = 0.001;
 
@@ -139,5 +139,71 @@ impl Score for Worth {
             }
         });
         best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Shape;
+
+    fn pod(cpu_milli: u32, gpus: u8, gpu_milli: u16) -> Demand {
+        Demand { cpu_milli, gpus, gpu_milli, ..Demand::default() }
+    }
+
+    #[test]
+    fn a_share_goes_where_it_completes_a_device() {
+        let shape = Shape { cpu_milli: 64_000, pods: 100, gpus: 2, ..Shape::default() };
+        let cluster = Cluster::new(vec![shape; 3]);
+        let counts = [(pod(1000, 1, 700), 1.0), (pod(1000, 1, 300), 1.0), (pod(1000, 1, 400), 1.0)];
+        let workload = Workload::from_counts(counts, 1.0);
+        let mut policy = Archimedes::told(cluster, workload, 1000);
+        for (node, gpu_milli) in [(0, 600), (1, 700)] {
+            assert!(policy.put(&pod(1000, 1, gpu_milli), Placed { node, devices: 1 }));
+        }
+        let placed = |policy: &mut Archimedes, gpu_milli| policy.place(&pod(1000, 1, gpu_milli));
+        assert_eq!(placed(&mut policy, 300), Some(Placed { node: 1, devices: 1 }));
+        assert_eq!(placed(&mut policy, 400), Some(Placed { node: 0, devices: 1 }));
+    }
+
+    #[test]
+    fn same_pods_same_places_and_nothing_is_taken_twice() {
+        let fill = |told: bool| {
+            let shape = |kind| Shape {
+                cpu_milli: 32_000_u32 << kind,
+                memory_mib: 1 << 18,
+                pods: 100,
+                gpus: 2_u8 << kind,
+                kind,
+            };
+            let cluster = Cluster::new((0..60).map(|node| shape(node % 3)).collect());
+            let kinds =
+                [pod(4000, 1, 250), pod(8000, 1, 1000), pod(60_000, 8, 1000), pod(2000, 0, 0)];
+            let kinds = kinds.map(|demand| Demand { memory_mib: 512, ..demand });
+            let workload = Workload::from_counts(kinds.map(|demand| (demand, 1.0)), 1.0);
+            let mut policy = match told {
+                true => Archimedes::told(cluster, workload, 100),
+                false => Archimedes::new(cluster),
+            };
+            let mut places = Vec::new();
+            for step in 0..600_usize {
+                let demand = kinds[step * step % 7 % 4];
+                policy.arrived(&demand);
+                places.push((demand, policy.place(&demand)));
+            }
+            let all = places.clone();
+            let placed = all.iter().filter_map(|(demand, placed)| Some((demand, (*placed)?)));
+            placed.for_each(|(demand, placed)| policy.remove(demand, placed));
+            assert_eq!(
+                policy.cluster().nodes(),
+                Cluster::new(policy.cluster().shapes().to_vec()).nodes()
+            );
+            places
+        };
+        for told in [true, false] {
+            let first = fill(told);
+            assert_eq!(first, fill(told));
+            assert!(first.iter().any(|(_, placed)| placed.is_none()), "the cluster fills");
+        }
     }
 }

@@ -29,11 +29,11 @@ const PATIENCE: f32 = 10.0;
 /// Rare pods are expected so many deviations above what is due.
 const MARGIN: f32 = 1.0;
 /// Supply of so many times the demand moves a price no faster than more would.
-const MOST_SURPLUS: f32 = 6.0;
+const MOST_SURPLUS: f32 = 20.0;
 /// Prices stay within these powers of e around what a pod would pay if nothing were scarce.
 const LIMIT: f32 = 6.0;
 /// A market looks at so many different states of nodes, evenly chosen.
-const MOST_STATES: usize = 384;
+const MOST_STATES: usize = 1024;
 
 /// A market for the room of one cluster.
 #[derive(Clone, Debug)]
@@ -195,4 +195,50 @@ fn node_takes(node: &Node, demand: &Demand) -> bool {
     node.cpu_milli >= demand.cpu_milli
         && demand.takes(node.kind)
         && (demand.gpus == 0 || (demand.gpu_milli <= WHOLE && node.has_devices(demand)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Shape;
+
+    fn share(gpu_milli: u16) -> Demand {
+        Demand { cpu_milli: 1000, gpus: 1, gpu_milli, ..Demand::default() }
+    }
+
+    fn price(market: &Market, demand: &Demand) -> f32 {
+        let pod = market.typicals.iter().find(|pod| pod.demand == *demand);
+        pod.map_or(f32::NAN, |pod| pod.log.exp())
+    }
+
+    #[test]
+    fn a_pod_pays_for_the_gap_it_leaves_and_hardly_anything_in_one() {
+        let shape = Shape { cpu_milli: 64_000, pods: 100, gpus: 4, ..Shape::default() };
+        let cluster = Cluster::new(vec![shape; 100]);
+        let counts = [(share(600), 10.0), (share(500), 10.0), (share(400), 1.0)];
+        let workload = Workload::from_counts(counts, 1.0);
+        let market = Market::open(&workload, &cluster, None);
+        let [large, half, small] = [600, 500, 400].map(|milli| price(&market, &share(milli)));
+        assert!(large > half * 1.7, "one in a device, not two: {large} {half}");
+        assert!(small < half / 3.0, "there are more gaps than such pods: {small} {half}");
+        let empty = cluster.nodes()[0];
+        let gap = empty.with(&share(600), 1);
+        let lost = market.worth(&empty) - market.worth(&gap);
+        assert!((lost - large).abs() < large * 0.1, "{lost} {large}");
+    }
+
+    #[test]
+    fn what_few_nodes_can_take_is_dear_there() {
+        let shape =
+            |kind| Shape { cpu_milli: 64_000, pods: 100, gpus: 4, kind, ..Shape::default() };
+        let shapes = (0..100).map(|node| shape(u8::from(node < 10)));
+        let cluster = Cluster::new(shapes.collect());
+        let any = share(1000);
+        let picky = Demand { kinds: 2, ..any };
+        let workload = Workload::from_counts([(any, 80.0), (picky, 20.0)], 1.0);
+        let market = Market::open(&workload, &cluster, None);
+        assert!(price(&market, &picky) > price(&market, &any) * 2.0);
+        let worth = |node: usize| market.worth(&cluster.nodes()[node]);
+        assert!(worth(0) > worth(99) * 2.0, "{} {}", worth(0), worth(99));
+    }
 }
