@@ -24,6 +24,7 @@ use crate::Resource;
 
 mod compare;
 mod fields;
+mod kubectl;
 mod managers;
 mod merge;
 mod set;
@@ -123,19 +124,26 @@ pub fn apply(
     };
     let wanted = wanted();
     let mut current = live.clone();
-    let mut managers = Managers::of_list(&managers::take_list(&mut current));
+    let mut managers = Managers::of_list(&managers::take_list(&mut current), &resource.schema);
     if managers.is_empty() {
         let mut all = fields::of(&current, schema);
         owned(&mut all, resource, None);
         managers.set(BEFORE, Operation::Update, &version, None, all, now);
     }
     let mut new = merge::values(&current, &applied, schema);
-    let own = managers.take(manager, Operation::Apply, subresource);
+    let own = managers.take_apply(manager, subresource);
     let mut touched = compare::values(&current, &new, schema).changed();
     touched.keep(&wanted);
-    let conflicts = managers.conflicts(&touched);
+    let mut conflicts = managers.conflicts(&touched);
     if !conflicts.is_empty() && !force {
-        return Err(ApplyError::Conflicts(conflicts));
+        if let Some(applied_before) = kubectl::applied_before(resource, manager, &current) {
+            let mut rest = touched.clone();
+            rest.subtract(&applied_before);
+            conflicts = managers.conflicts(&rest);
+        }
+        if !conflicts.is_empty() {
+            return Err(ApplyError::Conflicts(conflicts));
+        }
     }
     // What is taken over belongs to the others no more.
     managers.lose(&touched);
@@ -143,20 +151,21 @@ pub fn apply(
     if let Some(own) = &own {
         let mut kept = managers.all();
         kept.absorb(wanted.clone());
-        merge::prune(&mut new, &own.set, &kept, schema);
+        merge::prune(&mut new, &own.set, Some(&kept), schema);
     }
     managers::restore(&mut new, live);
     let gone = compare::values(&current, &new, schema).removed;
     managers.lose(&gone);
     drop(gone);
-    let time = match &own {
-        Some(own) if own.set == wanted && own.version == version && new == current => {
-            own.time.clone()
-        }
-        _ => now.to_owned(),
+    // An apply that changes nothing is at no time.
+    let time = match own {
+        _ if new != current => now.to_owned(),
+        Some(own) => own.time,
+        None => String::new(),
     };
-    drop((own, current));
+    drop(current);
     managers.set(manager, Operation::Apply, &version, subresource, wanted, &time);
+    kubectl::note(manager, &applied, &mut new);
     managers.write(&mut new);
     Ok(new)
 }
@@ -164,8 +173,8 @@ pub fn apply(
 /// Notes in `new.metadata.managedFields` who changed what, for everything but an apply. Both are
 /// as they are stored: read, defaulted.
 ///
-/// `new` may bring entries of its own (a client may drop some; an empty first one clears them
-/// all); without any, those of `old` go on.
+/// `new` may bring entries of its own (a client may drop some; none, or an empty one, clears them
+/// all); without any, those of `old` go on. What is cleared stays so until an apply.
 pub fn track(
     resource: &Resource,
     old: Option<&Value>,
@@ -175,15 +184,28 @@ pub fn track(
     now: &str,
 ) {
     let schema = Some(&resource.schema);
-    let brought = &new["metadata"]["managedFields"];
-    let cleared = brought.as_array().is_some_and(|list| {
-        list.first().is_some_and(|first| first.as_object().is_some_and(serde_json::Map::is_empty))
+    let brought = new["metadata"]["managedFields"].as_array();
+    let cleared = brought.is_some_and(|list| match list.as_slice() {
+        [] => true,
+        [only] => only.as_object().is_some_and(serde_json::Map::is_empty),
+        _ => false,
     });
-    if cleared {
+    // By the door of a subresource nobody says who owns what.
+    if cleared && subresource.is_none() {
         managers::drop_all(new);
         return;
     }
     let brought = managers::take_list(new);
+    let list = match old {
+        Some(old) if subresource.is_some() || !managers::is_valid(&brought) => {
+            old["metadata"]["managedFields"].as_array().cloned().unwrap_or_default()
+        }
+        _ => brought,
+    };
+    // An object of which nothing is noted stays so until somebody applies to it.
+    if old.is_some() && !managers::is_valid(&list) {
+        return;
+    }
     let empty = json!({});
     let before = old.unwrap_or(&empty);
     let mut changes = compare::values(before, new, schema);
@@ -196,20 +218,14 @@ pub fn track(
     let mut changed = changes.changed();
     owned(&mut changed, resource, subresource);
     let version = resource.api_version();
-    let list = match (managers::is_any(&brought), old) {
-        (false, Some(old)) => {
-            old["metadata"]["managedFields"].as_array().cloned().unwrap_or_default()
-        }
-        _ => brought,
-    };
     if removed.is_empty()
         && let Some(list) = managers::again(&list, &changed, manager, subresource, &version, now)
     {
         managers::put_list(new, list);
         return;
     }
-    let mut managers = Managers::of_list(&list);
-    let own = managers.take(manager, Operation::Update, subresource);
+    let mut managers = Managers::of_list(&list, &resource.schema);
+    let own = managers.take_update(manager, subresource, &version);
     managers.lose(&changed);
     managers.lose(&removed);
     let time = match &own {
@@ -220,6 +236,7 @@ pub fn track(
     has.subtract_deep(&removed);
     has.absorb(changed);
     managers.set(manager, Operation::Update, &version, subresource, has, &time);
+    managers.join_old();
     managers.write(new);
 }
 

@@ -124,36 +124,67 @@ fn contents(value: &Value, schema: Option<&Schema>, fresh: bool) -> Set {
             }
         }
         Form::List(list) => {
-            for item in list {
-                let Some(schema) = schema else { continue };
-                if let Ok(step) = fields::step(item, schema) {
-                    set.put(step, whole_item(item, schema));
-                }
+            let Some(schema) = schema else { return set };
+            for (step, item) in by_step(list, schema) {
+                set.put(step, item.whole(schema));
             }
         }
     }
     set
 }
 
-fn whole_item(item: &Value, list: &Schema) -> Set {
-    let mut set = contents(item, list.item(), true);
-    set.mark();
-    set
+/// What a list has under one step.
+#[derive(Clone, Copy)]
+enum Item<'a> {
+    One(&'a Value),
+    /// More than one item has it: together they are one value.
+    Several,
+}
+
+impl Item<'_> {
+    /// All of it, when it came or went.
+    fn whole(self, list: &Schema) -> Set {
+        let mut set = match self {
+            Self::One(item) => contents(item, list.item(), true),
+            Self::Several => Set::default(),
+        };
+        set.mark();
+        set
+    }
 }
 
 fn lists(changes: &mut Changes, before: &[Value], after: &[Value], schema: &Schema) {
-    let (before, after) = (by_step(before, schema), by_step(after, schema));
-    for (step, value) in &before {
-        match after.get(step) {
-            Some(after) => changes.put(step, values(value, after, schema.item())),
-            None => changes.removed.put(step.clone(), whole_item(value, schema)),
+    let (old, new) = (by_step(before, schema), by_step(after, schema));
+    for (step, item) in &old {
+        match (item, new.get(step)) {
+            (Item::One(item), Some(Item::One(after))) => {
+                changes.put(step, values(item, after, schema.item()));
+            }
+            (Item::Several, Some(Item::Several)) => {
+                let is_it = |item: &&Value| fields::step(item, schema).as_ref() == Ok(step);
+                if !before.iter().filter(is_it).eq(after.iter().filter(is_it)) {
+                    changes.modified.put(step.clone(), Item::Several.whole(schema));
+                }
+            }
+            (_, after) => {
+                changes.removed.put(step.clone(), item.whole(schema));
+                if let Some(after) = after {
+                    changes.added.put(step.clone(), after.whole(schema));
+                }
+            }
         }
     }
-    for (step, value) in after.iter().filter(|(step, _)| !before.contains_key(*step)) {
-        changes.added.put(step.clone(), whole_item(value, schema));
+    for (step, item) in new.iter().filter(|(step, _)| !old.contains_key(*step)) {
+        changes.added.put(step.clone(), item.whole(schema));
     }
 }
 
-fn by_step<'a>(list: &'a [Value], schema: &Schema) -> BTreeMap<Step, &'a Value> {
-    list.iter().filter_map(|item| Some((fields::step(item, schema).ok()?, item))).collect()
+fn by_step<'a>(list: &'a [Value], schema: &Schema) -> BTreeMap<Step, Item<'a>> {
+    let mut found = BTreeMap::new();
+    for item in list {
+        if let Ok(step) = fields::step(item, schema) {
+            found.entry(step).and_modify(|item| *item = Item::Several).or_insert(Item::One(item));
+        }
+    }
+    found
 }

@@ -58,7 +58,7 @@ pub fn step(item: &Value, schema: &Schema) -> Result<Step, String> {
                     "associative list with keys has an element that omits key field \"{names}\""
                 ));
             }
-            Ok(set::keys(&keys))
+            Ok(set::keys(keys))
         }
         _ => Ok(set::value(item)),
     }
@@ -76,7 +76,6 @@ pub fn of(value: &Value, schema: Option<&Schema>) -> Set {
                 let bare = match value {
                     Value::Null => true,
                     Value::Object(map) => map.is_empty(),
-                    Value::Array(list) => list.is_empty(),
                     _ => false,
                 };
                 if bare || !named || below.is_none() {
@@ -89,13 +88,33 @@ pub fn of(value: &Value, schema: Option<&Schema>) -> Set {
             let Some(schema) = schema else { return found };
             for item in list {
                 let Ok(step) = step(item, schema) else { continue };
-                let mut set = of(item, schema.item());
+                // An item that is there twice is one value.
+                let twice = found.child(&step).is_some();
+                let mut set = if twice { Set::default() } else { of(item, schema.item()) };
                 set.mark();
                 found.put(step, set);
             }
         }
     }
     found
+}
+
+/// Brings a set that was written under an older schema to this one: what is one value now is owned
+/// as one.
+pub fn settle(set: &mut Set, schema: &Schema) {
+    match &schema.shape {
+        Shape::Object(_) | Shape::Map(_) if schema.is_atomic() => set.close(),
+        Shape::List(_) if schema.list == ListType::Atomic => set.close(),
+        Shape::List(item) => set.children_mut().for_each(|(_, below)| settle(below, item)),
+        Shape::Object(_) | Shape::Map(_) => {
+            for (step, below) in set.children_mut() {
+                if let Some(schema) = step.strip_prefix("f:").and_then(|name| schema.child(name)) {
+                    settle(below, schema);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Whether a configuration's lists tell their items apart.

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Conflict;
 use super::set::Set;
+use super::{Conflict, fields};
+use crate::schema::Schema;
 
 /// More entries of updates than this are joined, the oldest first.
 const MOST_UPDATERS: usize = 10;
@@ -33,25 +34,44 @@ pub struct Managers {
 }
 
 impl Managers {
-    pub fn of_list(list: &[Value]) -> Self {
-        Self { entries: list.iter().filter_map(read_entry).collect() }
+    /// The entries of a list, their sets brought to the schema of today.
+    pub fn of_list(list: &[Value], schema: &Schema) -> Self {
+        let mut entries: Vec<Entry> = list.iter().filter_map(read_entry).collect();
+        entries.iter_mut().for_each(|entry| fields::settle(&mut entry.set, schema));
+        Self { entries }
     }
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Takes out a manager's entry, whatever version it was written in.
-    pub fn take(
+    /// Takes out the entry of an applier, whatever version it was written in.
+    pub fn take_apply(&mut self, manager: &str, subresource: Option<&str>) -> Option<Entry> {
+        self.take(Operation::Apply, manager, subresource, None)
+    }
+
+    /// Takes out the entry of an updater in this version: in another it has an entry of its own.
+    pub fn take_update(
         &mut self,
         manager: &str,
-        operation: Operation,
         subresource: Option<&str>,
+        version: &str,
+    ) -> Option<Entry> {
+        self.take(Operation::Update, manager, subresource, Some(version))
+    }
+
+    fn take(
+        &mut self,
+        operation: Operation,
+        manager: &str,
+        subresource: Option<&str>,
+        version: Option<&str>,
     ) -> Option<Entry> {
         let place = self.entries.iter().position(|one| {
             one.manager == manager
                 && one.operation == operation
                 && one.subresource.as_deref() == subresource
+                && version.is_none_or(|version| one.version == version)
         })?;
         Some(self.entries.remove(place))
     }
@@ -106,59 +126,51 @@ impl Managers {
 
     /// Writes the entries into an object, applies first, the oldest first.
     pub fn write(mut self, object: &mut Value) {
-        self.join_old();
-        self.entries.sort_by(|one, other| {
-            let key = |entry: &Entry| {
-                (
-                    entry.operation,
-                    entry.time.clone(),
-                    entry.manager.clone(),
-                    entry.subresource.clone(),
-                )
-            };
-            key(one).cmp(&key(other))
-        });
         if self.entries.is_empty() {
             drop_all(object);
             return;
         }
+        self.entries.sort_by(|one, other| one.order().cmp(&other.order()));
         put_list(object, self.entries.into_iter().map(Entry::write).collect());
     }
 
-    /// Joins the oldest updates of one version when there are too many.
-    fn join_old(&mut self) {
-        let mut updates: Vec<Entry> = Vec::new();
-        let is_update =
-            |entry: &Entry| entry.operation == Operation::Update && entry.subresource.is_none();
-        if self.entries.iter().filter(|entry| is_update(entry)).count() <= MOST_UPDATERS {
+    /// Joins the oldest updates, each with those of its version, until there are not too many.
+    ///
+    /// One that is alone in its version stays as it is.
+    pub fn join_old(&mut self) {
+        let is_update = |entry: &Entry| entry.operation == Operation::Update;
+        let mut left = self.entries.iter().filter(|entry| is_update(entry)).count();
+        if left <= MOST_UPDATERS {
             return;
         }
-        self.entries.retain(|entry| {
-            let update = is_update(entry);
-            if update {
-                updates.push(entry.clone());
-            }
-            !update
-        });
-        updates.sort_by(|one, other| one.time.cmp(&other.time));
-        let extra = updates.len() - MOST_UPDATERS + 1;
-        let recent = updates.split_off(extra);
-        let mut joined: Vec<Entry> = Vec::new();
+        self.entries.sort_by(|one, other| one.order().cmp(&other.order()));
+        let mut joined: Vec<Entry> = Vec::with_capacity(self.entries.len());
+        let applies = self.entries.iter().take_while(|entry| !is_update(entry)).count();
+        let updates = self.entries.split_off(applies);
         for entry in updates {
-            match joined.iter_mut().find(|one| one.version == entry.version) {
-                Some(one) => {
-                    one.set.absorb(entry.set);
-                    one.time = entry.time;
+            let older = joined.iter_mut().find(|one| one.version == entry.version);
+            match older.filter(|_| left > MOST_UPDATERS) {
+                Some(older) => {
+                    older.manager = JOINED.to_owned();
+                    older.subresource = None;
+                    older.time = entry.time;
+                    older.set.absorb(entry.set);
+                    left -= 1;
                 }
-                None => joined.push(Entry { manager: JOINED.to_owned(), ..entry }),
+                None => joined.push(entry),
             }
         }
         self.entries.extend(joined);
-        self.entries.extend(recent);
     }
 }
 
 impl Entry {
+    /// How entries are ordered in the list.
+    fn order(&self) -> (Operation, &str, &str, &str, Option<&str>) {
+        let subresource = self.subresource.as_deref();
+        (self.operation, &self.time, &self.manager, &self.version, subresource)
+    }
+
     fn shown(&self) -> String {
         let below = self.subresource.as_ref().map(|name| format!(" with subresource {name:?}"));
         let below = below.unwrap_or_default();
@@ -176,20 +188,28 @@ impl Entry {
                 Operation::Update => "Update",
             },
             "apiVersion": self.version,
-            "time": self.time,
             "fieldsType": "FieldsV1",
             "fieldsV1": self.set.into_fields(),
         });
         if let Some(name) = &self.subresource {
             entry["subresource"] = json!(name);
         }
+        // An applier that changed nothing yet has none.
+        if !self.time.is_empty() {
+            entry["time"] = json!(self.time);
+        }
         entry
     }
 }
 
-/// Whether an entry of a list says something.
-pub fn is_any(list: &[Value]) -> bool {
-    list.iter().any(|entry| operation(entry).is_some())
+/// Whether a list is one that says something: entries, and each of them whole.
+pub fn is_valid(list: &[Value]) -> bool {
+    let is_whole = |entry: &Value| {
+        operation(entry).is_some()
+            && entry["apiVersion"].as_str().is_some_and(|version| !version.is_empty())
+            && entry["fieldsType"] == "FieldsV1"
+    };
+    !list.is_empty() && list.iter().all(is_whole)
 }
 
 /// The entries after a manager changed once more what it has changed before and nobody else owns:
@@ -211,6 +231,7 @@ pub fn again(
         }
         let is_own = operation(entry) == Some(Operation::Update)
             && entry["manager"].as_str() == Some(manager)
+            && entry["apiVersion"].as_str() == Some(version)
             && entry["subresource"].as_str() == subresource;
         if is_own && own.is_none() && changed.is_within(fields) {
             own = Some(at);
@@ -223,12 +244,12 @@ pub fn again(
     if !changed.is_empty() {
         list[own]["time"] = json!(now);
     }
-    list[own]["apiVersion"] = json!(version);
     list.sort_by(|one, other| {
         let word = |entry: &'_ Value, key: &str| entry[key].as_str().map(str::to_owned);
         let key = |entry: &Value| {
             let time = word(entry, "time");
-            (operation(entry), time, word(entry, "manager"), word(entry, "subresource"))
+            let version = word(entry, "apiVersion");
+            (operation(entry), time, word(entry, "manager"), version, word(entry, "subresource"))
         };
         key(one).cmp(&key(other))
     });

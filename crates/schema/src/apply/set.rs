@@ -24,6 +24,10 @@ impl Set {
         self.member = true;
     }
 
+    pub fn is_marked(&self) -> bool {
+        self.member
+    }
+
     pub fn unmark(&mut self) {
         self.member = false;
     }
@@ -34,6 +38,19 @@ impl Set {
 
     pub fn child(&self, step: &str) -> Option<&Self> {
         self.children.get(step)
+    }
+
+    /// Every child, to be changed.
+    pub fn children_mut(&mut self) -> impl Iterator<Item = (&Step, &mut Self)> {
+        self.children.iter_mut()
+    }
+
+    /// Makes it one member that has nothing below.
+    pub fn close(&mut self) {
+        if !self.children.is_empty() {
+            self.children.clear();
+            self.member = true;
+        }
     }
 
     /// Puts a set below a step; an empty one is nothing.
@@ -196,11 +213,32 @@ pub fn field(name: &str) -> Step {
 }
 
 pub fn value(value: &Value) -> Step {
-    format!("v:{value}")
+    format!("v:{}", whole(value.clone()))
 }
 
-pub fn keys(keys: &Map<String, Value>) -> Step {
-    format!("k:{}", Value::Object(keys.clone()))
+pub fn keys(keys: Map<String, Value>) -> Step {
+    format!("k:{}", whole(Value::Object(keys)))
+}
+
+/// The value with whole numbers written as such: 2.0 and 2 are one key.
+fn whole(mut value: Value) -> Value {
+    /// Up to here every whole number is a float of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match &mut value {
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT);
+            // Such a number has neither fraction nor exponent in this form.
+            match float.and_then(|float| format!("{float:.0}").parse::<i64>().ok()) {
+                Some(integer) => Value::from(integer),
+                None => value,
+            }
+        }
+        Value::Object(fields) => {
+            fields.values_mut().for_each(|field| *field = whole(field.take()));
+            value
+        }
+        _ => value,
+    }
 }
 
 /// Writes JSON inside a step as we write it ourselves.
@@ -210,7 +248,7 @@ fn canonical(step: &str) -> Option<Step> {
         "f" | "i" => Some(step.to_owned()),
         "k" | "v" => {
             let inside: Value = serde_json::from_str(rest).ok()?;
-            Some(format!("{kind}:{inside}"))
+            Some(format!("{kind}:{}", whole(inside)))
         }
         _ => None,
     }
