@@ -5,9 +5,9 @@
 //! client on one processor and the servers on another. Beside each rate stands the processor time
 //! of the server's processes for one request: on a shared machine it is the steadier figure.
 
-mod client;
+pub mod client;
 mod load;
-mod side;
+pub mod side;
 mod streams;
 mod watchers;
 

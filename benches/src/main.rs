@@ -5,6 +5,7 @@
 mod budget;
 mod conditions;
 mod group_api;
+mod group_dns;
 mod group_main;
 mod group_policy;
 mod group_scheduler;
@@ -18,11 +19,12 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 5] = [
     ("main", group_main::measure),
     ("api", group_api::measure),
     ("policy", group_policy::measure),
     ("scheduler", group_scheduler::measure),
+    ("dns", group_dns::measure),
 ];
 
 fn main() -> ExitCode {

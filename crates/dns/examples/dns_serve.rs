@@ -14,7 +14,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [listen, what] = words.as_slice() else { anyhow::bail!("dns_serve ADDRESS ZONEFILE|UPSTREAM") };
+    let [listen, what] = words.as_slice() else {
+        anyhow::bail!("dns_serve ADDRESS ZONEFILE|UPSTREAM")
+    };
     let listen: SocketAddr = listen.parse().context("the address")?;
     let health = SocketAddr::new(listen.ip(), 0);
     let upstream = what.parse::<SocketAddr>().ok();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::forward::Route;
 use crate::name::{self, Domain};
 use crate::own::{MOST_NSID, Own};
 use crate::zone::file::{self, Problem};
@@ -31,6 +32,14 @@ pub struct Config {
     pub policies: BTreeMap<String, Wanted>,
     /// Where clients are.
     pub sites: Vec<Site>,
+    /// Whom to ask for names under a suffix; the longest that fits counts, before `upstreams`.
+    pub forwards: Vec<(String, Vec<SocketAddr>)>,
+    /// Answers of upstreams that are kept, by each thread and by all together.
+    pub answers: usize,
+    /// Seconds that such an answer is kept at most.
+    pub longest: u32,
+    /// A socket for `berth dns cache` and `flush`; `None` for none.
+    pub control: Option<PathBuf>,
     /// What this server calls itself when asked (RFC 5001); at most 32 bytes.
     pub nsid: Option<String>,
     /// Of cookies; servers behind one address must have the same. `None` for one of its own.
@@ -79,6 +88,11 @@ impl Config {
             zones: vec![],
             policies: BTreeMap::new(),
             sites: vec![],
+            forwards: vec![],
+            answers: 20_000,
+            // Longer would only save questions that a resolver next door answers as fast.
+            longest: 30,
+            control: None,
             nsid: None,
             secret: None,
         }
@@ -111,7 +125,13 @@ impl Config {
             secret: self.secret.unwrap_or_else(rand::random),
             sites: Sites::new(networks),
         };
-        Ok(Valid { domains, policies, own, sites })
+        let mut routes = vec![Route::new(vec![0], self.upstreams.clone())];
+        for (suffix, upstreams) in &self.forwards {
+            let name = name::encode(suffix)
+                .ok_or_else(|| StartError::Name { key: "forward", name: suffix.clone() })?;
+            routes.push(Route::new(name, upstreams.clone()));
+        }
+        Ok(Valid { domains, policies, own, sites, routes })
     }
 }
 
@@ -121,6 +141,7 @@ pub(crate) struct Valid {
     pub policies: Policies,
     pub own: Own,
     pub sites: BTreeMap<String, u8>,
+    pub routes: Vec<Route>,
 }
 
 /// What is wrong with a zone file; harmless problems too. Empty for a zone in order.
@@ -174,6 +195,14 @@ pub enum StartError {
         address: SocketAddr,
         /// `UDP`, `TCP` or `health`.
         protocol: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The control socket could not be opened.
+    #[error("open the control socket {}", path.display())]
+    Control {
+        /// Where.
+        path: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
     },

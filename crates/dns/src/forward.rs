@@ -6,22 +6,28 @@
 //! Refuses: more than a bounded number of questions at a time, and answers whose id or question is
 //! not the one that was sent.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::Record;
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use crate::answer::{self, MAX_UDP, MOST_ALIASES, Outcome, Transport, Via};
+use crate::name::is_under;
 use crate::own::Own;
 use crate::query::{self, CLASS_IN, Query, code, flag, kind};
 use crate::zone::{Current, FIXED, Found, Layers};
 
 mod cache;
+mod hot;
 mod upstream;
+
+pub(crate) use hot::{Hit, Hot, Kept};
+
+/// How long a client waits for a new answer where there is an old one (RFC 8767 §5).
+const STALE_AFTER: Duration = Duration::from_millis(1800);
 
 /// What is asked of an upstream, and under what its answer is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,24 +42,75 @@ pub(crate) struct Question {
 /// Answers what the zone cannot.
 #[derive(Debug)]
 pub(crate) struct Forward {
-    upstreams: Vec<SocketAddr>,
-    /// The upstream that answered last: a dead one is not waited for each time.
-    preferred: AtomicUsize,
+    /// Longest suffix first: the first that a name is under says whom to ask.
+    routes: Vec<Route>,
     zone: Arc<Current>,
     cache: cache::Cache,
 }
 
+/// Whom to ask for names under a suffix.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// Lower-case wire form.
+    pub suffix: Vec<u8>,
+    pub upstreams: Vec<SocketAddr>,
+    /// The upstream that answered last: a dead one is not waited for each time.
+    preferred: AtomicUsize,
+}
+
+impl Route {
+    pub(crate) fn new(suffix: Vec<u8>, upstreams: Vec<SocketAddr>) -> Self {
+        Self { suffix, upstreams, preferred: AtomicUsize::new(0) }
+    }
+}
+
+/// An answer, and what the asking thread may keep of it.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub bytes: Vec<u8>,
+    pub kept: Option<Kept>,
+}
+
+/// Whether what is kept may be the answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    Kept,
+    /// An upstream is asked: what is kept ends soon.
+    New,
+}
+
 impl Forward {
-    pub(crate) fn new(upstreams: Vec<SocketAddr>, zone: Arc<Current>) -> Self {
-        let preferred = AtomicUsize::new(0);
-        Self { upstreams, preferred, zone, cache: cache::Cache::default() }
+    pub(crate) fn new(
+        mut routes: Vec<Route>,
+        zone: Arc<Current>,
+        answers: usize,
+        longest: u32,
+    ) -> Self {
+        routes.sort_by_key(|route| std::cmp::Reverse(route.suffix.len()));
+        Self { routes, zone, cache: cache::Cache::new(answers, longest) }
+    }
+
+    /// How many answers are kept for all threads together.
+    pub(crate) fn kept(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Forgets all answers.
+    pub(crate) fn flush(&self) {
+        self.cache.clear();
     }
 
     /// The whole answer to `packet`; `None` where nothing is to be said.
-    pub(crate) async fn answer(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    pub(crate) async fn answer(
+        &self,
+        packet: &[u8],
+        transport: Transport,
+        freshness: Freshness,
+    ) -> Option<Answered> {
         let query = query::parse(packet).ok()?;
         if query.flags & flag::RECURSION_DESIRED == 0 && self.is_foreign(&query) {
-            return failure(packet, code::REFUSED);
+            let bytes = failure(packet, code::REFUSED)?;
+            return Some(Answered { bytes, kept: None });
         }
         let question = Question {
             name: query.name.to_ascii_lowercase(),
@@ -61,22 +118,33 @@ impl Forward {
             dnssec: query.edns.is_some_and(|edns| edns.dnssec),
             checking_disabled: query.flags & flag::CHECKING_DISABLED != 0,
         };
-        match self.resolve(question).await {
-            Some(found) => finish(found, &query, transport),
-            None => failure(packet, code::SERVER_FAILURE),
-        }
+        let Some((found, seconds)) = self.resolve(question.clone(), freshness).await else {
+            let bytes = failure(packet, code::SERVER_FAILURE)?;
+            return Some(Answered { bytes, kept: None });
+        };
+        let kept = match seconds {
+            0 => None,
+            seconds => Kept::new(&question, &found, seconds),
+        };
+        let bytes = finish(found, &query, transport)?;
+        Some(Answered { bytes, kept })
     }
 
     fn is_foreign(&self, query: &Query<'_>) -> bool {
         matches!(self.zone.get().find(&query.name.to_ascii_lowercase(), query.kind), Found::Foreign)
     }
 
-    /// Follows aliases through the zone and beyond it.
-    async fn resolve(&self, mut question: Question) -> Option<Message> {
+    /// Follows aliases through the zone and beyond it. With the answer comes for how long it may
+    /// be kept elsewhere: not at all where names of ours were part of it, they may change.
+    async fn resolve(
+        &self,
+        mut question: Question,
+        freshness: Freshness,
+    ) -> Option<(Message, u32)> {
         let mut chain: Vec<Record> = Vec::new();
         for _ in 0..=MOST_ALIASES {
             let zone = self.zone.get();
-            let mut found = match zone.find(&question.name, question.kind) {
+            let (mut found, seconds) = match zone.find(&question.name, question.kind) {
                 Found::Alias(set) => {
                     let target = set.record(0)[FIXED..].to_ascii_lowercase();
                     chain.extend(ask_zone(&zone, &question.name, kind::CNAME)?.answers);
@@ -85,35 +153,55 @@ impl Forward {
                 }
                 Found::Foreign => {
                     drop(zone);
-                    self.look_up(&question).await?
+                    self.look_up(&question, freshness).await?
                 }
-                _ => ask_zone(&zone, &question.name, question.kind)?,
+                _ => (ask_zone(&zone, &question.name, question.kind)?, 0),
             };
-            if !chain.is_empty() {
-                chain.append(&mut found.answers);
-                found.answers = chain;
+            if chain.is_empty() {
+                return Some((found, seconds));
             }
-            return Some(found);
+            chain.append(&mut found.answers);
+            found.answers = chain;
+            return Some((found, 0));
         }
         None
     }
 
-    async fn look_up(&self, question: &Question) -> Option<Message> {
-        if let Some(kept) = self.cache.get(question) {
-            return Some(kept);
+    async fn look_up(&self, question: &Question, freshness: Freshness) -> Option<(Message, u32)> {
+        if freshness == Freshness::Kept
+            && let Some((kept, left)) = self.cache.get(question)
+        {
+            return Some((kept, left));
         }
-        let count = self.upstreams.len();
-        let first = self.preferred.load(Ordering::Relaxed);
+        let asked = self.ask(question);
+        let Some(stale) = self.cache.stale(question) else { return asked.await };
+        // A client asks again after five seconds; before, it gets the old answer (RFC 8767 §5).
+        match tokio::time::timeout(STALE_AFTER, asked).await {
+            Ok(Some(new)) => Some(new),
+            Ok(None) | Err(_) => Some((stale, 0)),
+        }
+    }
+
+    async fn ask(&self, question: &Question) -> Option<(Message, u32)> {
+        let route = self.routes.iter().find(|route| is_under(&question.name, &route.suffix))?;
+        let count = route.upstreams.len();
+        let first = route.preferred.load(Ordering::Relaxed);
         for turn in 0..count * upstream::ROUNDS {
             let index = (first + turn) % count;
-            match upstream::ask(self.upstreams[index], question).await {
+            let upstream = route.upstreams[index];
+            match upstream::ask(upstream, question).await {
+                Ok(message) if message.metadata.response_code == ResponseCode::ServFail => {
+                    tracing::debug!(%upstream, "upstream says that it failed");
+                    if turn + 1 == count * upstream::ROUNDS {
+                        return None;
+                    }
+                }
                 Ok(message) => {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    self.cache.put(question.clone(), &message);
-                    return Some(message);
+                    route.preferred.store(index, Ordering::Relaxed);
+                    let seconds = self.cache.put(question.clone(), &message);
+                    return Some((message, seconds));
                 }
                 Err(error) => {
-                    let upstream = self.upstreams[index];
                     tracing::debug!(%upstream, %error, "upstream did not answer");
                 }
             }

@@ -17,6 +17,8 @@
 
 mod answer;
 mod config;
+mod control;
+mod counts;
 mod facts;
 mod files;
 mod follow;
@@ -36,6 +38,8 @@ use std::sync::Arc;
 use berth_daemon::{Ready, Tasks};
 
 pub use config::{Cluster, Config, Site, StartError, ZoneFile, check};
+pub use control::{Request, ask};
+pub use counts::Totals;
 pub use resolv::upstreams;
 pub use zone::file::Problem;
 pub use zone::policy::{Order, Wanted};
@@ -58,7 +62,7 @@ pub async fn run_for(
     clusters: Vec<Cluster>,
     tasks: &Tasks,
 ) -> Result<(), StartError> {
-    let config::Valid { domains, policies, own, sites } = config.read()?;
+    let config::Valid { domains, policies, own, sites, routes } = config.read()?;
     let ready = Ready::default();
     let mut facts = Vec::new();
     let mut known_all = true;
@@ -76,12 +80,17 @@ pub async fn run_for(
     let files = files::Files::new(&config, policies.clone(), domains.clone(), Arc::clone(&zone));
     files.load().await?;
     let known = known::Clusters::new(domains, policies, facts, Arc::clone(&zone));
-    let forward = Arc::new(forward::Forward::new(config.upstreams.clone(), Arc::clone(&zone)));
+    let forward = forward::Forward::new(routes, Arc::clone(&zone), config.answers, config.longest);
+    let forward = Arc::new(forward);
     let own = Arc::new(own);
 
     health::serve(config.health, ready.clone(), tasks).await?;
     serve::tcp(config.listen, Arc::clone(&zone), Arc::clone(&forward), Arc::clone(&own), tasks)?;
-    serve::udp(config.listen, config.threads, Arc::clone(&zone), forward, own, tasks)?;
+    let shared = (Arc::clone(&zone), Arc::clone(&forward));
+    let counts = serve::udp(config.listen, config.threads, shared, own, config.answers, tasks)?;
+    if let Some(path) = &config.control {
+        control::serve(path, control::State { zone, forward, counts }, tasks)?;
+    }
     files.follow(tasks);
     let known = Arc::new(known);
     let waited = Arc::new(follow::Waited::new(clusters.len(), ready));

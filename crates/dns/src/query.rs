@@ -197,7 +197,7 @@ fn options<'a>(mut rest: &'a [u8], edns: &mut Edns<'a>) -> Option<()> {
 }
 
 /// Past a name that may end in a compression pointer; it is not followed.
-fn skip_name(packet: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn skip_name(packet: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let length = *packet.get(at)?;
         match length >> 6 {

@@ -1,4 +1,7 @@
-//! Answers of upstreams, kept for as long as they say and never longer than half a minute.
+//! Answers of upstreams, kept for as long as they say, within bounds.
+//!
+//! One that has ended stays until its room is needed: when no upstream answers it is better than
+//! nothing (RFC 8767).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -10,16 +13,19 @@ use tokio::time::Instant;
 
 use super::Question;
 
-/// Longer would only save questions that a resolver next door answers as fast.
-const LONGEST: u32 = 30;
+/// How old an ended answer may be that is given when no upstream answers (RFC 8767 §5: 1 to 3 days).
+const STALE: Duration = Duration::from_secs(86_400);
+/// What such an answer may live with its client (RFC 8767 §4).
+const STALE_TTL: u32 = 30;
 /// How long "there is none" is believed where no SOA record says (RFC 2308 §5).
 const NONE_WITHOUT_SOA: u32 = 5;
-const MOST: usize = 4096;
 
 /// The cache; the oldest answer goes when it is full.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cache {
     kept: Mutex<Kept>,
+    most: usize,
+    longest: u32,
 }
 
 #[derive(Debug, Default)]
@@ -36,26 +42,58 @@ struct Answer {
 }
 
 impl Cache {
-    /// What is kept for `question`, its times to live reduced by its age.
-    pub(super) fn get(&self, question: &Question) -> Option<Message> {
+    /// For at most `most` answers, none longer than `longest` seconds.
+    pub(super) fn new(most: usize, longest: u32) -> Self {
+        Self { kept: Mutex::default(), most, longest }
+    }
+
+    /// How many answers are kept, ended ones too.
+    pub(super) fn len(&self) -> usize {
+        self.lock().answers.len()
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&self) {
+        *self.lock() = Kept::default();
+    }
+
+    /// What was kept for `question` and has ended, for when nobody can be asked.
+    pub(super) fn stale(&self, question: &Question) -> Option<Message> {
+        let kept = self.lock();
+        let answer = kept.answers.get(question)?;
+        if Instant::now() >= answer.until + STALE {
+            return None;
+        }
+        let mut message = answer.message.clone();
+        drop(kept);
+        let sections = [&mut message.answers, &mut message.authorities, &mut message.additionals];
+        for record in sections.into_iter().flatten() {
+            record.ttl = record.ttl.min(STALE_TTL);
+        }
+        Some(message)
+    }
+
+    /// What is kept for `question`, its times to live reduced by its age, and its seconds left.
+    pub(super) fn get(&self, question: &Question) -> Option<(Message, u32)> {
         let now = Instant::now();
         let kept = self.lock();
         let answer = kept.answers.get(question).filter(|answer| now < answer.until)?;
         let age = u32::try_from((now - answer.since).as_secs()).unwrap_or(u32::MAX);
+        let left = u32::try_from((answer.until - now).as_secs()).unwrap_or(u32::MAX);
         let mut message = answer.message.clone();
         drop(kept);
         let sections = [&mut message.answers, &mut message.authorities, &mut message.additionals];
         for record in sections.into_iter().flatten() {
             record.ttl = record.ttl.saturating_sub(age);
         }
-        Some(message)
+        Some((message, left))
     }
 
-    /// Keeps `message`, if it may be kept.
-    pub(super) fn put(&self, question: Question, message: &Message) {
-        let seconds = time_to_live(message);
+    /// Keeps `message`, if it may be kept; for how many seconds.
+    pub(super) fn put(&self, question: Question, message: &Message) -> u32 {
+        let seconds = time_to_live(message).min(self.longest);
         if seconds == 0 {
-            return;
+            return 0;
         }
         let since = Instant::now();
         let until = since + Duration::from_secs(u64::from(seconds));
@@ -64,11 +102,12 @@ impl Cache {
         if kept.answers.insert(question.clone(), answer).is_none() {
             kept.order.push_back(question);
         }
-        while kept.order.len() > MOST
+        while kept.order.len() > self.most
             && let Some(oldest) = kept.order.pop_front()
         {
             kept.answers.remove(&oldest);
         }
+        seconds
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -94,7 +133,7 @@ fn time_to_live(message: &Message) -> u32 {
         });
         soa.unwrap_or(NONE_WITHOUT_SOA)
     });
-    answers.into_iter().chain(none).min().unwrap_or(0).min(LONGEST)
+    answers.into_iter().chain(none).min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -126,11 +165,11 @@ mod tests {
     }
 
     #[test]
-    fn answers_live_as_long_as_they_say_and_no_longer_than_half_a_minute() {
+    fn answers_live_as_long_as_they_say() {
         let ok = ResponseCode::NoError;
         for (message, expected) in [
             (message(ok, Some(10), None), 10),
-            (message(ok, Some(3600), None), LONGEST),
+            (message(ok, Some(3600), None), 3600),
             (message(ok, Some(0), None), 0),
             (message(ok, None, Some((20, 7))), 7),
             (message(ResponseCode::NXDomain, None, Some((4, 60))), 4),
@@ -143,17 +182,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_kept_answer_grows_old_and_goes() {
-        let cache = Cache::default();
+        let cache = Cache::new(10, 30);
+        assert_eq!(cache.put(question(), &message(ResponseCode::NoError, Some(60), None)), 30);
         cache.put(question(), &message(ResponseCode::NoError, Some(10), None));
         tokio::time::advance(Duration::from_secs(4)).await;
-        assert_eq!(cache.get(&question()).expect("it is kept").answers[0].ttl, 6);
+        assert_eq!(cache.get(&question()).expect("it is kept").0.answers[0].ttl, 6);
         tokio::time::advance(Duration::from_secs(6)).await;
         assert!(cache.get(&question()).is_none());
+        assert_eq!(cache.stale(&question()).expect("better than nothing").answers[0].ttl, 10);
+        tokio::time::advance(STALE).await;
+        assert!(cache.stale(&question()).is_none());
     }
 
     #[tokio::test]
     async fn a_full_cache_forgets_the_oldest() {
-        let cache = Cache::default();
+        const MOST: usize = 64;
+        let cache = Cache::new(MOST, 30);
         let numbered = |n: usize| Question { name: n.to_be_bytes().to_vec(), ..question() };
         let message = message(ResponseCode::NoError, Some(10), None);
         for number in 0..=MOST {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::shared;
 use crate::StartError;
 use crate::answer::{Outcome, Transport, Via, answer};
-use crate::forward::Forward;
+use crate::forward::{Forward, Freshness};
 use crate::own::Own;
 use crate::zone::Current;
 
@@ -82,7 +82,11 @@ async fn connection(
         let outcome = answer(&zone.get(), &packet, via, &mut out[2..]);
         let length = match outcome {
             Outcome::Reply(length) => length,
-            Outcome::Forward => match forward.answer(&packet, Transport::Tcp).await {
+            Outcome::Forward => match forward
+                .answer(&packet, Transport::Tcp, Freshness::Kept)
+                .await
+                .map(|answered| answered.bytes)
+            {
                 Some(bytes) if bytes.len() <= usize::from(u16::MAX) => {
                     out[2..2 + bytes.len()].copy_from_slice(&bytes);
                     bytes.len()

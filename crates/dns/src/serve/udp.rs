@@ -12,6 +12,9 @@ use std::io::{IoSlice, IoSliceMut, PipeReader, PipeWriter};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
 
 use berth_daemon::Tasks;
 use futures::StreamExt;
@@ -25,7 +28,8 @@ use tokio::sync::mpsc;
 use super::shared;
 use crate::StartError;
 use crate::answer::{MAX_UDP, Outcome, Transport, Via, answer};
-use crate::forward::{Forward, failure};
+use crate::counts::Counts;
+use crate::forward::{Forward, Freshness, Hit, Hot, Kept, failure};
 use crate::own::Own;
 use crate::query::code;
 use crate::zone::{Current, Layers};
@@ -41,19 +45,28 @@ const MOST_THREADS: usize = 16;
 const MOST_WAITING: usize = 512;
 const MOST_FORWARDED: usize = 256;
 
-type Waiting = (Vec<u8>, SocketAddr);
+/// Answers that wait to be taken in by a thread; one more is only not kept there.
+const MOST_NEW: usize = 1024;
+
+/// A question that another one must answer.
+struct Waiting {
+    packet: Vec<u8>,
+    /// `None` where only the answer to be kept is wanted.
+    client: Option<SocketAddr>,
+}
 
 /// Opens the port and answers in threads that end with `tasks`.
 pub(crate) fn udp(
     address: SocketAddr,
     threads: Option<usize>,
-    zone: Arc<Current>,
-    forward: Arc<Forward>,
+    (zone, forward): (Arc<Current>, Arc<Forward>),
     own: Arc<Own>,
+    answers: usize,
     tasks: &Tasks,
-) -> Result<(), StartError> {
+) -> Result<Vec<Arc<Counts>>, StartError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads.unwrap_or(cores).clamp(1, MOST_THREADS);
+    let counts: Vec<Arc<Counts>> = (0..threads).map(|_| Arc::default()).collect();
     for number in 0..threads {
         let open = || {
             let socket = shared(address, Type::DGRAM)?;
@@ -66,12 +79,22 @@ pub(crate) fn udp(
         let (stop, stopped): (PipeReader, PipeWriter) =
             std::io::pipe().map_err(StartError::Thread)?;
         let (waiting, queue) = mpsc::channel(MOST_WAITING);
+        let (keep, new) = sync_channel(MOST_NEW);
         tasks.spawn_until_stop(
             "forward",
-            forward_all(Arc::clone(&socket), queue, Arc::clone(&forward)),
+            forward_all(Arc::clone(&socket), queue, Arc::clone(&forward), keep),
         );
-        let thread =
-            Thread { socket, stop, zone: Arc::clone(&zone), own: Arc::clone(&own), waiting };
+        let counts = Arc::clone(&counts[number]);
+        let thread = Thread {
+            socket,
+            stop,
+            zone: Arc::clone(&zone),
+            own: Arc::clone(&own),
+            waiting,
+            new,
+            counts,
+            answers,
+        };
         let thread = std::thread::Builder::new()
             .name(format!("dns-{number}"))
             .spawn(move || thread.run())
@@ -84,7 +107,7 @@ pub(crate) fn udp(
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         });
     }
-    Ok(())
+    Ok(counts)
 }
 
 struct Thread {
@@ -93,6 +116,9 @@ struct Thread {
     zone: Arc<Current>,
     own: Arc<Own>,
     waiting: mpsc::Sender<Waiting>,
+    new: Receiver<Kept>,
+    counts: Arc<Counts>,
+    answers: usize,
 }
 
 /// What one thread works in; allocated once.
@@ -167,6 +193,8 @@ impl Thread {
         let mut buffers = Buffers::new();
         let mut seen = 0;
         let mut zone = self.zone.get();
+        let mut hot = Hot::new(self.answers);
+        let mut flushed = 0;
         loop {
             let mut wait = [
                 PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
@@ -188,7 +216,12 @@ impl Thread {
                     if let Some(newer) = self.zone.newer_than(&mut seen) {
                         zone = newer;
                     }
-                    let replies = self.answer(&zone, &mut buffers, count);
+                    let flushes = self.counts.flushes.load(Ordering::Relaxed);
+                    if std::mem::replace(&mut flushed, flushes) != flushes {
+                        hot.clear();
+                    }
+                    self.new.try_iter().take(MOST_NEW).for_each(|kept| hot.put(kept));
+                    let replies = self.answer(&zone, &mut hot, &mut buffers, count);
                     buffers.send(&self.socket, replies);
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -198,8 +231,9 @@ impl Thread {
         }
     }
 
-    fn answer(&self, zone: &Layers, buffers: &mut Buffers, count: usize) -> usize {
-        let mut replies = 0;
+    fn answer(&self, zone: &Layers, hot: &mut Hot, buffers: &mut Buffers, count: usize) -> usize {
+        let now = Instant::now();
+        let (mut replies, mut hits, mut forwarded) = (0, 0, 0);
         for index in 0..count {
             let packet = &buffers.queries[index][..buffers.lengths[index]];
             let out = &mut buffers.replies[replies];
@@ -209,12 +243,27 @@ impl Thread {
             let length = match answer(zone, packet, via, out) {
                 Outcome::Reply(length) => length,
                 Outcome::Drop => continue,
-                Outcome::Forward => match self.forward(packet, client) {
-                    Ok(()) => continue,
-                    // Too many wait already: the client may ask the next server.
-                    Err(refusal) => {
-                        out[..refusal.len()].copy_from_slice(&refusal);
-                        refusal.len()
+                Outcome::Forward => match hot.answer(packet, via, now, out) {
+                    Hit::Reply(length) => {
+                        hits += 1;
+                        length
+                    }
+                    Hit::Renew(length) => {
+                        hits += 1;
+                        // Where no room is left it ends, and is asked for when it is wanted.
+                        let _ = self.forward(packet, None);
+                        length
+                    }
+                    Hit::None => {
+                        forwarded += 1;
+                        match self.forward(packet, Some(client)) {
+                            Ok(()) => continue,
+                            // Too many wait already: the client may ask the next server.
+                            Err(refusal) => {
+                                out[..refusal.len()].copy_from_slice(&refusal);
+                                refusal.len()
+                            }
+                        }
                     }
                 },
             };
@@ -222,11 +271,12 @@ impl Thread {
             buffers.targets[replies] = buffers.clients[index];
             replies += 1;
         }
+        self.counts.add(count, hits, forwarded, hot.len());
         replies
     }
 
-    fn forward(&self, packet: &[u8], client: SocketAddr) -> Result<(), Vec<u8>> {
-        let sent = self.waiting.try_send((packet.to_vec(), client));
+    fn forward(&self, packet: &[u8], client: Option<SocketAddr>) -> Result<(), Vec<u8>> {
+        let sent = self.waiting.try_send(Waiting { packet: packet.to_vec(), client });
         sent.or_else(|_| failure(packet, code::SERVER_FAILURE).map_or(Ok(()), Err))
     }
 }
@@ -241,17 +291,24 @@ async fn forward_all(
     socket: Arc<UdpSocket>,
     mut queue: mpsc::Receiver<Waiting>,
     forward: Arc<Forward>,
+    keep: SyncSender<Kept>,
 ) {
     let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {
             next = queue.recv(), if under_way.len() < MOST_FORWARDED => {
-                let Some((packet, client)) = next else { return };
-                let (socket, forward) = (&socket, &forward);
+                let Some(Waiting { packet, client }) = next else { return };
+                let (socket, forward, keep) = (&socket, &forward, &keep);
                 under_way.push(async move {
-                    if let Some(reply) = forward.answer(&packet, Transport::Udp).await {
+                    let wanted = if client.is_some() { Freshness::Kept } else { Freshness::New };
+                    let answered = forward.answer(&packet, Transport::Udp, wanted).await;
+                    let Some(answered) = answered else { return };
+                    if let Some(kept) = answered.kept {
+                        let _ = keep.try_send(kept);
+                    }
+                    if let Some(client) = client {
                         // A full send buffer loses the answer, as the network may: it is asked again.
-                        let _ = socket.send_to(&reply, client);
+                        let _ = socket.send_to(&answered.bytes, client);
                     }
                 });
             }

@@ -1,0 +1,305 @@
+//! Answers of upstreams as bytes, one table for each answering thread: no lock, no allocation.
+//!
+//! Tasks that asked an upstream hand what came over in a bounded queue; the thread takes it in
+//! between batches. Full, the table forgets what was not asked for lately (a clock hand).
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use hickory_proto::op::{Message, ResponseCode};
+
+use super::Question;
+use crate::answer::{self, Transport, Via, lower};
+use crate::name::MAX_NAME;
+use crate::own::MOST_OPTIONS;
+use crate::query::{self, CLASS_IN, HEADER, Query, flag, kind};
+
+/// Name, type and two flags.
+const MOST_KEY: usize = MAX_NAME + 3;
+const OPT_LENGTH: usize = 11;
+/// Asked for this often, an answer is worth asking for again before it ends.
+const POPULAR: u32 = 3;
+/// The last tenth of its life is when it is asked for again.
+const LAST_PART: u32 = 10;
+/// Pointers into the question stay right, since the question is as long as it was.
+const AUTHENTIC: u16 = 1 << 5;
+
+/// An answer to be kept.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    key: Box<[u8]>,
+    /// What follows the question, without an OPT record.
+    body: Box<[u8]>,
+    /// Where in `body` times to live stand.
+    ttls: Box<[u16]>,
+    /// Response code and whether it is authentic.
+    flags: u16,
+    /// Of the last three sections.
+    counts: [u16; 3],
+    since: Instant,
+    lasting: Duration,
+    asked: u32,
+    /// Set on a hit, taken away by the clock hand.
+    used: bool,
+    renewing: bool,
+}
+
+/// What a table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hit {
+    /// Send so many bytes.
+    Reply(usize),
+    /// Send them, and ask for the answer again: it ends soon.
+    Renew(usize),
+    /// It is not here.
+    None,
+}
+
+/// One thread's table.
+#[derive(Debug)]
+pub(crate) struct Hot {
+    kept: HashMap<Box<[u8]>, usize, RandomState>,
+    places: Vec<Kept>,
+    hand: usize,
+    most: usize,
+}
+
+impl Hot {
+    /// For at most `most` answers.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { kept: HashMap::default(), places: Vec::new(), hand: 0, most: most.max(1) }
+    }
+
+    /// How many answers are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Answers `packet` into `out`, if that is known at `now`.
+    pub(crate) fn answer(
+        &mut self,
+        packet: &[u8],
+        via: Via<'_>,
+        now: Instant,
+        out: &mut [u8],
+    ) -> Hit {
+        let Ok(query) = query::parse(packet) else { return Hit::None };
+        if query.flags & flag::RECURSION_DESIRED == 0 || query.class != CLASS_IN {
+            return Hit::None;
+        }
+        let mut key = [0u8; MOST_KEY];
+        let length = key_of(&query, &mut key);
+        let Some(at) = self.kept.get(&key[..length]) else { return Hit::None };
+        let kept = &mut self.places[*at];
+        let age = now.saturating_duration_since(kept.since);
+        if age >= kept.lasting {
+            return Hit::None;
+        }
+        let Some(length) = kept.write(&query, via, age, out) else { return Hit::None };
+        kept.used = true;
+        kept.asked = kept.asked.saturating_add(1);
+        let ends_soon = kept.lasting - age <= kept.lasting / LAST_PART;
+        if ends_soon && kept.asked >= POPULAR && !kept.renewing {
+            kept.renewing = true;
+            return Hit::Renew(length);
+        }
+        Hit::Reply(length)
+    }
+
+    /// Takes an answer in; where there is no room another one goes.
+    pub(crate) fn put(&mut self, kept: Kept) {
+        if let Some(at) = self.kept.get(&kept.key) {
+            self.places[*at] = kept;
+            return;
+        }
+        if self.places.len() < self.most {
+            self.kept.insert(kept.key.clone(), self.places.len());
+            self.places.push(kept);
+            return;
+        }
+        while std::mem::take(&mut self.places[self.hand].used) {
+            self.hand = (self.hand + 1) % self.most;
+        }
+        self.kept.remove(&self.places[self.hand].key);
+        self.kept.insert(kept.key.clone(), self.hand);
+        self.places[self.hand] = kept;
+        self.hand = (self.hand + 1) % self.most;
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        self.kept.clear();
+        self.places.clear();
+        self.hand = 0;
+    }
+}
+
+impl Kept {
+    /// From an upstream's answer that may be kept for `seconds`; `None` for one that has no place
+    /// here, such as one that fits no UDP answer.
+    pub(super) fn new(question: &Question, message: &Message, seconds: u32) -> Option<Self> {
+        let code = match message.metadata.response_code {
+            ResponseCode::NoError => 0,
+            ResponseCode::NXDomain => 3,
+            _ => return None,
+        };
+        let mut plain = message.clone();
+        plain.queries = Message::from_vec(&super::encode(question, 0)).ok()?.queries;
+        plain.edns = None;
+        let bytes = plain.to_vec().ok()?;
+        let begin = HEADER + question.name.len() + 4;
+        let body = bytes.get(begin..).filter(|body| body.len() <= answer::MAX_UDP)?;
+        let count = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let counts = [count(6), count(8), count(10)];
+        let mut ttls = Vec::new();
+        let mut at = 0;
+        for _ in 0..counts.iter().map(|count| u32::from(*count)).sum() {
+            at = query::skip_name(body, at)?;
+            ttls.push(u16::try_from(at + 4).ok()?);
+            let length = u16::from_be_bytes([*body.get(at + 8)?, *body.get(at + 9)?]);
+            at += 10 + usize::from(length);
+        }
+        let mut key = question.name.clone();
+        key.extend_from_slice(&question.kind.to_be_bytes());
+        key.push(flags_of(question.dnssec, question.checking_disabled));
+        let authentic = message.metadata.authentic_data && question.dnssec;
+        Some(Self {
+            key: key.into(),
+            body: body.into(),
+            ttls: ttls.into(),
+            flags: code | if authentic { AUTHENTIC } else { 0 },
+            counts,
+            since: Instant::now(),
+            lasting: Duration::from_secs(u64::from(seconds)),
+            asked: 0,
+            used: false,
+            renewing: false,
+        })
+    }
+
+    /// `None` where it does not fit: truncating is for the slower path.
+    fn write(
+        &self,
+        query: &Query<'_>,
+        via: Via<'_>,
+        age: Duration,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let mut opt = [0u8; OPT_LENGTH + MOST_OPTIONS];
+        let opt_length = match &query.edns {
+            None => 0,
+            Some(edns) => {
+                let mut options = [0; MOST_OPTIONS];
+                let length = via.own.options(edns, via.client, &mut options);
+                opt[1..3].copy_from_slice(&kind::OPT.to_be_bytes());
+                opt[3..5].copy_from_slice(&(answer::MAX_UDP as u16).to_be_bytes());
+                opt[7] = if edns.dnssec { 0x80 } else { 0 };
+                opt[9..11].copy_from_slice(&(length as u16).to_be_bytes());
+                opt[11..11 + length].copy_from_slice(&options[..length]);
+                OPT_LENGTH + length
+            }
+        };
+        let begin = HEADER + query.question.len();
+        let end = begin + self.body.len();
+        if end + opt_length > answer::limit(query, Transport::Udp).min(out.len()) {
+            return None;
+        }
+        let kept = flag::RECURSION_DESIRED | flag::CHECKING_DISABLED;
+        let flags = flag::RESPONSE | flag::RECURSION_AVAILABLE | (query.flags & kept) | self.flags;
+        let additional = self.counts[2] + u16::from(opt_length > 0);
+        let words = [query.id, flags, 1, self.counts[0], self.counts[1], additional];
+        for (to, word) in out.chunks_exact_mut(2).zip(words) {
+            to.copy_from_slice(&word.to_be_bytes());
+        }
+        out[HEADER..begin].copy_from_slice(query.question);
+        out[begin..end].copy_from_slice(&self.body);
+        let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        for at in self.ttls.iter().filter(|_| age > 0) {
+            let at = begin + usize::from(*at);
+            let ttl = out[at..at + 4].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+            out[at..at + 4].copy_from_slice(&ttl.saturating_sub(age).to_be_bytes());
+        }
+        out[end..end + opt_length].copy_from_slice(&opt[..opt_length]);
+        Some(end + opt_length)
+    }
+}
+
+fn key_of(query: &Query<'_>, to: &mut [u8; MOST_KEY]) -> usize {
+    let mut name = [0u8; MAX_NAME];
+    let length = lower(query.name, &mut name);
+    to[..length].copy_from_slice(&name[..length]);
+    to[length..length + 2].copy_from_slice(&query.kind.to_be_bytes());
+    let dnssec = query.edns.is_some_and(|edns| edns.dnssec);
+    to[length + 2] = flags_of(dnssec, query.flags & flag::CHECKING_DISABLED != 0);
+    length + 3
+}
+
+fn flags_of(dnssec: bool, checking_disabled: bool) -> u8 {
+    u8::from(dnssec) | u8::from(checking_disabled) << 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::own::Own;
+    use hickory_proto::op::{MessageType, OpCode};
+    use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::{Name, RData, Record};
+
+    fn question(name: &str) -> Question {
+        let name = crate::name::encode(name).expect("a name");
+        Question { name, kind: kind::A, dnssec: false, checking_disabled: false }
+    }
+
+    fn kept(name: &str, seconds: u32) -> Kept {
+        let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+        let owner = Name::from_ascii(format!("{name}.")).expect("a name");
+        message.add_answer(Record::from_rdata(owner, seconds, RData::A(A::new(192, 0, 2, 1))));
+        Kept::new(&question(name), &message, seconds).expect("it may be kept")
+    }
+
+    fn ask(hot: &mut Hot, name: &str, after: u64) -> Option<(Hit, Message)> {
+        let (own, client) = (Own::default(), std::net::Ipv4Addr::LOCALHOST.into());
+        let via = Via { transport: Transport::Udp, client, own: &own };
+        let packet = super::super::encode(&question(name), 7);
+        let mut out = [0; answer::MAX_UDP];
+        let now = Instant::now() + Duration::from_secs(after);
+        match hot.answer(&packet, via, now, &mut out) {
+            Hit::None => None,
+            hit @ (Hit::Reply(length) | Hit::Renew(length)) => {
+                Some((hit, Message::from_vec(&out[..length]).expect("it can be read")))
+            }
+        }
+    }
+
+    #[test]
+    fn a_kept_answer_is_the_answer_grows_old_and_is_renewed_while_it_is_wanted() {
+        let mut hot = Hot::new(10);
+        hot.put(kept("example.org", 100));
+        let (hit, message) = ask(&mut hot, "example.org", 0).expect("it is kept");
+        assert!(matches!(hit, Hit::Reply(_)) && message.edns.is_some());
+        assert_eq!((message.metadata.id, message.answers[0].ttl), (7, 100));
+        assert_eq!(message.answers[0].name.to_ascii(), "example.org.");
+        assert_eq!(ask(&mut hot, "example.org", 40).expect("still").1.answers[0].ttl, 60);
+        assert!(matches!(ask(&mut hot, "example.org", 95), Some((Hit::Renew(_), _))));
+        assert!(matches!(ask(&mut hot, "example.org", 96), Some((Hit::Reply(_), _))), "once");
+        assert!(ask(&mut hot, "example.org", 100).is_none());
+        assert!(ask(&mut hot, "example.com", 0).is_none());
+    }
+
+    #[test]
+    fn a_full_table_forgets_what_was_not_asked_for() {
+        let mut hot = Hot::new(3);
+        for name in ["a", "b", "c"] {
+            hot.put(kept(name, 100));
+        }
+        assert!(ask(&mut hot, "a", 0).is_some() && ask(&mut hot, "c", 0).is_some());
+        hot.put(kept("d", 100));
+        assert!(ask(&mut hot, "b", 0).is_none(), "nobody asked for it");
+        assert!(["a", "c", "d"].iter().all(|name| ask(&mut hot, name, 0).is_some()));
+        assert_eq!(hot.len(), 3);
+        hot.clear();
+        assert!(ask(&mut hot, "a", 0).is_none());
+    }
+}
