@@ -22,6 +22,7 @@
 
 mod act;
 mod board;
+mod events;
 mod extender;
 mod extras;
 mod health;
@@ -50,6 +51,7 @@ use tokio::time::Instant;
 use crate::driver::{Cache, Objects, World, follow};
 use act::Act;
 use board::{Board, Decision, Outcome};
+use events::Events;
 use leader::Leadership;
 use promoted::Promoted;
 use reservations::Reservations;
@@ -167,6 +169,11 @@ impl Scheduler {
     pub fn is_ready(&self) -> bool {
         self.ready.is_ready()
     }
+
+    /// Whether it is the one of several that works now.
+    pub fn leads(&self) -> bool {
+        self.act.leadership.holds()
+    }
 }
 
 /// Starts the scheduler in `tasks`; it writes with `client`, as a user of its own.
@@ -207,11 +214,12 @@ pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Ta
     });
     // Events name who wrote them: the profile's name, the first's where there are several.
     let controller = config.profiles.first().map(|profile| profile.scheduler_name.clone());
+    let controller = controller.unwrap_or_default();
+    let (events, written) = Events::begin(client.clone(), controller.clone());
+    tasks.spawn_until_stop("scheduler-events", written);
     let act = Arc::new(Act {
-        recorder: Recorder::new(
-            client.clone(),
-            Reporter { controller: controller.unwrap_or_default(), instance: None },
-        ),
+        recorder: Recorder::new(client.clone(), Reporter { controller, instance: None }),
+        events,
         client: client.clone(),
         world: Arc::clone(world),
         board: Arc::clone(&board),

@@ -14,10 +14,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource};
+use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::board::{Board, Decision, Outcome};
+use super::events::Events;
 use super::leader::Leadership;
 use super::{metrics, wire};
 use crate::driver::{Error, Key, World, chain, gone_is_none};
@@ -33,6 +35,7 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Act {
     pub client: Client,
     pub recorder: Recorder,
+    pub events: Events,
     pub world: Arc<World>,
     pub board: Arc<Mutex<Board>>,
     pub leadership: Leadership,
@@ -59,11 +62,7 @@ impl Act {
                 metrics::bound(waited + begun.elapsed());
                 metrics::extension_point("Bind", begun.elapsed());
                 tracing::debug!(pod = %key, node = placement.node, attempts, "bound");
-                let note = format!("Successfully assigned {key} to {}", placement.node);
-                let told = self.tell(&key, EventType::Normal, "Scheduled", "Binding", note);
-                if let Err(error) = limited(told).await {
-                    tracing::debug!(pod = %key, error = %chain(&error), "event not written");
-                }
+                self.events.bound(&key, &pod.uid, &placement.node);
                 Ok(())
             }
             Err(error) => {
@@ -107,7 +106,7 @@ impl Act {
             },
         };
         let params = PostParams::default();
-        let _: serde_json::Value =
+        let _: IgnoredAny =
             self.pods(key).create_subresource("binding", &key.name, &params, &binding).await?;
         Ok(())
     }
@@ -293,6 +292,7 @@ fn said(pod: &Pod, reason: &str) -> bool {
     })
 }
 
-async fn limited<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+/// What the call gives, or [`Error::TimedOut`] after half a minute.
+pub async fn limited<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(CALL_LIMIT, call).await.unwrap_or(Err(Error::TimedOut))
 }
