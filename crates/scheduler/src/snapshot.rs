@@ -87,6 +87,15 @@ pub struct HostPort {
     pub port: i32,
 }
 
+/// A network disk that a pod names without a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Kind and identity.
+    pub name: String,
+    /// Whether those who only read may share it, and this pod does.
+    pub read_only: bool,
+}
+
 /// One pod.
 #[derive(Clone, Debug, Default)]
 pub struct Pod {
@@ -110,6 +119,8 @@ pub struct Pod {
     pub weighed: Amounts,
     /// Ports of the node.
     pub host_ports: Vec<HostPort>,
+    /// Disks that pods on one node cannot simply share.
+    pub disks: Vec<Disk>,
     /// Its images, one a container.
     pub images: Vec<String>,
     /// Labels that the node must have, all of them.

@@ -25,6 +25,8 @@ const LACKS: [(u64, &str); 4] = [
     (4, "Insufficient memory"),
     (8, "Insufficient ephemeral-storage"),
 ];
+/// Detail of a refusal of `VolumeRestrictions` for a disk, not for a claim.
+const DISK: u64 = 1;
 /// Even the empty node is too small.
 const TOO_SMALL: u64 = 1 << 63;
 
@@ -132,6 +134,17 @@ impl Ask {
     fn refuses_volumes(&self, place: &Place) -> Option<Refusal> {
         let needs = &self.pod.volumes;
         let asks = |filter| self.profile.asks(filter);
+        let own = &self.pod.disks;
+        if !own.is_empty() && asks(Filter::VolumeRestrictions) {
+            let mut there = place.pods.iter().flat_map(|other| &other.disks);
+            let shared = there.any(|disk| {
+                let same = own.iter().filter(|own| own.name == disk.name);
+                same.into_iter().any(|own| !(own.read_only && disk.read_only))
+            });
+            if shared {
+                return Some(Refusal { filter: Filter::VolumeRestrictions, detail: DISK });
+            }
+        }
         if !needs.attach.is_empty() && asks(Filter::NodeVolumeLimits) {
             for (driver, limit) in &place.node.volume_limits {
                 let mut volumes: Vec<&str> = place
@@ -218,6 +231,7 @@ impl Ask {
 
     fn fit(&self, place: &Place) -> i64 {
         let (mut total, mut weights) = (0, 0);
+        let by_line = matches!(self.profile.strategy, Strategy::RequestedToCapacityRatio { .. });
         for Weighed { name, weight } in &self.profile.resources {
             let all = amount(&place.node.allocatable, name);
             if all == 0 {
@@ -233,10 +247,17 @@ impl Ask {
                     along(shape.iter().map(|at| (at.utilization, at.score * 10)), full)
                 }
             };
-            total += value * weight;
-            weights += weight;
+            // Along a line, what is worth nothing does not count at all.
+            if value > 0 || !by_line {
+                total += value * weight;
+                weights += weight;
+            }
         }
-        if weights == 0 { 0 } else { total / weights }
+        match weights {
+            0 => 0,
+            _ if by_line => (total + weights / 2) / weights,
+            _ => total / weights,
+        }
     }
 
     /// How much more even the node's use becomes: 75 for no change, 50 for the worst, 100 for the
@@ -288,6 +309,7 @@ impl Ask {
             (Filter::NodeAffinity, _) => "node(s) didn't match Pod's node affinity/selector",
             (Filter::NodePorts, _) => "node(s) didn't have free ports for the requested pod ports",
             (Filter::NodeResourcesFit, bits) => return self.lacking(bits),
+            (Filter::VolumeRestrictions, DISK) => "node(s) had no available disk",
             (Filter::VolumeRestrictions, _) => {
                 "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
             }

@@ -1,5 +1,7 @@
 //! Whole decisions, in the YAML shapes that people write.
 
+mod documented;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -455,8 +457,12 @@ fn reserved_room_is_for_its_owner_alone() {
     assert!(cluster.decide(&stranger).is_err(), "a slot that is left is held again");
     let (kept, _) = settle(&mut cluster, &kept, 99);
     assert_eq!(kept[0].floors.len(), 2, "settled again, the slots are where they were");
-    settle(&mut cluster, &kept, 100);
-    assert!(cluster.decide(&stranger).is_ok(), "it ended");
+    let (over, _) = settle(&mut cluster, &kept, 100);
+    assert!(over.is_empty() && cluster.decide(&stranger).is_ok(), "it ended");
+    // The clock jumped: what had not ended holds again, where it was.
+    let (again, missing) = settle(&mut cluster, &kept, -1_000_000);
+    assert_eq!((&again[0].floors, &again[0].set, missing), (&kept[0].floors, &kept[0].set, 0));
+    assert!(cluster.decide(&stranger).is_err());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, LabelSelectorRequirement, ObjectMeta,
 };
 
-use super::{Effect, Gang, HostPort, Near, Node, Pod, Rebuild, Spread, Taint, Toleration};
+use super::{Disk, Effect, Gang, HostPort, Near, Node, Pod, Rebuild, Spread, Taint, Toleration};
 use crate::amount::{Amounts, Bytes, Millicores};
 use crate::selector::{NodeTerm, Operator, Requirement};
 
@@ -89,6 +89,7 @@ pub fn pod(object: &core::Pod) -> Pod {
         pod.requests = requests(spec, false);
         pod.weighed = requests(spec, true);
         pod.host_ports = host_ports(spec);
+        pod.disks = disks(spec);
         let all = spec.init_containers.iter().flatten().chain(&spec.containers);
         pod.images = all.filter_map(|each| each.image.as_deref().map(tagged)).collect();
         pod.node_selector = spec.node_selector.clone().unwrap_or_default();
@@ -283,6 +284,31 @@ fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
             })
         })
         .collect()
+}
+
+/// A disk of Ceph is the same where a monitor, the pool and the image are.
+fn disks(spec: &core::PodSpec) -> Vec<Disk> {
+    let mut all = Vec::new();
+    let mut add = |name: String, read_only: bool| all.push(Disk { name, read_only });
+    for volume in spec.volumes.iter().flatten() {
+        if let Some(disk) = &volume.gce_persistent_disk {
+            add(format!("gce/{}", disk.pd_name), disk.read_only == Some(true));
+        }
+        if let Some(disk) = &volume.aws_elastic_block_store {
+            add(format!("aws/{}", disk.volume_id), false);
+        }
+        if let Some(disk) = &volume.iscsi {
+            add(format!("iscsi/{}", disk.iqn), disk.read_only == Some(true));
+        }
+        if let Some(disk) = &volume.rbd {
+            let pool = disk.pool.as_deref().unwrap_or("rbd");
+            for monitor in &disk.monitors {
+                let name = format!("rbd/{monitor}/{pool}/{}", disk.image);
+                add(name, disk.read_only == Some(true));
+            }
+        }
+    }
+    all
 }
 
 fn effect(name: &str) -> Option<Effect> {

@@ -67,6 +67,7 @@ impl PartialEq for Like {
                 && a.anti_affinity == b.anti_affinity
                 && a.near_preferences == b.near_preferences
                 && a.host_ports == b.host_ports
+                && a.disks == b.disks
                 && a.images == b.images
                 && a.volumes == b.volumes
                 && a.like == b.like)
