@@ -126,12 +126,17 @@ pub async fn why(
     let one = ListParams::default().limit(1);
     Api::<Node>::all(client.clone()).list(&one).await?;
     Api::<Pod>::all(client.clone()).list(&one).await?;
+    let mut config = config.clone();
+    if config.follow_promotions {
+        let now = tokio::time::timeout(LIMIT, promoted::now(client, &config.profiles)).await;
+        config.profiles = now.map_err(|_| LookError::TimedOut)??;
+    }
     let tasks = Tasks::new();
-    let looked = tokio::time::timeout(LIMIT, look(client, config, &tasks)).await;
+    let looked = tokio::time::timeout(LIMIT, look(client, &config, &tasks)).await;
     let found = match looked {
         Ok(Ok((world, board))) => Ok(world.pods.get(namespace, name).map(|pod| {
             let mut board = board.lock().expect("no holder of the lock panics");
-            explain(&world, &mut board, config, &pod)
+            explain(&world, &mut board, &config, &pod)
         })),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(LookError::TimedOut),
@@ -147,11 +152,7 @@ async fn look(
     tasks: &Tasks,
 ) -> kube::Result<(Arc<World>, Arc<Mutex<Board>>)> {
     let world = Arc::new(World::for_scheduler(client.clone(), tasks));
-    let profiles = match config.follow_promotions {
-        true => promoted::now(client, &config.profiles).await?,
-        false => config.profiles.clone(),
-    };
-    let board = Arc::new(Mutex::new(Board::new(profiles)));
+    let board = Arc::new(Mutex::new(Board::new(config.profiles.clone())));
     let csi: Cache<CSINode> = Cache::default();
     let feed = Objects { api: Api::all(client.clone()), fields: None };
     tasks.spawn_until_stop("follow", follow(feed, csi.clone()));
