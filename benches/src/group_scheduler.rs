@@ -1,8 +1,11 @@
-//! Decisions a second in process, by the number of nodes and by what pods ask.
+//! The group `scheduler`: decisions a second in process, and pods bound a second through the API.
 //!
-//! Each run begins with an empty cluster of three zones, and every placement is counted before the
+//! In process, by the number of nodes and by what pods ask: each run begins with an empty cluster of three zones, and every placement is counted before the
 //! next decision, as in production. Pods exist before the clock starts; finding out what a new kind
 //! of pod may do on each node does not.
+
+mod live;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +45,24 @@ enum Kind {
 }
 
 pub fn measure() -> Result<Vec<Budget>> {
+    let mut budgets = if is_wanted("decisions") { decisions()? } else { Vec::new() };
+    budgets.extend(live::measure()?);
+    Ok(budgets)
+}
+
+/// Whether `BERTH_SCHEDULER_PARTS`, names with commas between them, asks for a part; unset, for all.
+fn is_wanted(part: &str) -> bool {
+    let parts = std::env::var("BERTH_SCHEDULER_PARTS");
+    parts.map_or(true, |parts| parts.split(',').any(|one| one == part))
+}
+
+/// Whether `BERTH_SCHEDULER_NODES` asks for so many nodes through the API; unset, for all sizes.
+fn is_wanted_size(nodes: usize) -> bool {
+    let sizes = std::env::var("BERTH_SCHEDULER_NODES");
+    sizes.map_or(true, |sizes| sizes.split(',').any(|one| one.parse() == Ok(nodes)))
+}
+
+fn decisions() -> Result<Vec<Budget>> {
     let mut budgets = memory()?;
     for nodes in SIZES {
         // Stated for ten thousand nodes; past that, time may grow with them and no faster.

@@ -118,6 +118,11 @@ impl Peer {
         self._dir.path().join("pki").join("apiserver.crt")
     }
 
+    /// The file of its administrator's credentials.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self._dir.path().join("kubeconfig")
+    }
+
     /// Ends it hard and starts it on the data it left; how long until it was ready again.
     ///
     /// # Errors

@@ -120,9 +120,14 @@ impl Ours {
         Ok(begun.elapsed())
     }
 
+    /// The file of its administrator's credentials.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("kubeconfig")
+    }
+
     /// How to ask it.
     pub fn side(&self) -> Result<Side> {
-        let text = std::fs::read_to_string(self.dir.path().join("kubeconfig"))?;
+        let text = std::fs::read_to_string(self.kubeconfig())?;
         let field = |name: &str| -> Result<Vec<u8>> {
             let (_, rest) = text.split_once(name).with_context(|| format!("no {name}"))?;
             let word = rest.trim_start_matches(['"', ':', ' ']).split(['"', '\n', ',', '}']).next();

@@ -1,0 +1,349 @@
+//! Pods bound a second through the API: `berth scheduler` beside kube-scheduler, on one API server.
+//!
+//! The server is ours, alone and empty at the begin of each round, since it holds more than either
+//! scheduler asks of it; `BERTH_SCHEDULER_GROUND=kubernetes` takes kube-apiserver and etcd instead.
+//! Nodes are registered objects. The measured pods exist before the scheduler is started, so that
+//! whoever makes them limits nobody; what counts is the time from the first binding to the last, as
+//! a watch shows them. Both schedulers may send 5,000 requests a second. Rounds alternate.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::workload::{self, Workload};
+use crate::budget::{Budget, median};
+use crate::group_api::client::{Connection, Target};
+use crate::group_api::side::{self, Ours, Side};
+use crate::peer::Peer;
+
+/// Nodes, and rounds of each side.
+const SIZES: [(usize, usize); 2] = [(1_000, 3), (5_000, 1)];
+/// How many times kube-scheduler's rate ours should be.
+const FACTOR: f64 = 10.0;
+const LANES: usize = 48;
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Something comes and goes this often; scheduler_perf's second is longer than a round.
+const CHURN: Duration = Duration::from_millis(100);
+const JSON: &str = "application/json";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// Who schedules.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheduler {
+    Berth,
+    Kubernetes,
+}
+
+/// What a round gave.
+struct Seen {
+    per_second: f64,
+    /// Processor time for each pod that was bound, microseconds.
+    scheduler_us: f64,
+    server_us: f64,
+}
+
+/// Measures what `BERTH_SCHEDULER_PARTS` asks for.
+pub fn measure() -> Result<Vec<Budget>> {
+    let mut budgets = Vec::new();
+    for (nodes, rounds) in SIZES {
+        for workload in workload::ALL {
+            if super::is_wanted(workload.name()) && super::is_wanted_size(nodes) {
+                budgets.extend(compare(workload, nodes, rounds)?);
+            }
+        }
+    }
+    Ok(budgets)
+}
+
+fn compare(workload: Workload, nodes: usize, rounds: usize) -> Result<[Budget; 2]> {
+    let name = workload.name();
+    let sides = [Scheduler::Berth, Scheduler::Kubernetes];
+    let sides = if kube_scheduler().is_some() { &sides[..] } else { &sides[..1] };
+    let (mut rates, mut costs) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
+    for _ in 0..rounds {
+        for (at, scheduler) in sides.iter().enumerate() {
+            let seen = round(workload, nodes, *scheduler)
+                .with_context(|| format!("{name} on {nodes} nodes, {}", scheduler.word()))?;
+            eprintln!(
+                "{}: {name} on {nodes} nodes: {:.0} pods/s, {:.0} µs of its processor and {:.0} µs \
+                 of the server's for each",
+                scheduler.word(),
+                seen.per_second,
+                seen.scheduler_us,
+                seen.server_us
+            );
+            rates[at].push(seen.per_second);
+            costs[at].push(seen.scheduler_us);
+        }
+    }
+    let of_peer = |samples: &[f64]| (!samples.is_empty()).then(|| median(samples));
+    let (rate, cost) = (of_peer(&rates[1]), of_peer(&costs[1]));
+    let label = |what: &str| format!("scheduler-live-{name}-{nodes}-{what}");
+    let goal = rate.map_or(0.0, |rate| rate * FACTOR);
+    let own = Budget::at_least(&label("pods_per_s"), goal, rates.swap_remove(0)).beside(rate);
+    let goal = cost.map_or(f64::INFINITY, |cost| cost / FACTOR);
+    let used = Budget::at_most(&label("processor_us"), goal, costs.swap_remove(0)).beside(cost);
+    Ok([own, used])
+}
+
+/// The API server that a round is played on.
+enum Ground {
+    Ours(Ours),
+    Kubernetes(Peer),
+}
+
+impl Ground {
+    fn start() -> Result<Self> {
+        if std::env::var("BERTH_SCHEDULER_GROUND").is_ok_and(|ground| ground == "kubernetes") {
+            return Ok(Self::Kubernetes(Peer::start_api()?.context("kube-apiserver is missing")?));
+        }
+        Ok(Self::Ours(Ours::start()?))
+    }
+
+    fn side(&self) -> Result<Side> {
+        match self {
+            Self::Ours(ours) => ours.side(),
+            Self::Kubernetes(peer) => side::of_peer(peer),
+        }
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        match self {
+            Self::Ours(ours) => ours.kubeconfig(),
+            Self::Kubernetes(peer) => peer.kubeconfig(),
+        }
+    }
+}
+
+fn round(workload: Workload, nodes: usize, scheduler: Scheduler) -> Result<Seen> {
+    let ground = Ground::start()?;
+    let side = ground.side()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        fill(&side.target, workload, nodes, scheduler.profile()).await?;
+        let wanted = workload.measured(nodes);
+        let mut watch = Watch::open(&side.target, wanted).await?;
+        let dir = tempfile::tempdir()?;
+        let before = side.cpu();
+        let running = Running::start(scheduler, &ground.kubeconfig(), dir.path())?;
+        let own = Side { name: "", target: side.target.clone(), pids: vec![running.pid()?] };
+        let bound = tokio::time::timeout(PATIENCE, async {
+            tokio::select! {
+                bound = watch.all_bound() => bound,
+                failed = churn(&side.target, workload, scheduler.profile()) => failed,
+            }
+        });
+        match bound.await {
+            Ok(bound) => bound.context("watching the pods")?,
+            Err(_) => bail!("{} of {wanted} pods were bound in {PATIENCE:?}", watch.bound),
+        }
+        let (first, last) = watch.first.zip(watch.last).context("pods were bound")?;
+        let each = |used: Duration| used.as_micros() as f64 / wanted as f64;
+        Ok(Seen {
+            per_second: (wanted - 1) as f64 / last.duration_since(first).as_secs_f64(),
+            scheduler_us: each(own.cpu()),
+            server_us: each(side.cpu().saturating_sub(before)),
+        })
+    })
+}
+
+/// Nodes, the pods that are there before, and those that are measured.
+async fn fill(target: &Target, workload: Workload, nodes: usize, scheduler: &str) -> Result<()> {
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": { "name": "default" } });
+    let class = json!({ "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+        "metadata": { "name": workload::PRIORITY_CLASS }, "value": 1000 });
+    let accounts = "/api/v1/namespaces/default/serviceaccounts".to_owned();
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses".to_owned();
+    post(target, vec![(accounts, account), (classes, class)]).await?;
+    let all = (0..nodes).map(|at| {
+        let node = workload::node(&workload::node_name(at), at % 3);
+        ("/api/v1/nodes".to_owned(), node)
+    });
+    post(target, all.collect()).await?;
+    let pods = |pods: Vec<Value>| pods.into_iter().map(|pod| (PODS.to_owned(), pod)).collect();
+    post(target, pods(workload.before(nodes, scheduler))).await?;
+    let measured = (0..workload.measured(nodes)).map(|at| workload.pod(at, scheduler));
+    post(target, pods(measured.collect())).await
+}
+
+/// Makes every object, over several connections.
+async fn post(target: &Target, objects: Vec<(String, Value)>) -> Result<()> {
+    let mut lanes: Vec<Vec<Vec<u8>>> = vec![Vec::new(); LANES.min(objects.len())];
+    let count = lanes.len();
+    for (at, (path, object)) in objects.into_iter().enumerate() {
+        lanes[at % count].push(target.request("POST", &path, JSON, &object.to_string()));
+    }
+    let lanes = lanes.into_iter().map(async |requests| {
+        let mut connection = Connection::open(target).await?;
+        for request in requests {
+            let status = connection.ask(&request).await?;
+            ensure!(matches!(status, 201 | 409), "{}", String::from_utf8_lossy(&connection.body));
+        }
+        anyhow::Ok(())
+    });
+    futures::future::try_join_all(lanes).await.context("filling the cluster").map(drop)
+}
+
+/// What comes and goes while pods are scheduled: a node, a pod that fits nowhere, a Service. Ends
+/// only when it fails.
+async fn churn(target: &Target, workload: Workload, scheduler: &str) -> Result<()> {
+    if workload != Workload::MixedChurn {
+        return std::future::pending().await;
+    }
+    let mut connection = Connection::open(target).await?;
+    let mut large = workload::pod(
+        "churn",
+        scheduler,
+        json!({ "priorityClassName": workload::PRIORITY_CLASS,
+            "terminationGracePeriodSeconds": 0 }),
+        "9",
+    );
+    large["metadata"]["labels"] = json!({ "color": "blue" });
+    let service = json!({ "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "churn" },
+        "spec": { "selector": { "app": "churn" }, "ports": [{ "port": 80 }] } });
+    let objects = [
+        ("/api/v1/nodes", workload::node("churn", 0)),
+        (PODS, large),
+        ("/api/v1/namespaces/default/services", service),
+    ];
+    let mut ticks = tokio::time::interval(CHURN);
+    loop {
+        for (path, object) in &objects {
+            ticks.tick().await;
+            let made = target.request("POST", path, JSON, &object.to_string());
+            let status = connection.ask(&made).await?;
+            ensure!(status == 201, "making {path}/churn: {status}");
+        }
+        for (path, _) in &objects {
+            ticks.tick().await;
+            let gone = target.request("DELETE", &format!("{path}/churn"), "", "");
+            let status = connection.ask(&gone).await?;
+            ensure!(matches!(status, 200 | 202), "removing {path}/churn: {status}");
+        }
+    }
+}
+
+/// A watch of the pods that counts those that got a node.
+struct Watch {
+    connection: Connection,
+    seen: Vec<bool>,
+    bound: usize,
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Watch {
+    async fn open(target: &Target, wanted: usize) -> Result<Self> {
+        let mut connection = Connection::open(target).await?;
+        connection.ask(&target.request("GET", &format!("{PODS}?limit=1"), "", "")).await?;
+        let list: Value = serde_json::from_slice(&connection.body).context("a list of pods")?;
+        let from = list["metadata"]["resourceVersion"].as_str().context("a list's version")?;
+        let path = format!("{PODS}?watch=1&timeoutSeconds=600&resourceVersion={from}");
+        let mut connection = Connection::open(target).await?;
+        let (status, _) = connection.head(&target.request("GET", &path, "", "")).await?;
+        ensure!(status == 200, "a watch: {status}");
+        Ok(Self { connection, seen: vec![false; wanted], bound: 0, first: None, last: None })
+    }
+
+    /// Reads until all have a node.
+    async fn all_bound(&mut self) -> Result<()> {
+        let mut bytes = Vec::with_capacity(256 * 1024);
+        while self.bound < self.seen.len() {
+            ensure!(self.connection.more(&mut bytes).await? > 0, "the watch ended");
+            let Some(end) = memchr::memrchr(b'\n', &bytes) else { continue };
+            for line in bytes[..end].split(|byte| *byte == b'\n') {
+                self.look(line);
+            }
+            bytes.drain(..=end);
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, line: &[u8]) {
+        let name = format!("\"name\":\"{}", workload::MEASURED);
+        let Some(at) = memchr::memmem::find(line, name.as_bytes()) else { return };
+        if memchr::memmem::find(line, b"\"nodeName\":\"").is_none() {
+            return;
+        }
+        let digits = line.get(at + name.len()..at + name.len() + 6).unwrap_or_default();
+        let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<usize>().ok());
+        let Some(seen) = number.and_then(|number| self.seen.get_mut(number)) else { return };
+        if !std::mem::replace(seen, true) {
+            let now = Instant::now();
+            self.first.get_or_insert(now);
+            self.last = Some(now);
+            self.bound += 1;
+        }
+    }
+}
+
+impl Scheduler {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Berth => "berth",
+            Self::Kubernetes => "kube-scheduler",
+        }
+    }
+
+    /// The name that pods ask for.
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Berth => "berth",
+            Self::Kubernetes => "default-scheduler",
+        }
+    }
+}
+
+/// A scheduler's process; ended when dropped.
+struct Running(Child);
+
+impl Running {
+    fn start(scheduler: Scheduler, kubeconfig: &Path, dir: &Path) -> Result<Self> {
+        let mut command = match scheduler {
+            Scheduler::Berth => {
+                let [port] = berth_tests::free_ports()?;
+                let config = dir.join("scheduler.yaml");
+                std::fs::write(&config, "bindingsPerSecond: 5000\nlease: null\n")?;
+                let program = std::env::current_exe()?.with_file_name("berth");
+                let mut command = Command::new(program);
+                command.arg("--kubeconfig").arg(kubeconfig).arg("scheduler");
+                command.arg("--config").arg(config);
+                command.args(["--listen", &format!("127.0.0.1:{port}")]).env("RUST_LOG", "warn");
+                command
+            }
+            Scheduler::Kubernetes => {
+                let program = kube_scheduler().context("kube-scheduler is missing")?;
+                let mut command = Command::new(program);
+                command.arg(format!("--kubeconfig={}", kubeconfig.display()));
+                command.args(["--leader-elect=false", "--port=0", "--secure-port=0"]);
+                command.args(["--kube-api-qps=5000", "--kube-api-burst=10000"]);
+                command
+            }
+        };
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(command.spawn().with_context(|| format!("starting {}", scheduler.word()))?))
+    }
+
+    fn pid(&self) -> Result<i32> {
+        Ok(i32::try_from(self.0.id())?)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended by itself cannot be killed, and need not be.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn kube_scheduler() -> Option<PathBuf> {
+    let named = std::env::var_os("KUBEBUILDER_ASSETS");
+    let path = named.map_or_else(|| PathBuf::from("/opt/kubernetes"), PathBuf::from);
+    Some(path.join("kube-scheduler")).filter(|path| path.exists())
+}
