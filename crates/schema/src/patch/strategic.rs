@@ -1,7 +1,7 @@
 //! Strategic merge: objects field by field, lists by the merge keys of the schema.
 //!
 //! ```text
-//! $patch: replace | delete | merge      about the object (or list) it stands in
+//! $patch: replace | delete              about the object (or list) it stands in
 //! $retainKeys: [a, b]                   of the object, only these keys stay
 //! $setElementOrder/F: [..]              the order of list F
 //! $deleteFromPrimitiveList/F: [..]      values to take out of list F
@@ -36,7 +36,7 @@ pub fn object(
 fn fields(current: &Fields, patch: &Fields, schema: Option<&Schema>) -> Result<Fields, PatchError> {
     let mut base = current.clone();
     match patch.get(DIRECTIVE).map(|word| word.as_str().unwrap_or_default()) {
-        None | Some("merge") => {}
+        None => {}
         Some("replace") => base = Map::new(),
         Some("delete") => return Ok(Map::new()),
         Some(other) => return Err(wrong(&format!("unknown patch type found: {other}"))),
@@ -57,7 +57,9 @@ fn fields(current: &Fields, patch: &Fields, schema: Option<&Schema>) -> Result<F
     for (key, value) in patch {
         if let Some(name) = key.strip_prefix(ORDER) {
             let order = list_of(value, key)?;
+            let set = patch.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             let merge_key = schema.and_then(|schema| schema.child(name)?.merge.key.as_deref());
+            follows(set, order, merge_key, key)?;
             let before = current.get(name).and_then(Value::as_array);
             if let Some(Value::Array(list)) = base.get_mut(name) {
                 let found = std::mem::take(list);
@@ -96,7 +98,7 @@ fn field(
             let replaced = merge.is_some_and(|merge| merge.replace);
             let empty = Map::new();
             let current = base.get(key).and_then(Value::as_object).filter(|_| !replaced);
-            if current.is_some() && patch.get(DIRECTIVE).is_some_and(|word| word == "delete") {
+            if current.is_none() && patch.get(DIRECTIVE).is_some_and(|word| word == "delete") {
                 base.remove(key);
                 return Ok(());
             }
@@ -141,7 +143,10 @@ fn list(
     for one in patch {
         let fields = one.as_object().ok_or_else(|| wrong("a list of objects holds no object"))?;
         match fields.get(DIRECTIVE).map(|word| word.as_str().unwrap_or_default()) {
-            None | Some("merge") => set.push(one),
+            None => set.push(one),
+            Some("merge") => {
+                return Err(wrong("merging lists cannot yet be specified in the patch"));
+            }
             Some("replace") => {
                 let rest = patch.iter().filter(|one| one.get(DIRECTIVE).is_none());
                 return rest.map(|one| object(&Value::Null, one, item)).collect();
@@ -171,6 +176,24 @@ fn list(
     }
     let order: Vec<Value> = set.into_iter().cloned().collect();
     Ok(ordered(all, &order, current, Some(key)))
+}
+
+/// Whether what a patch sets in a list comes in the order that it gives.
+fn follows(
+    set: &[Value],
+    order: &[Value],
+    key: Option<&str>,
+    directive: &str,
+) -> Result<(), PatchError> {
+    let mut rest = order.iter();
+    let stays = |one: &&Value| one.get(DIRECTIVE).is_none();
+    for one in set.iter().filter(stays) {
+        let one = identity(one, key);
+        if !rest.any(|other| identity(other, key) == one) {
+            return Err(wrong(&format!("the order in the patch list doesn't match {directive}")));
+        }
+    }
+    Ok(())
 }
 
 fn keyed<'a>(fields: &'a Fields, key: &str) -> Result<&'a Value, PatchError> {

@@ -90,7 +90,7 @@ fn objects_merge_replace_and_retain() {
     check(
         json!({"nodeSelector": {"a": "1"}}),
         json!({"nodeSelector": {"$patch": "delete"}}),
-        json!({}),
+        json!({"nodeSelector": {}}),
     );
     check(
         json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
