@@ -96,6 +96,20 @@ impl Options {
     }
 }
 
+impl Options {
+    /// The words that say the same to `berth up`.
+    pub fn words(&self) -> Vec<String> {
+        let fields = serde_json::to_value(self).expect("options are numbers and words");
+        let fields = fields.as_object().into_iter().flatten();
+        let said = fields.filter(|(_, value)| !value.is_null());
+        said.flat_map(|(name, value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            [format!("--{}", name.replace('_', "-")), value]
+        })
+        .collect()
+    }
+}
+
 impl Default for Options {
     /// What `berth up` runs with when nothing is said.
     fn default() -> Self {
@@ -162,6 +176,27 @@ mod tests {
         let read: Options = serde_json::from_str(&text).unwrap();
         assert_eq!(read.api_port, 7443);
         assert_eq!(read.node_ports, PortRange(31000..=31999));
+    }
+
+    #[test]
+    fn options_said_again_are_the_same() {
+        let all = [
+            ["--store", "etcd://h:1?prefix=/x"],
+            ["--backup-every", "90s"],
+            ["--backup-keep", "3"],
+            ["--backup-dir", "/a b"],
+            ["--audit-log-max-size", "7"],
+            ["--audit-log-max-backups", "0"],
+            ["--node-name", "n"],
+            ["--service-range", "10.9.0.0/16"],
+        ];
+        for words in [vec!["up"], std::iter::once("up").chain(all.into_iter().flatten()).collect()]
+        {
+            let said = Line::try_parse_from(words).unwrap().options;
+            let again = std::iter::once("up".to_owned()).chain(said.words());
+            let again = Line::try_parse_from(again).unwrap().options;
+            assert_eq!(serde_json::to_value(again).unwrap(), serde_json::to_value(said).unwrap());
+        }
     }
 
     #[test]

@@ -42,10 +42,13 @@ pub fn run(instance: &Instance) -> Result<()> {
     drop(std::fs::remove_file(&notify)); // of a starter that was killed
     let socket = UnixDatagram::bind(&notify).context("listening for the start's progress")?;
     socket.set_read_timeout(Some(TICK))?;
-    let words = std::env::args_os().skip(1).filter(|word| word != "--detach");
     let log = File::create(&said)?;
     let mut child = Command::new(std::env::current_exe()?)
-        .args(words)
+        .arg("up")
+        .arg("--data-dir")
+        .arg(&instance.dir)
+        // Not the words of this process, which may have been told to restore first.
+        .args(instance.options.words())
         .env(NOTIFY, &notify)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
