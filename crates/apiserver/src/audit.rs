@@ -111,8 +111,12 @@ impl Audit {
         let id = own.unwrap_or_else(|| {
             let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
             let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-            HeaderValue::from_str(id.hyphenated().encode_lower(&mut text))
-                .expect("a UUID is letters, digits and dashes")
+            let mut id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text))
+                .expect("a UUID is letters, digits and dashes");
+            // It never comes again: HTTP/2 need not keep it in its table of headers, nor compare
+            // it with all the others there.
+            id.set_sensitive(true);
+            id
         });
         let logged = self.to.get().is_some() && is_logged(target, query);
         let text = |name: &str| {

@@ -181,7 +181,7 @@ fn fill_in(resource: &Resource, new: &mut Value) {
     {
         object::set_meta(new, field, Value::Null);
     }
-    object::set_meta(new, "uid", json!(uuid::Uuid::new_v4().to_string()));
+    object::set_meta(new, "uid", json!(object::new_uid()));
     object::set_meta(new, "creationTimestamp", json!(object::now()));
     let generation = if rules::has_generation(resource, new) { json!(1) } else { Value::Null };
     object::set_meta(new, "generation", generation);
