@@ -1,10 +1,12 @@
-//! The group `scheduler`: decisions a second in process, and pods bound a second through the API.
+//! The group `scheduler`: decisions a second in process, pods bound a second through the API, and
+//! pods that become Ready a second with the whole control plane.
 //!
-//! In process, by the number of nodes and by what pods ask: each run begins with an empty cluster of three zones, and every placement is counted before the
-//! next decision, as in production. Pods exist before the clock starts; finding out what a new kind
-//! of pod may do on each node does not.
+//! In process, by the number of nodes and by what pods ask: each run begins with an empty cluster
+//! of three zones, and every placement is counted before the next decision, as in production. Pods
+//! exist before the clock starts; finding out what a new kind of pod may do on each node does not.
 
 mod live;
+mod whole;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -47,6 +49,9 @@ enum Kind {
 pub fn measure() -> Result<Vec<Budget>> {
     let mut budgets = if is_wanted("decisions") { decisions()? } else { Vec::new() };
     budgets.extend(live::measure()?);
+    if is_wanted("whole") {
+        budgets.extend(whole::measure()?);
+    }
     Ok(budgets)
 }
 

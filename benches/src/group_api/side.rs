@@ -127,19 +127,7 @@ impl Ours {
 
     /// How to ask it.
     pub fn side(&self) -> Result<Side> {
-        let text = std::fs::read_to_string(self.kubeconfig())?;
-        let field = |name: &str| -> Result<Vec<u8>> {
-            let (_, rest) = text.split_once(name).with_context(|| format!("no {name}"))?;
-            let word = rest.trim_start_matches(['"', ':', ' ']).split(['"', '\n', ',', '}']).next();
-            Ok(STANDARD.decode(word.unwrap_or_default().trim())?)
-        };
-        let key = field("client-key-data")?;
-        let shown = certificates(&field("client-certificate-data")?)?;
-        let key = PrivateKeyDer::from_pem_slice(&key).context("the client's key")?;
-        let tls = builder(&field("certificate-authority-data")?)?;
-        let tls = Arc::new(tls.with_client_auth_cert(shown, key)?);
-        let target = Target { port: self.port, credential: "", tls };
-        Ok(Side { name: "ours", target, pids: vec![i32::try_from(self.process.id())?] })
+        of_ours(&self.kubeconfig(), self.port, i32::try_from(self.process.id())?)
     }
 }
 
@@ -149,6 +137,23 @@ impl Drop for Ours {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+/// How to ask a server of ours, process `pid`, as who its kubeconfig says.
+pub fn of_ours(kubeconfig: &Path, port: u16, pid: i32) -> Result<Side> {
+    let text = std::fs::read_to_string(kubeconfig)?;
+    let field = |name: &str| -> Result<Vec<u8>> {
+        let (_, rest) = text.split_once(name).with_context(|| format!("no {name}"))?;
+        let word = rest.trim_start_matches(['"', ':', ' ']).split(['"', '\n', ',', '}']).next();
+        Ok(STANDARD.decode(word.unwrap_or_default().trim())?)
+    };
+    let key = field("client-key-data")?;
+    let shown = certificates(&field("client-certificate-data")?)?;
+    let key = PrivateKeyDer::from_pem_slice(&key).context("the client's key")?;
+    let tls = builder(&field("certificate-authority-data")?)?;
+    let tls = Arc::new(tls.with_client_auth_cert(shown, key)?);
+    let target = Target { port, credential: "", tls };
+    Ok(Side { name: "ours", target, pids: vec![pid] })
 }
 
 /// How to ask the peer.
