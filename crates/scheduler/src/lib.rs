@@ -12,10 +12,12 @@
 //! follow.
 
 pub mod admission;
+pub mod advice;
 pub mod amount;
 mod class;
 pub mod cluster;
 pub mod decision;
+pub mod defrag;
 pub mod gang;
 pub mod gpu;
 pub mod policy;
