@@ -1,5 +1,7 @@
 //! One battery for every implementation of the trait.
 
+#[path = "battery/contract.rs"]
+mod contract;
 #[path = "battery/model.rs"]
 mod model;
 #[path = "battery/server.rs"]
@@ -13,6 +15,7 @@ use berth_store::{
     WriteError,
 };
 use bytes::Bytes;
+use contract::*;
 
 /// How long a watcher may take to hear of something before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,6 +70,18 @@ battery! {
     watchers_registered_under_load_miss_nothing,
     thousand_watchers_hear_of_each_write,
     random_operations_agree_with_the_model,
+    what_is_there_cannot_be_created,
+    a_get_says_how_far_it_has_seen,
+    deletes_hold_to_their_condition,
+    updates_that_try_again_lose_nothing,
+    a_list_is_of_its_prefix_alone,
+    a_list_sees_what_was_answered_before,
+    pages_show_one_moment,
+    a_page_whose_moment_is_forgotten_goes_on_from_now,
+    a_watch_goes_on_where_a_list_ended,
+    a_key_that_comes_again_is_new_to_a_watcher,
+    a_watcher_that_reads_late_hears_all,
+    one_watcher_that_leaves_takes_nobody_along,
 }
 
 fn key(text: &str) -> Bytes {
