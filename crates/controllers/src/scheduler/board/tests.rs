@@ -257,3 +257,36 @@ async fn a_gang_that_was_passed_over_is_completed_by_one_of_its_own() {
     see(&mut board, &member("c", "3", "10"));
     assert_eq!(outcomes(&mut board, over).iter().filter(|(_, bound)| *bound).count(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_wait_is_measured_by_a_clock_that_can_jump() {
+    let mut board = board_with_room_for(2);
+    let begun = Instant::now();
+    // Written while the clock was ahead, behind, and behind by more than any patience.
+    for (name, created) in [("a", "2099-01-01T00:00:00Z"), ("b", "1970-01-01T00:00:00Z")] {
+        let mut member = member(name, "3", "60");
+        member.metadata.creation_timestamp = serde_json::from_value(json!(created)).unwrap();
+        see(&mut board, &member);
+    }
+    let mut late = pod("late", 0, json!({}));
+    late.metadata.creation_timestamp =
+        serde_json::from_value(json!("2099-01-01T00:00:00Z")).unwrap();
+    see(&mut board, &late);
+    let decisions = board.decide(begun, 10);
+    assert_eq!(decisions.len(), 3);
+    for decision in decisions {
+        match decision.key.name.as_str() {
+            "late" => assert_eq!(words(&decision), "a", "it is not waited for its time to come"),
+            _ => {
+                assert!(words(&decision).contains("2 exist"), "not over yet: {}", words(&decision))
+            }
+        }
+        assert_eq!(decision.waited, Duration::ZERO);
+    }
+    // Whoever looks with an older time than was seen before neither fails nor tries sooner.
+    board.wake(Hint::Anything, begun);
+    let earlier = begun.checked_sub(Duration::from_secs(5)).unwrap_or(begun);
+    assert_eq!(outcomes(&mut board, earlier), []);
+    assert_eq!(outcomes(&mut board, begun + FIRST_WAIT).len(), 2);
+    assert!(words(&board.decide(begun + Duration::from_secs(60), 10)[0]).contains("within 60 s"));
+}
