@@ -126,7 +126,8 @@ pub fn apply(
     let mut current = live.clone();
     let mut managers = Managers::of_list(&managers::take_list(&mut current), &resource.schema);
     if managers.is_empty() {
-        let mut all = fields::of(&current, schema);
+        // As if somebody had created it so.
+        let mut all = compare::values(&json!({}), &current, schema).changed();
         owned(&mut all, resource, None);
         managers.set(BEFORE, Operation::Update, &version, None, all, now);
     }
@@ -157,11 +158,10 @@ pub fn apply(
     let gone = compare::values(&current, &new, schema).removed;
     managers.lose(&gone);
     drop(gone);
-    // An apply that changes nothing is at no time.
+    // An apply that changes nothing leaves the time of the one before.
     let time = match own {
-        _ if new != current => now.to_owned(),
-        Some(own) => own.time,
-        None => String::new(),
+        Some(own) if new == current => own.time,
+        _ => now.to_owned(),
     };
     drop(current);
     managers.set(manager, Operation::Apply, &version, subresource, wanted, &time);
@@ -173,8 +173,8 @@ pub fn apply(
 /// Notes in `new.metadata.managedFields` who changed what, for everything but an apply. Both are
 /// as they are stored: read, defaulted.
 ///
-/// `new` may bring entries of its own (a client may drop some; none, or an empty one, clears them
-/// all); without any, those of `old` go on. What is cleared stays so until an apply.
+/// `new` may bring entries of its own (a client may drop some; a list of one empty entry clears
+/// them all); without any, those of `old` go on. What is cleared stays so until an apply.
 pub fn track(
     resource: &Resource,
     old: Option<&Value>,
@@ -186,7 +186,6 @@ pub fn track(
     let schema = Some(&resource.schema);
     let brought = new["metadata"]["managedFields"].as_array();
     let cleared = brought.is_some_and(|list| match list.as_slice() {
-        [] => true,
         [only] => only.as_object().is_some_and(serde_json::Map::is_empty),
         _ => false,
     });

@@ -39,11 +39,11 @@ pub fn note(manager: &str, applied: &Value, new: &mut Value) {
         return;
     }
     let mut config = applied.clone();
-    if let Some(annotations) = config["metadata"]["annotations"].as_object_mut() {
+    if let Some(Value::Object(metadata)) = config.get_mut("metadata")
+        && let Some(Value::Object(annotations)) = metadata.get_mut("annotations")
+    {
         annotations.remove(LAST_APPLIED);
-        if annotations.is_empty()
-            && let Some(metadata) = config["metadata"].as_object_mut()
-        {
+        if annotations.is_empty() {
             metadata.remove("annotations");
         }
     }

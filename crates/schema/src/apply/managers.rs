@@ -194,7 +194,7 @@ impl Entry {
         if let Some(name) = &self.subresource {
             entry["subresource"] = json!(name);
         }
-        // An applier that changed nothing yet has none.
+        // Somebody else may have written it without.
         if !self.time.is_empty() {
             entry["time"] = json!(self.time);
         }
