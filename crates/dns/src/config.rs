@@ -38,6 +38,8 @@ pub struct Config {
     pub answers: usize,
     /// Seconds that such an answer is kept at most.
     pub longest: u32,
+    /// UDP answers a second to one client network on each thread; 0 for no limit.
+    pub rate: u32,
     /// A socket for `berth dns cache` and `flush`; `None` for none.
     pub control: Option<PathBuf>,
     /// What this server calls itself when asked (RFC 5001); at most 32 bytes.
@@ -92,6 +94,7 @@ impl Config {
             answers: 20_000,
             // Longer would only save questions that a resolver next door answers as fast.
             longest: 30,
+            rate: 0,
             control: None,
             nsid: None,
             secret: None,

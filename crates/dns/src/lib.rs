@@ -28,6 +28,7 @@ mod known;
 mod name;
 mod own;
 mod query;
+mod query_client;
 mod resolv;
 mod serve;
 mod snapshot;
@@ -40,6 +41,7 @@ use berth_daemon::{Ready, Tasks};
 pub use config::{Cluster, Config, Site, StartError, ZoneFile, check};
 pub use control::{Request, ask};
 pub use counts::Totals;
+pub use query_client::{AskError, Said, Shown, query};
 pub use resolv::upstreams;
 pub use zone::file::Problem;
 pub use zone::policy::{Order, Wanted};
@@ -72,8 +74,14 @@ pub async fn run_for(
             None => None,
         };
         known_all &= known.is_some();
-        let site = cluster.site.as_ref().and_then(|site| sites.get(site)).copied();
-        facts.push((known.unwrap_or_default(), site.unwrap_or_default()));
+        let site = match &cluster.site {
+            Some(site) => *sites.get(site).ok_or_else(|| StartError::Site {
+                site: site.clone(),
+                what: "a cluster is there, and no networks are said to be",
+            })?,
+            None => 0,
+        };
+        facts.push((known.unwrap_or_default(), site));
     }
     ready.set(known_all);
     let zone = Arc::new(zone::Current::new(zone::Layers::empty()));
@@ -87,7 +95,8 @@ pub async fn run_for(
     health::serve(config.health, ready.clone(), tasks).await?;
     serve::tcp(config.listen, Arc::clone(&zone), Arc::clone(&forward), Arc::clone(&own), tasks)?;
     let shared = (Arc::clone(&zone), Arc::clone(&forward));
-    let counts = serve::udp(config.listen, config.threads, shared, own, config.answers, tasks)?;
+    let bounds = (config.answers, config.rate);
+    let counts = serve::udp(config.listen, config.threads, shared, own, bounds, tasks)?;
     if let Some(path) = &config.control {
         control::serve(path, control::State { zone, forward, counts }, tasks)?;
     }

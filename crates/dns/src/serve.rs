@@ -1,5 +1,6 @@
 //! The ports: UDP by threads of their own, TCP by tasks.
 
+mod limit;
 mod tcp;
 mod udp;
 

@@ -1,43 +1,45 @@
 //! The answering path: one thread a core, each with a socket of its own on the shared port.
 //!
 //! ```text
-//! poll ─▶ recvmmsg (≤ 64 queries) ─▶ answer each from the zone ─▶ sendmmsg
+//! recvmmsg (≤ 64 queries) ─▶ answer each from the zone ─▶ sendmmsg
 //!                                       └─ not ours ─▶ bounded queue ─▶ forward task ─▶ send
 //! ```
 //!
 //! Nothing is allocated for a cluster name. The kernel spreads queries over the sockets by a hash of
 //! the addresses, so a client's queries stay on one thread.
 
-use std::io::{IoSlice, IoSliceMut, PipeReader, PipeWriter};
+use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_daemon::Tasks;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, sendto};
 use socket2::Type;
 use tokio::sync::mpsc;
 
+use super::limit::{Limits, Verdict};
 use super::shared;
 use crate::StartError;
-use crate::answer::{MAX_UDP, Outcome, Transport, Via, answer};
+use crate::answer::{MAX_UDP, Outcome, Transport, Via, answer, refuse};
 use crate::counts::Counts;
 use crate::forward::{Forward, Freshness, Hit, Hot, Kept, failure};
 use crate::own::Own;
-use crate::query::code;
+use crate::query::{self, code, flag};
 use crate::zone::{Current, Layers};
 
 /// Queries taken at a time. More would only wait longer for each other.
 const BATCH: usize = 64;
 /// Longer queries are cut off and then refused; real ones are a tenth of it.
 const MOST_QUERY: usize = 1232;
+/// A thread that waits for queries looks this often whether it is to end.
+const STOP_SEEN: Duration = Duration::from_millis(500);
 /// What the kernel may hold while all threads are busy.
 const RECEIVE_BUFFER: usize = 1 << 20;
 const MOST_THREADS: usize = 16;
@@ -61,7 +63,7 @@ pub(crate) fn udp(
     threads: Option<usize>,
     (zone, forward): (Arc<Current>, Arc<Forward>),
     own: Arc<Own>,
-    answers: usize,
+    (answers, rate): (usize, u32),
     tasks: &Tasks,
 ) -> Result<Vec<Arc<Counts>>, StartError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -71,13 +73,16 @@ pub(crate) fn udp(
         let open = || {
             let socket = shared(address, Type::DGRAM)?;
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+            // One system call fewer for each batch than to wait and then to receive.
+            socket.set_nonblocking(false)?;
+            socket.set_read_timeout(Some(STOP_SEEN))?;
             Ok(UdpSocket::from(socket))
         };
         let socket =
             open().map_err(|source| StartError::Listen { address, protocol: "UDP", source })?;
         let socket = Arc::new(socket);
-        let (stop, stopped): (PipeReader, PipeWriter) =
-            std::io::pipe().map_err(StartError::Thread)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let (waiting, queue) = mpsc::channel(MOST_WAITING);
         let (keep, new) = sync_channel(MOST_NEW);
         tasks.spawn_until_stop(
@@ -94,6 +99,7 @@ pub(crate) fn udp(
             new,
             counts,
             answers,
+            rate,
         };
         let thread = std::thread::Builder::new()
             .name(format!("dns-{number}"))
@@ -102,8 +108,7 @@ pub(crate) fn udp(
         let inner = tasks.clone();
         tasks.spawn("dns thread", async move {
             inner.stopping().await;
-            // Closing the pipe wakes the thread.
-            drop(stopped);
+            stopped.store(true, Ordering::Relaxed);
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         });
     }
@@ -112,13 +117,14 @@ pub(crate) fn udp(
 
 struct Thread {
     socket: Arc<UdpSocket>,
-    stop: PipeReader,
+    stop: Arc<AtomicBool>,
     zone: Arc<Current>,
     own: Arc<Own>,
     waiting: mpsc::Sender<Waiting>,
     new: Receiver<Kept>,
     counts: Arc<Counts>,
     answers: usize,
+    rate: u32,
 }
 
 /// What one thread works in; allocated once.
@@ -147,10 +153,10 @@ impl Buffers {
         }
     }
 
-    /// How many queries came; none where none waits.
+    /// Waits for queries, and says how many came.
     fn receive(&mut self, socket: &UdpSocket) -> nix::Result<usize> {
         let mut slices = self.queries.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
-        let flags = MsgFlags::MSG_DONTWAIT;
+        let flags = MsgFlags::MSG_WAITFORONE;
         let came = recvmmsg(socket.as_raw_fd(), &mut self.receive, slices.iter_mut(), flags, None)?;
         let mut count = 0;
         for message in came {
@@ -194,23 +200,12 @@ impl Thread {
         let mut seen = 0;
         let mut zone = self.zone.get();
         let mut hot = Hot::new(self.answers);
+        let mut limits = Limits::new(self.rate);
         let mut flushed = 0;
         loop {
-            let mut wait = [
-                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut wait, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => {
-                    tracing::error!(%error, "cannot wait for queries");
-                    return;
-                }
-            }
-            if wait[1].any().unwrap_or(true) {
+            if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            // Once for each wait: a steady stream must not keep the stop from being seen.
             match buffers.receive(&self.socket) {
                 Ok(count) => {
                     if let Some(newer) = self.zone.newer_than(&mut seen) {
@@ -221,7 +216,7 @@ impl Thread {
                         hot.clear();
                     }
                     self.new.try_iter().take(MOST_NEW).for_each(|kept| hot.put(kept));
-                    let replies = self.answer(&zone, &mut hot, &mut buffers, count);
+                    let replies = self.answer(&zone, (&mut hot, &mut limits), &mut buffers, count);
                     buffers.send(&self.socket, replies);
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -231,7 +226,13 @@ impl Thread {
         }
     }
 
-    fn answer(&self, zone: &Layers, hot: &mut Hot, buffers: &mut Buffers, count: usize) -> usize {
+    fn answer(
+        &self,
+        zone: &Layers,
+        (hot, limits): (&mut Hot, &mut Limits),
+        buffers: &mut Buffers,
+        count: usize,
+    ) -> usize {
         let now = Instant::now();
         let (mut replies, mut hits, mut forwarded) = (0, 0, 0);
         for index in 0..count {
@@ -267,6 +268,13 @@ impl Thread {
                     }
                 },
             };
+            let length = match limits.is_on() {
+                true => limited(packet, length, via, limits, now, out),
+                false => length,
+            };
+            if length == 0 {
+                continue;
+            }
             buffers.reply_lengths[replies] = length;
             buffers.targets[replies] = buffers.clients[index];
             replies += 1;
@@ -278,6 +286,33 @@ impl Thread {
     fn forward(&self, packet: &[u8], client: Option<SocketAddr>) -> Result<(), Vec<u8>> {
         let sent = self.waiting.try_send(Waiting { packet: packet.to_vec(), client });
         sent.or_else(|_| failure(packet, code::SERVER_FAILURE).map_or(Ok(()), Err))
+    }
+}
+
+/// The answer of `length` bytes as the limits allow it; 0 for none.
+fn limited(
+    packet: &[u8],
+    length: usize,
+    via: Via<'_>,
+    limits: &mut Limits,
+    now: Instant,
+    out: &mut [u8; MAX_UDP],
+) -> usize {
+    let query = query::parse(packet).ok();
+    let known = query.and_then(|query| query.edns);
+    if known.is_some_and(|edns| via.own.is_known(&edns, via.client)) {
+        return length;
+    }
+    match (limits.judge(via.client, now), query) {
+        (Verdict::Send, _) => length,
+        (Verdict::Truncate, Some(query)) => match refuse(&query, code::OK, out) {
+            Outcome::Reply(length) => {
+                out[2] |= (flag::TRUNCATED >> 8) as u8;
+                length
+            }
+            _ => 0,
+        },
+        _ => 0,
     }
 }
 
@@ -308,7 +343,9 @@ async fn forward_all(
                     }
                     if let Some(client) = client {
                         // A full send buffer loses the answer, as the network may: it is asked again.
-                        let _ = socket.send_to(&answered.bytes, client);
+                        let to = SockaddrStorage::from(client);
+                        let flags = MsgFlags::MSG_DONTWAIT;
+                        let _ = sendto(socket.as_raw_fd(), &answered.bytes, &to, flags);
                     }
                 });
             }
