@@ -86,8 +86,9 @@ pub fn pod(object: &core::Pod) -> Pod {
             spec.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".to_owned());
         pod.preempts = spec.preemption_policy.as_deref() != Some("Never");
         pod.claims = claims(spec, &pod.name);
-        pod.requests = requests(spec, false);
-        pod.weighed = requests(spec, true);
+        let held = Held::of(object.status.as_ref());
+        pod.requests = requests(spec, &held, false);
+        pod.weighed = requests(spec, &held, true);
         pod.host_ports = host_ports(spec);
         pod.disks = disks(spec);
         let all = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -216,15 +217,15 @@ fn whole(quantity: &Quantity) -> i64 {
 
 /// The most that the pod asks for at any moment of its life: while init containers run one after the
 /// other, beside the sidecars started before them, or afterwards; see KEP-753.
-fn requests(spec: &core::PodSpec, weighed: bool) -> Amounts {
+fn requests(spec: &core::PodSpec, held: &Held, weighed: bool) -> Amounts {
     let mut running = Amounts::default();
     let mut sidecars = Amounts::default();
     let mut starting = Amounts::default();
     for container in &spec.containers {
-        running += &container_requests(container, weighed);
+        running += &container_requests(container, held, weighed);
     }
     for container in spec.init_containers.iter().flatten() {
-        let own = container_requests(container, weighed);
+        let own = container_requests(container, held, weighed);
         if container.restart_policy.as_deref() == Some("Always") {
             sidecars += &own;
             starting = starting.max(&sidecars);
@@ -251,9 +252,43 @@ fn requests(spec: &core::PodSpec, weighed: bool) -> Amounts {
     total
 }
 
-fn container_requests(container: &core::Container, weighed: bool) -> Amounts {
+/// What containers have, where that is not what they ask for: a change of resources is under way.
+///
+/// Source: KEP-1287: until it is done the larger counts, and what cannot be done does not count.
+#[derive(Default)]
+struct Held {
+    by_name: BTreeMap<String, Amounts>,
+    /// The node is too small for the change.
+    infeasible: bool,
+}
+
+impl Held {
+    fn of(status: Option<&core::PodStatus>) -> Self {
+        let Some(status) = status else { return Self::default() };
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let by_name = all.filter_map(|container| {
+            let actual = container.resources.as_ref().and_then(|all| all.requests.as_ref());
+            let allocated = container.allocated_resources.as_ref();
+            let mut has = actual.or(allocated).map(amounts)?;
+            if let Some(allocated) = allocated {
+                has = has.max(&amounts(allocated));
+            }
+            Some((container.name.clone(), has))
+        });
+        let infeasible = status.conditions.iter().flatten().any(|each| {
+            (each.type_.as_str(), each.reason.as_deref())
+                == ("PodResizePending", Some("Infeasible"))
+        });
+        Self { by_name: by_name.collect(), infeasible }
+    }
+}
+
+fn container_requests(container: &core::Container, held: &Held, weighed: bool) -> Amounts {
     let stated = container.resources.as_ref().and_then(|all| all.requests.as_ref());
     let mut own = stated.map(amounts).unwrap_or_default();
+    if let Some(has) = held.by_name.get(&container.name) {
+        own = if held.infeasible { has.clone() } else { own.max(has) };
+    }
     if weighed {
         if !stated.is_some_and(|all| all.contains_key("cpu")) {
             own.cpu = UNSTATED_CPU;
@@ -468,7 +503,7 @@ mod tests {
         let spec = |init: Vec<serde_json::Value>, main: Vec<serde_json::Value>| -> core::PodSpec {
             serde_json::from_value(json!({ "initContainers": init, "containers": main })).unwrap()
         };
-        let cpu = |spec: &core::PodSpec| requests(spec, false).cpu.0;
+        let cpu = |spec: &core::PodSpec| requests(spec, &Held::default(), false).cpu.0;
         assert_eq!(cpu(&spec(vec![], vec![container("1", None), container("500m", None)])), 1500);
         assert_eq!(cpu(&spec(vec![container("2", None)], vec![container("1", None)])), 2000);
         let always = Some("Always");
@@ -478,7 +513,34 @@ mod tests {
         assert_eq!(cpu(&spec(sidecar_last, vec![container("1", None)])), 2500);
         let unstated: core::PodSpec =
             serde_json::from_value(json!({ "containers": [{ "name": "c" }] })).unwrap();
-        assert_eq!(requests(&unstated, false), Amounts::default());
-        assert_eq!(requests(&unstated, true).cpu, UNSTATED_CPU);
+        assert_eq!(requests(&unstated, &Held::default(), false), Amounts::default());
+        assert_eq!(requests(&unstated, &Held::default(), true).cpu, UNSTATED_CPU);
+    }
+
+    #[test]
+    fn while_resources_change_the_larger_counts() {
+        fn check(asked: &str, status: serde_json::Value, expected: i64) {
+            let object = json!({
+                "spec": { "containers": [{ "name": "c",
+                    "resources": { "requests": { "cpu": asked } } }] },
+                "status": status });
+            let found = pod(&serde_json::from_value(object).unwrap());
+            assert_eq!(found.requests.cpu.0, expected, "{asked} {status}");
+        }
+        let has = |actual: &str, allocated: &str| {
+            json!([{ "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": { "cpu": allocated },
+                "resources": { "requests": { "cpu": actual } } }])
+        };
+        check("1", json!({}), 1000);
+        // It shrinks, and has not shrunk yet; then it has.
+        check("1", json!({ "containerStatuses": has("2", "2") }), 2000);
+        check("1", json!({ "containerStatuses": has("2", "1") }), 2000);
+        check("1", json!({ "containerStatuses": has("1", "1") }), 1000);
+        // It grows: its room is taken from when it asks.
+        check("3", json!({ "containerStatuses": has("2", "2") }), 3000);
+        let never =
+            json!([{ "type": "PodResizePending", "status": "True", "reason": "Infeasible" }]);
+        check("3", json!({ "containerStatuses": has("2", "2"), "conditions": never }), 2000);
     }
 }
