@@ -52,6 +52,8 @@ fn bad_requests_are_refused_by_name_and_the_server_keeps_serving() -> Result<()>
     a_body_over_the_limit_is_refused(&cluster)?;
     a_client_that_says_nothing_hinders_nobody(&cluster)?;
     a_made_up_token_is_refused(&cluster)?;
+    hostile_bodies_are_refused_and_memory_stays_bounded(&cluster)?;
+    a_webhook_that_hangs_hinders_only_what_it_watches(&cluster)?;
     Ok(())
 }
 
@@ -125,5 +127,119 @@ fn a_made_up_token_is_refused(cluster: &Cluster) -> Result<()> {
     let said = String::from_utf8_lossy(&ran.stderr).into_owned();
     assert!(!ran.status.success());
     assert!(said.contains("Unauthorized") || said.contains("must be logged in"), "{said}");
+    Ok(())
+}
+
+/// Sends a body as it is; the code and the reason of the answer.
+fn send(
+    cluster: &Cluster,
+    token: &str,
+    kind: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<(u64, String)> {
+    let mut command = std::process::Command::new("curl");
+    let verb = if kind.contains("patch") { "PATCH" } else { "POST" };
+    command.args(["-sk", "--max-time", "30", "-X", verb, "--data-binary", "@-"]);
+    command.args(["-H", &format!("Content-Type: {kind}")]);
+    command.args(["-H", &format!("Authorization: Bearer {token}"), "-H", "Expect:"]);
+    command.arg(format!("https://{}/api/v1/namespaces/default/{path}", cluster.api()));
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut running = command.spawn()?;
+    if let Some(mut input) = running.stdin.take() {
+        // The server may answer before it has all.
+        drop(input.write_all(body));
+    }
+    let said = running.wait_with_output()?.stdout;
+    let status: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+    let reason = status["reason"].as_str().unwrap_or_default().to_owned();
+    Ok((status["code"].as_u64().unwrap_or_default(), reason))
+}
+
+fn hostile_bodies_are_refused_and_memory_stays_bounded(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["create", "serviceaccount", "tester"])?;
+    let bind = ["--clusterrole=cluster-admin", "--serviceaccount=default:tester"];
+    cluster.kubectl(&[&["create", "clusterrolebinding", "tester"], bind.as_slice()].concat())?;
+    let token = cluster.kubectl(&["create", "token", "tester"])?.out.trim().to_owned();
+    cluster.kubectl(&["create", "configmap", "target"])?;
+
+    let level = |name: char, below: char| {
+        format!("{name}: &{name} [{}]\n", vec![format!("*{below}"); 9].join(","))
+    };
+    let bomb = ('b'..='z').zip('a'..).map(|(name, below)| level(name, below)).collect::<String>();
+    let bomb = format!("a: &a [x]\n{bomb}");
+    let grow = format!(r#"[{{"op":"add","path":"/x","value":["{}"]}}"#, "x".repeat(1000));
+    let grow = grow + &r#",{"op":"copy","from":"/x","path":"/x/-"}"#.repeat(60) + "]";
+    let empty = format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a"}},"spec":{{"containers":[{}{{}}]}}}}"#,
+        "{},".repeat(600_000)
+    );
+    let (deep, json) = ("[".repeat(1_000_000), "application/json");
+    let apply = "configmaps/target?fieldManager=m";
+    let patch = "application/json-patch+json";
+    let cases: [(&str, &str, &[u8], (u64, &str)); 6] = [
+        ("application/apply-patch+yaml", apply, bomb.as_bytes(), (400, "BadRequest")),
+        (patch, "configmaps/target", grow.as_bytes(), (422, "Invalid")),
+        (json, "pods", empty.as_bytes(), (400, "BadRequest")),
+        (json, "configmaps", deep.as_bytes(), (400, "BadRequest")),
+        (json, "configmaps", b"{\"data\":", (400, "BadRequest")),
+        ("text/plain", "configmaps", b"{}", (415, "UnsupportedMediaType")),
+    ];
+    for (kind, path, body, (code, reason)) in cases {
+        let found = send(cluster, &token, kind, path, body)?;
+        assert_eq!(found, (code, reason.to_owned()), "{kind} to {path}");
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let body = empty.as_bytes();
+            let token = &token;
+            scope.spawn(move || drop(send(cluster, token, json, "pods", body)));
+        }
+        cluster.kubectl(&["get", "--raw", "/readyz"]).map(drop)
+    })?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.pid()?))?;
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let most: u64 = most.unwrap_or_default().trim().trim_end_matches(" kB").parse()?;
+    assert!(most < 1024 * 1024, "the control plane took {most} KiB");
+    Ok(())
+}
+
+fn a_webhook_that_hangs_hinders_only_what_it_watches(cluster: &Cluster) -> Result<()> {
+    // Connections are taken by the system, and nobody ever says a word.
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let port = silent.local_addr()?.port();
+    cluster.apply(&format!(
+        "apiVersion: admissionregistration.k8s.io/v1\n\
+         kind: ValidatingWebhookConfiguration\n\
+         metadata: {{name: silent}}\n\
+         webhooks:\n\
+         - name: silent.berth.dev\n  \
+           clientConfig: {{url: \"https://127.0.0.1:{port}/\"}}\n  \
+           rules: [{{apiGroups: [\"\"], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}}]\n  \
+           objectSelector: {{matchLabels: {{ask: silent}}}}\n  \
+           timeoutSeconds: 1\n  failurePolicy: Fail\n  sideEffects: None\n  \
+           admissionReviewVersions: [v1]\n"
+    ))?;
+    let map = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{ask: {name}}}}}\n"
+        )
+    };
+    berth_tests::until("the webhook is asked", Duration::from_secs(20), || {
+        let begun = Instant::now();
+        let refused = cluster.apply(&map("silent")).map_or_else(
+            |error| format!("{error:#}"),
+            |_| {
+                drop(cluster.kubectl(&["delete", "configmap", "silent"]));
+                String::new()
+            },
+        );
+        let in_time = begun.elapsed() < Duration::from_secs(10);
+        in_time && refused.contains("failed calling webhook \"silent.berth.dev\"")
+    })?;
+    let begun = Instant::now();
+    cluster.apply(&map("others"))?;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    cluster.kubectl(&["delete", "validatingwebhookconfiguration", "silent"])?;
     Ok(())
 }
