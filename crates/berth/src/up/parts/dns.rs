@@ -1,0 +1,87 @@
+//! `berth dns`: the server as a pod or anywhere else, and what people ask it.
+
+mod settings;
+mod verbs;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use berth_daemon::Tasks;
+use berth_dns::{Cluster, Config};
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use super::{DNS_DRAIN, drained};
+
+/// `berth dns`.
+#[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DnsOptions {
+    #[command(subcommand)]
+    verb: Option<verbs::Verb>,
+    /// Where queries come in, UDP and TCP
+    #[arg(long, default_value = "0.0.0.0:10053")]
+    listen: SocketAddr,
+    /// Where health checks come in, HTTP
+    #[arg(long, default_value = "127.0.0.1:10054")]
+    health: SocketAddr,
+    /// What cluster names end in
+    #[arg(long, default_value = "cluster.local")]
+    domain: String,
+    /// Whose `nameserver` lines are asked for all other names
+    #[arg(long, default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
+    /// Where the last known names are kept for a start without the API
+    #[arg(long)]
+    snapshot: Option<PathBuf>,
+    /// Zones, policies, sites, clusters, forwarding: YAML, see docs/DNS.md
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+/// Runs the DNS server until it is told to end, or does what the verb says.
+pub fn dns(options: DnsOptions) -> Result<()> {
+    if let Some(verb) = options.verb {
+        return verbs::run(verb);
+    }
+    let text = std::fs::read_to_string(&options.resolv_conf)
+        .with_context(|| format!("reading {}", options.resolv_conf.display()))?;
+    let upstreams = berth_dns::upstreams(&text, &[options.listen]);
+    let mut config = Config::new(options.listen, options.health, upstreams);
+    config.domains = vec![options.domain];
+    config.snapshot = options.snapshot;
+    let settings = options.config.as_deref().map(settings::read).transpose()?;
+    drained(DNS_DRAIN, async move |tasks: Tasks| {
+        let clusters = match settings {
+            Some(settings) => {
+                let wanted = settings.apply(&mut config)?;
+                follow(wanted, &config).await?
+            }
+            None => vec![own(&config).await?],
+        };
+        berth_dns::run_for(config, clusters, &tasks).await?;
+        tasks.stopping().await;
+        Ok(())
+    })
+}
+
+/// The clusters that the settings name; none named, the one that this runs in.
+async fn follow(wanted: Option<Vec<settings::Followed>>, config: &Config) -> Result<Vec<Cluster>> {
+    let Some(wanted) = wanted else { return Ok(vec![own(config).await?]) };
+    let mut clusters = Vec::new();
+    for settings::Followed { kubeconfig, context, site, snapshot } in wanted {
+        let named = || format!("reading the kubeconfig {}", kubeconfig.display());
+        let file = Kubeconfig::read_from(&kubeconfig).with_context(named)?;
+        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+        let read = kube::Config::from_custom_kubeconfig(file, &options).await;
+        let client = Client::try_from(read.with_context(named)?)?;
+        clusters.push(Cluster { client, site, snapshot });
+    }
+    Ok(clusters)
+}
+
+async fn own(config: &Config) -> Result<Cluster> {
+    let client = Client::try_default().await.context("finding the cluster that this runs in")?;
+    Ok(Cluster { client, site: None, snapshot: config.snapshot.clone() })
+}

@@ -1,0 +1,138 @@
+//! The file of `berth dns --config`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use berth_dns::{Config, Site, Wanted, ZoneFile};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// What the file may say.
+#[derive(Deserialize, Debug, Default)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Settings {
+    /// What clusters' names end in; replaces `--domain`.
+    domains: Option<Vec<String>>,
+    zones: Vec<Zone>,
+    /// By name.
+    policies: BTreeMap<String, Wanted>,
+    /// Networks of clients, by site.
+    sites: BTreeMap<String, Vec<IpNet>>,
+    /// Unset, the cluster that this runs in; empty, none.
+    clusters: Option<Vec<Followed>>,
+    /// Whom to ask, by suffix; `.` replaces what resolv.conf says.
+    forward: BTreeMap<String, Vec<SocketAddr>>,
+    /// Answers of upstreams that each thread keeps.
+    cache: Option<usize>,
+    /// Seconds that they are kept at most.
+    cache_seconds: Option<u32>,
+    /// UDP answers a second for each client network and thread.
+    rate_limit: u32,
+    threads: Option<usize>,
+    nsid: Option<String>,
+    /// 32 hexadecimal digits, the same on servers behind one address.
+    cookie_secret: Option<String>,
+    control: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Zone {
+    file: PathBuf,
+    origin: Option<String>,
+}
+
+/// A cluster to be followed.
+#[derive(Deserialize, Debug, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Followed {
+    pub kubeconfig: PathBuf,
+    pub context: Option<String>,
+    pub site: Option<String>,
+    pub snapshot: Option<PathBuf>,
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// When it cannot be read, or says what nobody knows.
+pub fn read(path: &Path) -> Result<Settings> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+impl Settings {
+    /// Puts what is said into `config`; returns the clusters.
+    ///
+    /// # Errors
+    /// When a value cannot be right.
+    pub fn apply(self, config: &mut Config) -> Result<Option<Vec<Followed>>> {
+        if let Some(domains) = self.domains {
+            config.domains = domains;
+        }
+        let zone = |Zone { file, origin }| ZoneFile { path: file, origin };
+        config.zones = self.zones.into_iter().map(zone).collect();
+        config.policies = self.policies;
+        let site = |(name, networks): (String, Vec<IpNet>)| Site {
+            name,
+            networks: networks.iter().map(|net| (net.network(), net.prefix_len())).collect(),
+        };
+        config.sites = self.sites.into_iter().map(site).collect();
+        for (suffix, upstreams) in self.forward {
+            ensure!(!upstreams.is_empty(), "forward: {suffix:?} names no server");
+            match suffix.as_str() {
+                "." => config.upstreams = upstreams,
+                _ => config.forwards.push((suffix, upstreams)),
+            }
+        }
+        config.answers = self.cache.unwrap_or(config.answers);
+        config.longest = self.cache_seconds.unwrap_or(config.longest);
+        config.rate = self.rate_limit;
+        config.threads = self.threads;
+        config.nsid = self.nsid;
+        config.secret = self.cookie_secret.as_deref().map(secret).transpose()?;
+        config.control = self.control;
+        Ok(self.clusters)
+    }
+}
+
+fn secret(text: &str) -> Result<[u8; 16]> {
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32);
+    let number = number.context("cookieSecret: 32 hexadecimal digits are one")?;
+    Ok(number.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_documentation_shows_is_read() {
+        let text = "zones:\n- {file: /etc/berth/example.org.zone}\npolicies:\n  \
+                    www.example.org: {order: weighted, limit: 2, weights: {192.0.2.1: 3}}\n\
+                    sites: {east: [10.1.0.0/16, 'fd01::/16']}\nclusters:\n\
+                    - {kubeconfig: /etc/berth/east.yaml, site: east}\n\
+                    forward: {corp.example: ['10.0.0.53:53']}\nrateLimit: 500\nnsid: dns-1\n\
+                    cookieSecret: e5e973e5a6b2a43f48e7dc849e37bfcf\n";
+        let settings: Settings = serde_saphyr::from_str(text).expect("it is read");
+        let here = "127.0.0.1:53".parse().expect("an address");
+        let mut config = Config::new(here, here, vec![]);
+        let clusters = settings.apply(&mut config).expect("it is right").expect("they are named");
+        assert_eq!(clusters[0].site.as_deref(), Some("east"));
+        assert_eq!(config.sites[0].networks.len(), 2);
+        assert_eq!(config.policies["www.example.org"].weights["192.0.2.1"], 3);
+        assert_eq!((config.rate, config.forwards.len()), (500, 1));
+        assert_eq!(config.secret.expect("it is read")[..2], [0xE5, 0xE9]);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_refused() {
+        let refused = |text: &str| serde_saphyr::from_str::<Settings>(text).is_err();
+        assert!(refused("zone: []\n"));
+        assert!(refused("policies: {a.b: {order: any}}\n"));
+        assert!(secret("12").is_err() && secret(&"x".repeat(32)).is_err());
+    }
+}
