@@ -351,12 +351,20 @@ async fn a_claim_that_waits_gets_a_volume_where_the_pod_goes() {
     eventually!("the volume is the claim's", claimed().await.is_some());
     assert_eq!(claimed().await.unwrap().name.as_deref(), Some("claim"));
     assert!(ground.placed().await["p"].is_none(), "not before the claim is bound");
+    // It is ended between the claim and the pod; the next one goes on where it was.
+    scheduler.stop(Duration::ZERO).await;
+    ground.pod("q", "1", json!({ "spec": { "nodeName": "a", "schedulerName": "foreign" } })).await;
+    let scheduler = ground.scheduler(Config::default());
     // The volume controller's part.
     let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(ground.client.clone());
     let bound = json!({ "metadata": { "annotations": { "pv.kubernetes.io/bind-completed": "yes" } },
         "spec": { "volumeName": "disk" } });
     claims.patch("claim", &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
     eventually!("the pod is bound", ground.placed().await["p"].as_deref() == Some("b"));
+    // What it was assumed to take it takes once: the room is neither lost nor there twice.
+    ground.pod("r", "1", json!({})).await;
+    ground.pods().delete("q", &DeleteParams::default()).await.unwrap();
+    eventually!("the rest is given", ground.placed().await["r"].as_deref() == Some("a"));
     ground.end([scheduler]).await;
 }
 
