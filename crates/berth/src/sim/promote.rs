@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use berth_controllers::scheduler::{CONFIG_KEY, CONFIG_MAP, Config};
 use berth_sim::Candidate;
-use berth_sim::shadow::{Least, Saved, cluster_id, judge};
+use berth_sim::shadow::{Least, Saved, TooLittle, cluster_id, judge};
 use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -64,7 +64,15 @@ async fn promote(global: &Global, options: &Options) -> Result<()> {
         ..Least::default()
     };
     let verdict = judge(&saved.report, &options.policy, least, Timestamp::now());
-    let verdict = verdict.map_err(|error| refuse(error.to_string(), "let the shadow run on"))?;
+    let verdict = verdict.map_err(|error| {
+        let hint = match &error {
+            TooLittle::Pods { .. } | TooLittle::Watched { .. } => "let the shadow run on",
+            TooLittle::Old { .. } => "let the shadow look again",
+            TooLittle::Unknown { .. } => "name it as it was named to berth sim shadow",
+            TooLittle::Fault { .. } | TooLittle::Worse { .. } => "shadow another policy",
+        };
+        refuse(error.to_string(), hint)
+    })?;
     let Some(Candidate::Profiles { profiles, .. }) = saved.candidate(&options.policy) else {
         let message = format!("{} is a packer of the simulator's", options.policy);
         let hint = "the scheduler runs profiles: shadow profile:FILE, and promote that";

@@ -24,8 +24,15 @@ struct Replay {
     /// nobody leaves (the protocol of the published figures: 130)
     #[arg(long, value_name = "PERCENT")]
     saturate: Option<u64>,
-    /// Also count the machines needed, over so many orders of removal (10 or more mean something)
-    #[arg(long, value_name = "ORDERS", default_value_t = 0)]
+    /// Also count the machines needed, over 10 orders of removal or so many (--compact=20)
+    #[arg(
+        long,
+        value_name = "ORDERS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = 0,
+        default_missing_value = "10"
+    )]
     compact: u64,
     /// Also write everything as JSON
     #[arg(long, value_name = "FILE")]
