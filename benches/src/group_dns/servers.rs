@@ -98,7 +98,7 @@ impl Server {
         let [port] = berth_tests::free_ports()?;
         let config = format!(
             "setLocal('127.0.0.1:{port}')\nsetUDPMultipleMessagesVectorSize(64)\n\
-             newServer({{address='127.0.0.1:{upstream}', healthCheckMode='up'}})\n\
+             newServer({{address='127.0.0.1:{upstream}'}}):setUp()\n\
              getPool(''):setCache(newPacketCache(200000, {{maxTTL=86400}}))\n\
              setSecurityPollSuffix('')\nsetMaxUDPOutstanding(10000)\n"
         );
