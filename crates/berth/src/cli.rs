@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{
-    backup, completion, deploy, down, exec, images, instance, logs, restore, scheduler, sim,
-    status, up, why,
+    advise, backup, completion, defrag, deploy, down, exec, images, instance, logs, restore,
+    scheduler, sim, status, up, why,
 };
 
 /// A container cloud in one binary.
@@ -65,6 +65,10 @@ enum Command {
     Sim(sim::Options),
     /// Say why a pod is on its node, or on none
     Why(why::Options),
+    /// Say what workloads should ask for, from what they were measured to use
+    Advise(advise::Options),
+    /// Plan, or make, the moves that empty nodes
+    Defrag(defrag::Options),
     /// Schedule pods of any Kubernetes, beside its own scheduler
     Scheduler(scheduler::Options),
     /// Print the version
@@ -99,6 +103,8 @@ impl Cli {
             Command::Restore(options) => restore::run(&global, &options),
             Command::Sim(options) => sim::run(&global, options),
             Command::Why(options) => on_one_thread(why::run(&global, options)),
+            Command::Advise(options) => on_one_thread(advise::run(&global, options)),
+            Command::Defrag(options) => on_one_thread(defrag::run(&global, options)),
             Command::Scheduler(options) => scheduler::run(&global, options),
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),

@@ -1,9 +1,11 @@
 //! `berth`: the one binary. Its subcommands start the parts or talk to them.
 
+mod advise;
 mod backup;
 mod cli;
 mod completion;
 mod connect;
+mod defrag;
 mod deploy;
 mod down;
 mod exec;

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use berth_controllers::World;
 use berth_controllers::driver::chain;
 use berth_controllers::scheduler::{self, Config};
+use berth_controllers::{World, advice};
 use berth_daemon::Tasks;
 use kube::Client;
 use serde_json::{Value, json};
@@ -46,6 +46,9 @@ pub struct Options {
     /// Work without a Lease: there is no other replica
     #[arg(long)]
     no_lease: bool,
+    /// Remember what workloads use, for `berth advise`
+    #[arg(long)]
+    advice: bool,
     /// Print the manifests that run this on a Kubernetes, and end
     #[arg(long)]
     render: bool,
@@ -84,7 +87,12 @@ async fn serve(global: &Global, options: Options, config: Config) -> Result<()> 
     let client = client(global).await?;
     let tasks = Tasks::new();
     let world = Arc::new(World::for_scheduler(client.clone(), &tasks));
-    let scheduler = scheduler::start_with(client, &world, config, &tasks);
+    let scheduler = scheduler::start_with(client.clone(), &world, config, &tasks);
+    if options.advice {
+        let leader = scheduler.clone();
+        let leads = move || leader.leads();
+        advice::start(client, &world, advice::Config::default(), leads, &tasks);
+    }
     scheduler::serve_health(scheduler.clone(), health, &tasks);
     if let Some(listener) = extender {
         scheduler::serve_extender(scheduler, listener, &tasks);

@@ -5,6 +5,7 @@
 //! too; what it decides lives in `berth_scheduler`.
 
 pub mod account_tokens;
+pub mod advice;
 pub mod aggregation;
 pub mod apps;
 pub mod autoscale;
@@ -83,6 +84,7 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
     volumes::start(&world, tasks);
     driver::run(quota::Quotas::default(), &world, tasks);
     driver::run(autoscale::Autoscalers::new(&world), &world, tasks);
+    advice::start(world.client.clone(), &world, advice::Config::default(), || true, tasks);
     apps::define(world.client.clone(), tasks);
     let domain = Domain {
         name: config.apps_domain,

@@ -22,6 +22,7 @@
 
 mod act;
 mod board;
+mod defrag;
 mod events;
 mod extender;
 mod extras;
@@ -56,6 +57,8 @@ use leader::Leadership;
 use promoted::Promoted;
 use reservations::Reservations;
 
+pub use berth_scheduler::defrag::{Aim, Move, Plan, Room};
+pub use defrag::{Step, Surprise, carry_out, defrag};
 pub use extender::serve as serve_extender;
 pub use health::serve as serve_health;
 pub use live::{LookError, Rating, Share, Standing, Why, Worth, why};
