@@ -63,12 +63,28 @@ impl Query {
         self.0.iter().filter(move |(own, _)| own == key).map(|(_, value)| value.as_str())
     }
 
-    /// Whether a switch is on: there without a value, `true` or `1`.
+    /// A whole number; what is none is told as Go tells it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn integer(&self, key: &str) -> Result<Option<i64>, String> {
+        let Some((_, text)) = self.0.iter().find(|(own, _)| own == key) else { return Ok(None) };
+        text.parse().map(Some).map_err(|wrong: std::num::ParseIntError| {
+            use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+            let why = match wrong.kind() {
+                PosOverflow | NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            format!("strconv.ParseInt: parsing {text:?}: {why}")
+        })
+    }
+
+    /// Whether a switch is on: there, and neither `0` nor `false`.
     pub fn is_on(&self, key: &str) -> bool {
         self.0
             .iter()
             .find(|(own, _)| own == key)
-            .is_some_and(|(_, value)| matches!(value.as_str(), "" | "true" | "True" | "1" | "t"))
+            .is_some_and(|(_, value)| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use berth_api::selector::{SelectorError, Wanted};
 use berth_schema::Resource;
 use memchr::memmem;
 use serde::Deserialize;
@@ -31,17 +32,20 @@ impl Labels {
     /// # Errors
     /// 400 when it is no selector.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong = || Failure::bad_request(format!("unable to parse requirement: {text:?}"));
-        let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            let part = part.trim();
-            if !part.is_empty() {
-                requirements.push(requirement(part).ok_or_else(wrong)?);
-            } else if !text.trim().is_empty() {
-                return Err(wrong());
+        let parsed: berth_api::selector::Selector =
+            text.parse().map_err(|wrong: SelectorError| Failure::bad_request(wrong.to_string()))?;
+        let requirements = parsed.requirements().iter().map(|one| {
+            let key = one.key.clone();
+            match &one.wanted {
+                Wanted::In(values) => Requirement::In(key, values.clone()),
+                Wanted::NotIn(values) => Requirement::NotIn(key, values.clone()),
+                Wanted::Exists => Requirement::Exists(key),
+                Wanted::Missing => Requirement::Absent(key),
+                Wanted::Above(than) => Requirement::Greater(key, *than),
+                Wanted::Below(than) => Requirement::Less(key, *than),
             }
-        }
-        Ok(Self(requirements))
+        });
+        Ok(Self(requirements.collect()))
     }
 
     /// From an object's `matchLabels` and `matchExpressions`; none when it is malformed.
@@ -94,61 +98,6 @@ impl Labels {
 
 fn number(labels: &BTreeMap<String, String>, key: &str) -> Option<i64> {
     labels.get(key)?.parse().ok()
-}
-
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let (mut start, mut depth) = (0, 0usize);
-    for (at, letter) in text.char_indices() {
-        match letter {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn requirement(part: &str) -> Option<Requirement> {
-    if let Some(key) = part.strip_prefix('!') {
-        return Some(Requirement::Absent(label_key(key)?));
-    }
-    if let Some(open) = part.find('(') {
-        let values = part[open + 1..].strip_suffix(')')?;
-        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
-        let mut head = part[..open].split_whitespace();
-        let key = label_key(head.next()?)?;
-        return match (head.next()?, head.next()) {
-            ("in", None) => Some(Requirement::In(key, values)),
-            ("notin", None) => Some(Requirement::NotIn(key, values)),
-            _ => None,
-        };
-    }
-    for sign in ["!=", "==", "=", ">", "<"] {
-        let Some((key, value)) = part.split_once(sign) else { continue };
-        let (key, value) = (label_key(key)?, value.trim());
-        if !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
-            return None;
-        }
-        return Some(match sign {
-            "!=" => Requirement::NotIn(key, vec![value.to_owned()]),
-            ">" => Requirement::Greater(key, value.parse().ok()?),
-            "<" => Requirement::Less(key, value.parse().ok()?),
-            _ => Requirement::In(key, vec![value.to_owned()]),
-        });
-    }
-    Some(Requirement::Exists(label_key(part)?))
-}
-
-fn label_key(text: &str) -> Option<String> {
-    let text = text.trim();
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
-    (!text.is_empty() && text.bytes().all(fine)).then(|| text.to_owned())
 }
 
 /// A field selector; the empty one matches everything.
@@ -214,8 +163,13 @@ impl Fields {
                     Some((key.trim(), *sign != "!=", value.trim()))
                 })
                 .ok_or_else(|| {
-                    Failure::bad_request(format!("invalid selector: {part:?}; can't understand it"))
+                    let what = format!("invalid selector: '{text}'; can't understand '{part}'");
+                    Failure::bad_request(what)
                 })?;
+            if value.contains('=') {
+                let what = "invalid field selector: unescaped character in value: 61";
+                return Err(Failure::bad_request(what));
+            }
             let key = &as_stored(resource, key);
             if !selectable(resource, key) {
                 return Err(Failure::bad_request(format!(

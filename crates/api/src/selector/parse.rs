@@ -1,91 +1,166 @@
 //! Reads the text forms.
 
+use std::collections::BTreeSet;
+use std::iter::Peekable;
+use std::vec::IntoIter;
+
 use super::{FieldRequirement, Requirement, SelectorError, Wanted};
+use crate::names;
 
 /// The requirements of `a=b,c!=d,e in (x,y),f notin (z),g,!h,i>1`.
+///
+/// # Source
+/// Kubernetes' grammar of label selectors, and what it says of text that is none.
 pub fn requirements(text: &str) -> Result<Vec<Requirement>, SelectorError> {
-    let mut rest = text.trim();
+    let mut words = split(text).into_iter().peekable();
     let mut found = Vec::new();
-    while !rest.is_empty() {
-        let (one, after) = requirement(rest)?;
-        found.push(one);
-        let after = after.trim_start();
-        rest = match after.strip_prefix(',') {
-            Some(next) if next.trim().is_empty() => {
-                return Err(wrong("found '', expected: identifier after ','"));
+    loop {
+        match words.peek().copied() {
+            None => return Ok(found),
+            Some(word) if !is_sign(word) || word == "!" => {}
+            Some(word) => {
+                let what = format!("found '{word}', expected: !, identifier, or 'end of string'");
+                return Err(wrong(&what));
             }
-            Some(next) => next.trim_start(),
-            None if after.is_empty() => after,
-            None => {
-                return Err(wrong(&format!("found '{after}', expected: ',' or 'end of string'")));
+        }
+        let one = requirement(&mut words);
+        found.push(one.map_err(|what| wrong(&format!("unable to parse requirement: {what}")))?);
+        match words.next() {
+            None => return Ok(found),
+            Some(",") => match words.peek().copied() {
+                Some(word) if !is_sign(word) || word == "!" => {}
+                other => {
+                    let other = other.unwrap_or_default();
+                    let what = format!("found '{other}', expected: identifier after ','");
+                    return Err(wrong(&what));
+                }
+            },
+            Some(other) => {
+                return Err(wrong(&format!("found '{other}', expected: ',' or 'end of string'")));
             }
-        };
+        }
     }
-    Ok(found)
 }
 
-fn requirement(text: &str) -> Result<(Requirement, &str), SelectorError> {
-    if let Some(rest) = text.strip_prefix('!') {
-        let (key, rest) = word(rest.trim_start());
-        let key = some(key, "found '', expected: identifier")?;
-        return Ok((Requirement { key, wanted: Wanted::Missing }, rest));
+type Words<'a> = Peekable<IntoIter<&'a str>>;
+
+const SIGNS: [char; 7] = [',', '=', '!', '(', ')', '<', '>'];
+
+fn is_sign(word: &str) -> bool {
+    word.starts_with(SIGNS)
+}
+
+/// Signs and the words between them; whitespace only parts words.
+fn split(text: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let length = if rest.starts_with("==") || rest.starts_with("!=") {
+            2
+        } else if is_sign(rest) {
+            1
+        } else {
+            rest.find(|c: char| c.is_whitespace() || SIGNS.contains(&c)).unwrap_or(rest.len())
+        };
+        words.push(&rest[..length]);
+        rest = rest[length..].trim_start();
     }
-    let (key, rest) = word(text);
-    let key = some(key, &format!("found '{text}', expected: !, identifier, or 'end of string'"))?;
-    let rest = rest.trim_start();
-    let (wanted, rest) = if let Some(rest) = rest.strip_prefix("!=") {
-        let (value, rest) = word(rest.trim_start());
-        (Wanted::NotIn(vec![value.to_owned()]), rest)
-    } else if let Some(rest) = rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')) {
-        let (value, rest) = word(rest.trim_start());
-        (Wanted::In(vec![value.to_owned()]), rest)
-    } else if let Some(rest) = rest.strip_prefix('>') {
-        let (number, rest) = number(rest)?;
-        (Wanted::Above(number), rest)
-    } else if let Some(rest) = rest.strip_prefix('<') {
-        let (number, rest) = number(rest)?;
-        (Wanted::Below(number), rest)
-    } else {
-        match word(rest) {
-            ("in", rest) => {
-                let (values, rest) = set(rest)?;
-                (Wanted::In(values), rest)
-            }
-            ("notin", rest) => {
-                let (values, rest) = set(rest)?;
-                (Wanted::NotIn(values), rest)
-            }
-            _ => (Wanted::Exists, rest),
+    words
+}
+
+fn requirement(words: &mut Words<'_>) -> Result<Requirement, String> {
+    let missing = words.next_if_eq(&"!").is_some();
+    let key = identifier(words)?.to_owned();
+    names::qualified_name(&key)
+        .map_err(|wrong| format!("<nil>: Invalid value: {key:?}: {wrong}"))?;
+    if missing {
+        return Ok(Requirement { key, wanted: Wanted::Missing });
+    }
+    if words.peek().is_none_or(|word| *word == ",") {
+        return Ok(Requirement { key, wanted: Wanted::Exists });
+    }
+    let operator = words.next().unwrap_or_default();
+    let values = match operator {
+        "in" | "notin" => set(words)?,
+        "=" | "==" | "!=" | "<" | ">" => BTreeSet::from([value(words)?]),
+        other => {
+            return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt"));
         }
     };
-    Ok((Requirement { key, wanted }, rest))
+    let mut faults = Vec::new();
+    let mut number = 0;
+    for (at, value) in values.iter().enumerate() {
+        if matches!(operator, "<" | ">") {
+            match value.parse() {
+                Ok(parsed) => number = parsed,
+                Err(_) => faults.push(format!(
+                    "values[{at}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value \
+                     must be an integer"
+                )),
+            }
+        }
+        if let Err(wrong) = names::label_value(value) {
+            faults.push(format!("values[{at}][{key}]: Invalid value: {value:?}: {wrong}"));
+        }
+    }
+    match faults.as_slice() {
+        [] => {}
+        [only] => return Err(only.clone()),
+        several => return Err(format!("[{}]", several.join(", "))),
+    }
+    let values = values.into_iter().collect();
+    let wanted = match operator {
+        "notin" | "!=" => Wanted::NotIn(values),
+        ">" => Wanted::Above(number),
+        "<" => Wanted::Below(number),
+        _ => Wanted::In(values),
+    };
+    Ok(Requirement { key, wanted })
 }
 
-fn number(text: &str) -> Result<(i64, &str), SelectorError> {
-    let (value, rest) = word(text.trim_start());
-    let number = value.parse();
-    let number = number.map_err(|_| {
-        wrong(&format!("{value:?}: for 'Gt', 'Lt' operators, the value must be an integer"))
-    })?;
-    Ok((number, rest))
+fn identifier<'a>(words: &mut Words<'a>) -> Result<&'a str, String> {
+    let word = words.next().unwrap_or_default();
+    if word.is_empty() || is_sign(word) {
+        return Err(format!("found '{word}', expected: identifier"));
+    }
+    Ok(word)
 }
 
-fn set(text: &str) -> Result<(Vec<String>, &str), SelectorError> {
-    let inside = text.trim_start().strip_prefix('(');
-    let inside = inside.ok_or_else(|| wrong(&format!("found '{text}', expected: '('")))?;
-    let (inside, rest) =
-        inside.split_once(')').ok_or_else(|| wrong("found '', expected: ',', or ')'"))?;
-    Ok((inside.split(',').map(|value| value.trim().to_owned()).collect(), rest))
+/// A single value; none is the empty one.
+fn value(words: &mut Words<'_>) -> Result<String, String> {
+    if words.peek().is_none_or(|word| *word == ",") {
+        return Ok(String::new());
+    }
+    identifier(words).map(str::to_owned)
 }
 
-/// A word and what follows it.
-fn word(text: &str) -> (&str, &str) {
-    let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '=' | '!' | '(' | ')' | '<' | '>');
-    text.split_at(text.find(ends).unwrap_or(text.len()))
-}
-
-fn some(word: &str, otherwise: &str) -> Result<String, SelectorError> {
-    if word.is_empty() { Err(wrong(otherwise)) } else { Ok(word.to_owned()) }
+/// Values in parentheses; where there is none, the empty one.
+fn set(words: &mut Words<'_>) -> Result<BTreeSet<String>, String> {
+    let open = words.next().unwrap_or_default();
+    if open != "(" {
+        return Err(format!("found '{open}' expected: '('"));
+    }
+    if words.peek().is_none_or(|word| is_sign(word) && !matches!(*word, "," | ")")) {
+        let found = words.peek().copied().unwrap_or_default();
+        return Err(format!("found '{found}', expected: ',', ')' or identifier"));
+    }
+    let mut values = BTreeSet::new();
+    loop {
+        if words.peek().is_some_and(|word| matches!(*word, "," | ")")) {
+            values.insert(String::new());
+        } else {
+            let word = words.next().unwrap_or_default();
+            if word.is_empty() || is_sign(word) {
+                return Err(format!("found '{word}', expected: ',', or identifier"));
+            }
+            values.insert(word.to_owned());
+        }
+        match words.next().unwrap_or_default() {
+            ")" => return Ok(values),
+            "," => {}
+            other => return Err(format!("found '{other}', expected: ',' or ')'")),
+        }
+    }
 }
 
 fn wrong(what: &str) -> SelectorError {

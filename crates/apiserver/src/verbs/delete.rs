@@ -50,16 +50,22 @@ impl Options {
         let body = call.body_value()?;
         let mut options = Self::from_value(&body)?;
         options.dry_run |= call.dry_run()?;
-        if let Some(text) = call.query.get("gracePeriodSeconds") {
-            let seconds = text.parse().map_err(|_| {
-                Failure::bad_request(format!("gracePeriodSeconds: {text:?} is no number"))
-            })?;
+        if let Some(seconds) =
+            call.query.integer("gracePeriodSeconds").map_err(Failure::bad_request)?
+        {
             options.grace_seconds = Some(seconds);
         }
         if let Some(policy) = call.query.get("propagationPolicy") {
             options.propagation = Some(policy.to_owned());
         }
-        if call.query.is_on("orphanDependents") && call.query.get("orphanDependents").is_some() {
+        if let (Some(policy), Some(_)) =
+            (call.query.get("propagationPolicy"), call.query.get("orphanDependents"))
+        {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            let cause = Cause::invalid("propagationPolicy", &json!(policy), why);
+            return Err(Failure::invalid_options("DeleteOptions", vec![cause]));
+        }
+        if call.query.is_on("orphanDependents") {
             options.propagation = Some("Orphan".to_owned());
         }
         options.check()

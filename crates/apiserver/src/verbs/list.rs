@@ -179,13 +179,9 @@ pub(crate) async fn find(
     resource: &Resource,
     selection: &Selection,
 ) -> Result<Found, Failure> {
-    let limit = match call.query.get("limit") {
-        None => 0,
-        Some(text) => text
-            .parse::<i64>()
-            .map_err(|_| Failure::bad_request(format!("invalid limit {text:?}")))?
-            .max(0) as usize,
-    };
+    let number = |key| call.query.integer(key).map_err(Failure::bad_request);
+    number("timeoutSeconds")?;
+    let limit = number("limit")?.unwrap_or_default().max(0) as usize;
     let (mut after, at) = start(core, call).await?;
     let prefix = record::prefix(resource, &call.target.namespace);
     if (&after, at) == (&None, None)

@@ -102,8 +102,8 @@ pub(crate) async fn watch(
         Err(ReadError::Compacted { .. }) => return Ok(too_old(start, current, call.output.format)),
         Err(error) => return Err(error.into()),
     };
-    let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse().ok()) {
-        Some(seconds) if seconds > 0 => seconds,
+    let seconds = match call.query.integer("timeoutSeconds").map_err(Failure::bad_request)? {
+        Some(seconds) if seconds > 0 => seconds.unsigned_abs(),
         _ => rand::random_range(DEFAULT_SECONDS..DEFAULT_SECONDS * 2),
     };
     let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
