@@ -177,7 +177,7 @@ fn hostile_bodies_are_refused_and_memory_stays_bounded(cluster: &Cluster) -> Res
     let (deep, json) = ("[".repeat(1_000_000), "application/json");
     let apply = "configmaps/target?fieldManager=m";
     let patch = "application/json-patch+json";
-    let cases: [(&str, &str, &[u8], (u64, &str)); 6] = [
+    let cases: [(_, _, &[u8], _); 6] = [
         ("application/apply-patch+yaml", apply, bomb.as_bytes(), (400, "BadRequest")),
         (patch, "configmaps/target", grow.as_bytes(), (422, "Invalid")),
         (json, "pods", empty.as_bytes(), (400, "BadRequest")),
