@@ -27,6 +27,8 @@ const LANES: usize = 48;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Something comes and goes this often; scheduler_perf's second is longer than a round.
 const CHURN: Duration = Duration::from_millis(100);
+/// How often a scheduler is looked at that may have ended.
+const LOOK: Duration = Duration::from_secs(1);
 const JSON: &str = "application/json";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -128,12 +130,13 @@ fn round(workload: Workload, nodes: usize, scheduler: Scheduler) -> Result<Seen>
         let mut watch = Watch::open(&side.target, wanted).await?;
         let dir = tempfile::tempdir()?;
         let before = side.cpu();
-        let running = Running::start(scheduler, &ground.kubeconfig(), dir.path())?;
+        let mut running = Running::start(scheduler, &ground.kubeconfig(), dir.path())?;
         let own = Side { name: "", target: side.target.clone(), pids: vec![running.pid()?] };
         let bound = tokio::time::timeout(PATIENCE, async {
             tokio::select! {
                 bound = watch.all_bound() => bound,
                 failed = churn(&side.target, workload, scheduler.profile()) => failed,
+                failed = running.ended() => failed,
             }
         });
         match bound.await {
@@ -327,6 +330,16 @@ impl Running {
         };
         let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self(command.spawn().with_context(|| format!("starting {}", scheduler.word()))?))
+    }
+
+    /// Waits for what should not be.
+    async fn ended(&mut self) -> Result<()> {
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                bail!("the scheduler ended: {status}");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     fn pid(&self) -> Result<i32> {
