@@ -65,6 +65,9 @@ pub struct Board {
     active: BTreeSet<Rank>,
     due: BTreeSet<(Instant, Key)>,
     parked: BTreeSet<Key>,
+    /// Those of the parked whom one more pod on a node may help: looked at on every binding, which
+    /// must not cost more where many wait for room.
+    near: BTreeSet<Key>,
     /// How many placed pods have each priority.
     priorities: BTreeMap<i32, usize>,
     homes: Homes,
@@ -147,6 +150,7 @@ impl Board {
             active: BTreeSet::new(),
             due: BTreeSet::new(),
             parked: BTreeSet::new(),
+            near: BTreeSet::new(),
             priorities: BTreeMap::new(),
             homes: Homes::default(),
         }
@@ -345,8 +349,8 @@ impl Board {
 
     /// Something changed: those whom it could help are tried again; whether there are any.
     pub fn wake(&mut self, hint: Hint, now: Instant) -> bool {
-        let helped: Vec<Key> = self
-            .parked
+        let among = if hint == Hint::PodCame { &self.near } else { &self.parked };
+        let helped: Vec<Key> = among
             .iter()
             .filter(|key| self.waiting.get(*key).is_some_and(|each| helps(hint, &each.refused_by)))
             .cloned()
@@ -379,6 +383,7 @@ impl Board {
             Stage::Parked(at) => {
                 self.due.remove(&(at, key.clone()));
                 self.parked.remove(key);
+                self.near.remove(key);
             }
         }
         match stage {
@@ -390,6 +395,9 @@ impl Board {
             }
             Stage::Parked(at) => {
                 self.due.insert((at, key.clone()));
+                if helps(Hint::PodCame, &waiting.refused_by) {
+                    self.near.insert(key.clone());
+                }
                 self.parked.insert(key.clone());
             }
         }
