@@ -75,8 +75,7 @@ enum Command {
     Version,
     /// Print a completion script for a shell
     Completion(completion::Options),
-    /// Answer cluster names (runs in a pod)
-    #[command(hide = true)]
+    /// Serve, ask and check DNS
     Dns(up::parts::DnsOptions),
     /// Balance HTTP requests by Ingress rules (runs in a pod)
     #[command(hide = true)]
