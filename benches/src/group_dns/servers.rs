@@ -178,7 +178,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // NSD's children end with it when it is asked to, not when it is killed.
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default());
-        drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let ended = until("it ends", Duration::from_secs(5), || {
             self.process.try_wait().is_ok_and(|ended| ended.is_some())
         });
