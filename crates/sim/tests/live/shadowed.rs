@@ -161,7 +161,7 @@ async fn shadow_and_promote(ground: Ground) {
             ground.pod(&format!("round-{round}-{at}"), "100m", json!({})).await;
         }
         let prefix = format!("round-{round}-");
-        let mut nodes = Vec::new();
+        let mut nodes: Vec<String>;
         eventually!("the round is bound", {
             let bound = ground.bound().await;
             nodes = bound
