@@ -81,6 +81,9 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
     };
     steps.begin("release");
     let app = write(&client, &options, &name, &source).await?;
+    if options.directory.is_some() {
+        rollout::renew_waiting(&client, &options.namespace, &name).await?;
+    }
     if !options.no_wait {
         steps.begin("rollout");
         let patience = std::time::Duration::from_secs(options.timeout);

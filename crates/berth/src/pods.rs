@@ -65,10 +65,47 @@ pub fn trouble(pod: &Pod) -> Option<String> {
     })
 }
 
+/// Whether nothing of the pod has run yet since an image could not be had.
+pub fn waits_for_image(pod: &Pod) -> bool {
+    let is_new = |status: &ContainerStatus| {
+        status.restart_count == 0
+            && status
+                .state
+                .as_ref()
+                .is_none_or(|state| state.running.is_none() && state.terminated.is_none())
+    };
+    let reason = |status: &ContainerStatus| status.state.clone()?.waiting?.reason;
+    pod.metadata.deletion_timestamp.is_none()
+        && statuses(pod).all(is_new)
+        && statuses(pod).any(|status| {
+            matches!(reason(status).as_deref(), Some("ErrImagePull" | "ImagePullBackOff"))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_pod_waits_for_its_image_until_something_of_it_has_run() {
+        let pod = |restarts: i32, states: &[serde_json::Value]| -> Pod {
+            let one = |state| {
+                json!({"name": "c", "image": "i", "imageID": "", "ready": false,
+                "restartCount": restarts, "state": state})
+            };
+            let all: Vec<_> = states.iter().map(one).collect();
+            serde_json::from_value(json!({"metadata": {}, "status": {"containerStatuses": all}}))
+                .unwrap()
+        };
+        let waits = json!({"waiting": {"reason": "ImagePullBackOff"}});
+        let runs = json!({"running": {}});
+        let starts = json!({"waiting": {"reason": "ContainerCreating"}});
+        assert!(waits_for_image(&pod(0, &[starts.clone(), waits.clone()])));
+        assert!(!waits_for_image(&pod(0, &[starts])));
+        assert!(!waits_for_image(&pod(0, &[runs, waits.clone()])));
+        assert!(!waits_for_image(&pod(1, &[waits])));
+    }
 
     #[test]
     fn only_what_will_not_come_by_itself_is_trouble() {

@@ -7,6 +7,7 @@ use berth_api::app::App;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 
@@ -107,6 +108,25 @@ pub async fn wait(
             return Err(Failure::new(Exit::Rollout, message, hint(name, namespace)).into());
         }
     }
+}
+
+/// Lets pods of `name` that wait for an image to come start anew, now that it is there: they would
+/// try again only after minutes. A restored cluster has such pods, since images are in no backup.
+/// Pods with a container that has run are left alone.
+pub async fn renew_waiting(client: &Client, namespace: &str, name: &str) -> Result<()> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let of_app = ListParams::default().labels(&pods::selector(name));
+    for pod in api.list(&of_app).await?.items.iter().filter(|pod| pods::waits_for_image(pod)) {
+        let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(&pod.name_any(), &params).await {
+            // It went, or another came in its place.
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn hint(name: &str, namespace: &str) -> String {
