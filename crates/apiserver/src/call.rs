@@ -16,6 +16,8 @@ use crate::path::{Query, Target};
 use crate::status::Failure;
 use crate::user::User;
 
+/// Longest name of a manager, in bytes.
+const MANAGER: usize = 128;
 const BODIES: &str = "application/json, application/yaml";
 
 /// A request.
@@ -116,28 +118,48 @@ impl Call {
             [] => Ok(false),
             all if all.iter().all(|value| *value == "All") => Ok(true),
             other => {
-                let kind = match self.target.verb.as_str() {
-                    "create" => "CreateOptions",
-                    "update" => "UpdateOptions",
-                    "patch" => "PatchOptions",
-                    _ => "DeleteOptions",
-                };
                 let cause = Cause::not_supported("dryRun", &json!(other), &["All"]);
-                Err(Failure::invalid_options(kind, vec![cause]))
+                Err(Failure::invalid_options(self.options(), vec![cause]))
             }
         }
     }
 
-    /// Under whose name fields are owned.
-    pub(crate) fn manager(&self) -> Cow<'_, str> {
+    /// The kind of what the query says about a write.
+    fn options(&self) -> &'static str {
+        match self.target.verb.as_str() {
+            "create" => "CreateOptions",
+            "update" => "UpdateOptions",
+            "patch" => "PatchOptions",
+            _ => "DeleteOptions",
+        }
+    }
+
+    /// Under whose name fields are owned: who the client says he is, else the program that it is.
+    pub(crate) fn manager(&self) -> Result<Cow<'_, str>, Failure> {
         if let Some(manager) = self.query.get("fieldManager") {
-            return Cow::Borrowed(manager);
+            let odd = manager.chars().enumerate().find(|(_, letter)| letter.is_control());
+            let cause = match odd {
+                _ if manager.len() > MANAGER => Some(Cause::too_long("fieldManager", MANAGER)),
+                Some((at, letter)) => {
+                    let code = u32::from(letter);
+                    let detail = format!("invalid character U+{code:04X} (at position {at})");
+                    Some(Cause::invalid("fieldManager", &json!(manager), &detail))
+                }
+                None => None,
+            };
+            return match cause {
+                Some(cause) => Err(Failure::invalid_options(self.options(), vec![cause])),
+                None => Ok(Cow::Borrowed(manager)),
+            };
         }
         let agent = self.headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
-        match agent.and_then(|agent| agent.split('/').next()).filter(|agent| !agent.is_empty()) {
-            Some(agent) => Cow::Borrowed(agent),
-            None => Cow::Owned(self.user.name.clone()),
-        }
+        let program = agent.and_then(|agent| agent.split('/').next()).unwrap_or_default();
+        // Header text is ASCII without control characters.
+        let program = program.get(..MANAGER).unwrap_or(program);
+        Ok(match program.is_empty() {
+            false => Cow::Borrowed(program),
+            true => Cow::Owned(self.user.name.clone()),
+        })
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn bind(
 ) -> Result<Response<Body>, Failure> {
     let binding = call.body_value()?;
     let target = &call.target;
-    let manager = call.manager();
+    let manager = call.manager()?;
     let write = Write {
         core,
         call,

@@ -46,7 +46,7 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, Failure> {
     let places = Places::of(resource);
     let target = &call.target;
-    let manager = call.manager();
+    let manager = call.manager()?;
     let write = Write {
         core,
         call,

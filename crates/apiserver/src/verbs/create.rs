@@ -33,7 +33,7 @@ pub(crate) async fn create(
             "resourceVersion should not be set on objects to be created",
         ));
     }
-    let manager = call.manager();
+    let manager = call.manager()?;
     let write = Write {
         core,
         call,

@@ -61,7 +61,7 @@ pub(crate) async fn patch(
         let cause = Cause::forbidden("force", "may not be specified for non-apply patch");
         return Err(Failure::invalid_options("PatchOptions", vec![cause]));
     }
-    let manager = call.manager();
+    let manager = call.manager()?;
     let write = Write {
         core,
         call,

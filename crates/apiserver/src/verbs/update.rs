@@ -49,7 +49,7 @@ pub(crate) async fn put(
         let (group, kind) = (&resource.group, &resource.plural);
         return Err(Failure::invalid_of(group, kind, &target.name, vec![cause]));
     }
-    let manager = call.manager();
+    let manager = call.manager()?;
     let write = Write {
         core,
         call,
