@@ -35,10 +35,7 @@ pub struct Options {
 /// # Errors
 /// When nothing answers, a node is not known, or a move surprises.
 pub async fn run(global: &Global, options: Options) -> Result<()> {
-    let config = match &options.config {
-        Some(path) => own::read_config(path)?,
-        None => scheduler::Config { measured_use: true, ..scheduler::Config::default() },
-    };
+    let config = own::config_of(options.config.as_deref())?;
     let client = connect::client(global).await?;
     let aim = Aim {
         free: options.free.clone(),

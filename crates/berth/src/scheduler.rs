@@ -123,6 +123,17 @@ async fn client(global: &Global) -> Result<Client> {
     connect::client(global).await
 }
 
+/// The configuration for who only asks: that of a file, or Kubernetes' default profile.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn config_of(file: Option<&Path>) -> Result<Config> {
+    match file {
+        Some(path) => read_config(path),
+        None => Ok(Config { measured_use: true, ..Config::default() }),
+    }
+}
+
 /// The configuration in a file.
 ///
 /// # Errors

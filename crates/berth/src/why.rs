@@ -28,10 +28,7 @@ pub struct Options {
 /// # Errors
 /// When nothing answers, there is no such pod, or the configuration is wrong.
 pub async fn run(global: &Global, options: Options) -> Result<()> {
-    let config = match &options.config {
-        Some(path) => own::read_config(path)?,
-        None => scheduler::Config { measured_use: true, ..scheduler::Config::default() },
-    };
+    let config = own::config_of(options.config.as_deref())?;
     let client = connect::client(global).await?;
     let found = scheduler::why(&client, &config, &options.namespace, &options.pod).await;
     let found = found.context("asking for the pod's decision")?;

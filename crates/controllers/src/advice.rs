@@ -33,7 +33,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 
-use crate::driver::{World, chain};
+use crate::driver::{World, chain, within};
 
 pub use berth_scheduler::advice::{Confidence, DAYS};
 pub use look::{Amount, Row, look};
@@ -97,7 +97,7 @@ pub fn start(
         world.replica_sets.ready().await;
         world.jobs.ready().await;
         let mut histories = loop {
-            match limited(keep::read(&client)).await {
+            match within(CALL_LIMIT, keep::read(&client)).await {
                 Ok(histories) => break histories,
                 Err(error) => tracing::debug!(error = %chain(&error), "reading histories"),
             }
@@ -105,13 +105,13 @@ pub fn start(
         };
         let mut written: Option<Instant> = None;
         loop {
-            match limited(sample(&client)).await {
+            match within(CALL_LIMIT, sample(&client)).await {
                 Ok(samples) => take(&mut histories, &world, &samples, today()),
                 Err(error) => tracing::debug!(error = %chain(&error), "use of pods"),
             }
             let due = written.is_none_or(|written| written.elapsed() >= config.write_every);
             if due && !histories.is_empty() && leads() {
-                match limited(keep::write(&client, &histories)).await {
+                match within(CALL_LIMIT, keep::write(&client, &histories)).await {
                     Ok(()) => written = Some(Instant::now()),
                     Err(error) => tracing::warn!(error = %chain(&error), "writing histories"),
                 }
@@ -210,12 +210,6 @@ fn killed(pod: &Pod, status: &ContainerStatus) -> Option<(i64, Bytes)> {
     // Without a limit the node ran out, at no less than what was asked for.
     let limit = memory(&resources.limits).or_else(|| memory(&resources.requests))?;
     Some((day, Bytes(limit.whole())))
-}
-
-async fn limited<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    tokio::time::timeout(CALL_LIMIT, call)
-        .await
-        .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
 }
 
 #[cfg(test)]

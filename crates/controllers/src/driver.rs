@@ -37,6 +37,9 @@ use berth_daemon::Tasks;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Api;
+use kube::api::ListParams;
+use serde::de::DeserializeOwned;
 
 pub use budgets::Budgets;
 pub use cache::{Cache, Change, Kept};
@@ -122,6 +125,38 @@ pub fn gone_is_none<T>(result: kube::Result<T>) -> kube::Result<Option<T>> {
         Ok(value) => Ok(Some(value)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// A call that takes no longer than `limit`.
+///
+/// # Errors
+/// Its own, or [`kube::Error::Service`] when it is late.
+pub async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = kube::Result<T>>,
+) -> kube::Result<T> {
+    tokio::time::timeout(limit, call)
+        .await
+        .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
+}
+
+/// All of a list, by pages as long as `page` says.
+///
+/// # Errors
+/// Those of the calls.
+pub async fn pages<K>(api: &Api<K>, mut page: ListParams) -> kube::Result<Vec<K>>
+where
+    K: Clone + DeserializeOwned + fmt::Debug,
+{
+    let mut all = Vec::new();
+    loop {
+        let found = api.list(&page).await?;
+        all.extend(found.items);
+        match found.metadata.continue_ {
+            Some(next) if !next.is_empty() => page = page.continue_token(&next),
+            _ => return Ok(all),
+        }
     }
 }
 

@@ -3,15 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers fail like the test
 
+#[path = "support/api.rs"]
+mod api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
-use berth_apiserver::{ApiServer, Pki, Sans, ServiceRange, User};
 use berth_controllers::scheduler::{Aim, Config, Plan, Step, Surprise, carry_out, defrag};
 use berth_daemon::Tasks;
-use berth_store::{Embedded, Options};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -19,6 +19,8 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tempfile::TempDir;
+
+use api::serve;
 
 /// What must come true does within this, or never.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -35,17 +37,7 @@ impl Ground {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
-        let store = Embedded::open(&dir.path().join("store"), Options::default()).await.unwrap();
-        let pki = Pki::load_or_create(&dir.path().join("pki"), &Sans::default(), "node").unwrap();
-        let config = berth_apiserver::Config {
-            advertise: ([127, 0, 0, 1], 6443).into(),
-            service_range: ServiceRange::new("10.89.0.0/16".parse().unwrap()).unwrap(),
-            node_ports: 30000..=32767,
-            pki,
-            cluster_domain: "cluster.local".to_owned(),
-        };
-        let server = ApiServer::open(config, Arc::new(store), &tasks).await.unwrap();
-        let client = server.client(User::new("admin", &["system:masters"]));
+        let client = serve(dir.path(), &tasks).await;
         let config = berth_controllers::Config {
             // Nobody renews leases here.
             node_monitor_grace: Duration::from_secs(3600),

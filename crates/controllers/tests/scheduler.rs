@@ -2,16 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers fail like the test
 
+#[path = "support/api.rs"]
+mod api;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_apiserver::{ApiServer, Pki, Sans, ServiceRange, User};
 use berth_controllers::World;
 use berth_controllers::scheduler::{Config, metrics, start_with};
 use berth_daemon::Tasks;
-use berth_store::{Embedded, Options};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
 };
@@ -22,6 +22,8 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use api::serve;
 
 /// What must come true does within this, or never.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -128,20 +130,6 @@ impl Ground {
         }
         self.tasks.stop(Duration::from_secs(5)).await;
     }
-}
-
-async fn serve(dir: &Path, tasks: &Tasks) -> Client {
-    let store = Embedded::open(&dir.join("store"), Options::default()).await.unwrap();
-    let pki = Pki::load_or_create(&dir.join("pki"), &Sans::default(), "node").unwrap();
-    let config = berth_apiserver::Config {
-        advertise: ([127, 0, 0, 1], 6443).into(),
-        service_range: ServiceRange::new("10.89.0.0/16".parse().unwrap()).unwrap(),
-        node_ports: 30000..=32767,
-        pki,
-        cluster_domain: "cluster.local".to_owned(),
-    };
-    let server = ApiServer::open(config, Arc::new(store), tasks).await.unwrap();
-    server.client(User::new("admin", &["system:masters"]))
 }
 
 /// Waits until `holds`, looking again and again.

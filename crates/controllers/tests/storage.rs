@@ -3,16 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers fail like the test
 
-use std::path::Path;
-use std::sync::Arc;
+#[path = "support/api.rs"]
+mod api;
+
 use std::time::Duration;
 
-use berth_apiserver::{ApiServer, Pki, Sans, ServiceRange, User};
 use berth_daemon::Tasks;
-use berth_store::{Embedded, Options};
 use http::Request;
 use kube::Client;
 use serde_json::{Value, json};
+
+use api::serve;
 
 /// What must come true does within this, or never.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -75,20 +76,6 @@ impl Ground {
             "resources": { "requests": { "storage": size } } } });
         self.create(&format!("{CORE}/persistentvolumeclaims"), claim).await;
     }
-}
-
-async fn serve(dir: &Path, tasks: &Tasks) -> Client {
-    let store = Embedded::open(&dir.join("store"), Options::default()).await.unwrap();
-    let pki = Pki::load_or_create(&dir.join("pki"), &Sans::default(), "node").unwrap();
-    let config = berth_apiserver::Config {
-        advertise: ([127, 0, 0, 1], 6443).into(),
-        service_range: ServiceRange::new("10.88.0.0/16".parse().unwrap()).unwrap(),
-        node_ports: 30000..=32767,
-        pki,
-        cluster_domain: "cluster.local".to_owned(),
-    };
-    let server = ApiServer::open(config, Arc::new(store), tasks).await.unwrap();
-    server.client(User::new("admin", &["system:masters"]))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::{Histories, LABEL, NAMESPACE, Subject, Workload};
+use crate::driver::pages;
 
 /// An object may have 1 MiB, a request less where proxies are in between.
 const SHARD: usize = 400 * 1024;
@@ -39,16 +40,7 @@ pub async fn read(client: &Client) -> kube::Result<Histories> {
 
 async fn maps(client: &Client) -> kube::Result<Vec<ConfigMap>> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let mut page = ListParams::default().labels(LABEL).limit(PAGE);
-    let mut all = Vec::new();
-    loop {
-        let found = api.list(&page).await?;
-        all.extend(found.items);
-        match found.metadata.continue_ {
-            Some(next) if !next.is_empty() => page = page.continue_token(&next),
-            _ => return Ok(all),
-        }
-    }
+    pages(&api, ListParams::default().labels(LABEL).limit(PAGE)).await
 }
 
 /// Writes all, and takes away the ConfigMaps that are too many.

@@ -12,8 +12,8 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use serde::Serialize;
 
-use super::{Histories, Subject, Workload, keep, limited, today};
-use crate::driver::{Cache, Kept, Sink};
+use super::{CALL_LIMIT, Histories, Subject, Workload, keep, today};
+use crate::driver::{Cache, Kept, Sink, pages, within};
 
 const PAGE: u32 = 500;
 
@@ -67,10 +67,10 @@ pub struct Row {
 /// # Errors
 /// What could not be listed.
 pub async fn look(client: &Client, namespace: Option<&str>, days: i64) -> kube::Result<Vec<Row>> {
-    let histories = limited(keep::read(client)).await?;
+    let histories = within(CALL_LIMIT, keep::read(client)).await?;
     let sets: Cache<ReplicaSet> = cached(client, namespace).await?;
     let jobs: Cache<Job> = cached(client, namespace).await?;
-    let pods = limited(list::<Pod>(client, namespace)).await?;
+    let pods = list::<Pod>(client, namespace).await?;
     Ok(rows(&histories, &pods, &sets, &jobs, today(), days))
 }
 
@@ -79,7 +79,7 @@ where
     K: Kept + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
 {
     let cache = Cache::default();
-    cache.replace(limited(list(client, namespace)).await?, 0);
+    cache.replace(list(client, namespace).await?, 0);
     Ok(cache)
 }
 
@@ -91,16 +91,7 @@ where
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let mut page = ListParams::default().limit(PAGE);
-    let mut all = Vec::new();
-    loop {
-        let found = api.list(&page).await?;
-        all.extend(found.items);
-        match found.metadata.continue_ {
-            Some(next) if !next.is_empty() => page = page.continue_token(&next),
-            _ => return Ok(all),
-        }
-    }
+    within(CALL_LIMIT, pages(&api, ListParams::default().limit(PAGE))).await
 }
 
 fn rows(

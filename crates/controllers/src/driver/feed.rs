@@ -163,9 +163,7 @@ async fn list<K: Clone, F: Feed<K>>(feed: &F) -> kube::Result<(Vec<K>, String)> 
         let mut params = ListParams::default().limit(PAGE);
         params.field_selector = feed.fields().map(str::to_owned);
         params.continue_token = token;
-        let page = tokio::time::timeout(LIST_LIMIT, feed.list(&params))
-            .await
-            .map_err(|late| kube::Error::Service(late.into()))??;
+        let page = super::within(LIST_LIMIT, feed.list(&params)).await?;
         objects.extend(page.items);
         token = page.metadata.continue_.filter(|token| !token.is_empty());
         if token.is_none() {

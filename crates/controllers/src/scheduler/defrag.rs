@@ -10,29 +10,24 @@
 //! Nothing is written down in between: whoever starts again makes a new plan from what is there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use berth_daemon::Tasks;
 use berth_scheduler::defrag::{Aim, Move, Plan, Standing, plan};
 use berth_scheduler::snapshot::{self, Rebuild};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
-use tokio::sync::Notify;
 
 use super::board::Board;
 use super::board::asked::unplaced;
-use super::live::LookError;
-use super::{Config, extras, promoted, wire};
-use crate::driver::{Cache, Objects, World, controller_of, follow};
+use super::live::{LookError, look};
+use super::{Config, wire};
+use crate::driver::{World, controller_of};
 
-/// A hundred thousand pods are read in less.
-const LIMIT: Duration = Duration::from_secs(60);
 /// No call takes longer.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// A successor that is not ready by then is a surprise: its image may be large, its start slow.
@@ -93,39 +88,14 @@ pub enum Step<'a> {
 /// # Errors
 /// [`LookError`] where the cluster could not be read.
 pub async fn defrag(client: &Client, config: &Config, aim: &Aim) -> Result<Plan, LookError> {
-    // Refusals are told at once, where following would try again and again.
-    let one = ListParams::default().limit(1);
-    Api::<Node>::all(client.clone()).list(&one).await?;
-    Api::<Pod>::all(client.clone()).list(&one).await?;
-    let tasks = Tasks::new();
-    let looked = tokio::time::timeout(LIMIT, look(client, config, aim, &tasks)).await;
-    tasks.stop(Duration::ZERO).await;
-    Ok(looked.map_err(|_| LookError::TimedOut)??)
-}
-
-async fn look(client: &Client, config: &Config, aim: &Aim, tasks: &Tasks) -> kube::Result<Plan> {
-    let world = Arc::new(World::for_scheduler(client.clone(), tasks));
-    let profiles = match config.follow_promotions {
-        true => promoted::now(client, &config.profiles).await?,
-        false => config.profiles.clone(),
-    };
-    let board = Arc::new(Mutex::new(Board::new(profiles)));
-    let csi: Cache<CSINode> = Cache::default();
-    let feed = Objects { api: Api::all(client.clone()), fields: None };
-    tasks.spawn_until_stop("follow", follow(feed, csi.clone()));
-    wire::wire(&world, &csi, &board, &Arc::new(Notify::new()));
-    world.ready().await;
-    csi.ready().await;
-    extras::look(client, &world, &board, config.measured_use).await?;
-    let mut board = board.lock().expect("no holder of the lock panics");
-    let standings = world
-        .pods
-        .all()
-        .iter()
-        .map(|pod| (pod.uid().unwrap_or_default(), standing(&world, &board, pod)))
-        .collect();
-    let budgets: Vec<_> = board.budgets.values().cloned().collect();
-    Ok(plan(&mut board.cluster, &standings, &budgets, aim))
+    look(client, config, |world, board, _| {
+        let pods = world.pods.all();
+        let of = |pod: &Arc<Pod>| (pod.uid().unwrap_or_default(), standing(world, board, pod));
+        let standings = pods.iter().map(of).collect();
+        let budgets: Vec<_> = board.budgets.values().cloned().collect();
+        plan(&mut board.cluster, &standings, &budgets, aim)
+    })
+    .await
 }
 
 fn standing(world: &World, board: &Board, object: &Pod) -> Standing {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::board::{Board, Hint};
 use super::reservations;
-use crate::driver::{World, chain};
+use crate::driver::{World, chain, within};
 
 /// How often measured use is looked at: as often as anybody measures it.
 const EVERY: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ type Shared = Arc<Mutex<Board>>;
 /// Keeps what nodes are measured to use on the board, where metrics.k8s.io is served.
 pub async fn follow_load(client: Client, world: Arc<World>, board: Shared) {
     loop {
-        let wait = match limited(node_metrics(&client)).await {
+        let wait = match within(CALL_LIMIT, node_metrics(&client)).await {
             Ok(Some(measured)) => {
                 let mut board = board.lock().expect("no holder of the lock panics");
                 for node in world.nodes.all() {
@@ -102,7 +102,7 @@ fn share(used: &BTreeMap<String, String>, node: &Node) -> Option<Load> {
 /// What could not be listed.
 pub async fn look(client: &Client, world: &World, board: &Shared, load: bool) -> kube::Result<()> {
     let wanted = reservations::list(client).await?;
-    let measured = if load { limited(node_metrics(client)).await? } else { None };
+    let measured = if load { within(CALL_LIMIT, node_metrics(client)).await? } else { None };
     let mut board = board.lock().expect("no holder of the lock panics");
     if !wanted.is_empty() {
         settle(&mut board.cluster, &wanted, Timestamp::now().as_second());
@@ -113,10 +113,4 @@ pub async fn look(client: &Client, world: &World, board: &Shared, load: bool) ->
         board.cluster.set_load(&name, used.and_then(|used| share(used, &node)));
     }
     Ok(())
-}
-
-async fn limited<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    tokio::time::timeout(CALL_LIMIT, call)
-        .await
-        .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
 }

@@ -122,22 +122,33 @@ pub async fn why(
     namespace: &str,
     name: &str,
 ) -> Result<Option<Why>, LookError> {
+    look(client, config, |world, board, config| {
+        world.pods.get(namespace, name).map(|pod| explain(world, board, config, &pod))
+    })
+    .await
+}
+
+/// What `of` makes of a cluster, of its board as the driver has it when it starts, and of the
+/// configuration with the profiles that are promoted there.
+///
+/// # Errors
+/// [`LookError`] where the cluster could not be read.
+pub(super) async fn look<T>(
+    client: &Client,
+    config: &Config,
+    of: impl FnOnce(&World, &mut Board, &Config) -> T,
+) -> Result<T, LookError> {
     // Refusals are told at once, where following would try again and again.
     let one = ListParams::default().limit(1);
     Api::<Node>::all(client.clone()).list(&one).await?;
     Api::<Pod>::all(client.clone()).list(&one).await?;
-    let mut config = config.clone();
-    if config.follow_promotions {
-        let now = tokio::time::timeout(LIMIT, promoted::now(client, &config.profiles)).await;
-        config.profiles = now.map_err(|_| LookError::TimedOut)??;
-    }
     let tasks = Tasks::new();
-    let looked = tokio::time::timeout(LIMIT, look(client, &config, &tasks)).await;
-    let found = match looked {
-        Ok(Ok((world, board))) => Ok(world.pods.get(namespace, name).map(|pod| {
+    let read = tokio::time::timeout(LIMIT, read(client, config, &tasks)).await;
+    let found = match read {
+        Ok(Ok((config, world, board))) => {
             let mut board = board.lock().expect("no holder of the lock panics");
-            explain(&world, &mut board, &config, &pod)
-        })),
+            Ok(of(&world, &mut board, &config))
+        }
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(LookError::TimedOut),
     };
@@ -145,12 +156,15 @@ pub async fn why(
     found
 }
 
-/// The board as the driver has it when it starts.
-async fn look(
+async fn read(
     client: &Client,
     config: &Config,
     tasks: &Tasks,
-) -> kube::Result<(Arc<World>, Arc<Mutex<Board>>)> {
+) -> kube::Result<(Config, Arc<World>, Arc<Mutex<Board>>)> {
+    let mut config = config.clone();
+    if config.follow_promotions {
+        config.profiles = promoted::now(client, &config.profiles).await?;
+    }
     let world = Arc::new(World::for_scheduler(client.clone(), tasks));
     let board = Arc::new(Mutex::new(Board::new(config.profiles.clone())));
     let csi: Cache<CSINode> = Cache::default();
@@ -160,7 +174,7 @@ async fn look(
     world.ready().await;
     csi.ready().await;
     extras::look(client, &world, &board, config.measured_use).await?;
-    Ok((world, board))
+    Ok((config, world, board))
 }
 
 fn explain(world: &World, board: &mut Board, config: &Config, object: &Pod) -> Why {

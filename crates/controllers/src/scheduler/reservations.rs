@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::board::{Board, Hint};
 use super::leader::Leadership;
-use crate::driver::{Cache, Key, Labelled, World, chain, follow};
+use crate::driver::{Cache, Key, Labelled, World, chain, follow, within};
 
 /// Marks the ConfigMaps that are reservations.
 const LABEL: &str = "berth.dev/reservation";
@@ -116,7 +116,7 @@ impl Reservations {
             wait = wait.min(AGAIN);
         }
         for (old, new) in pairs(&wanted, &settled) {
-            match limited(store(&self.client, old, new)).await {
+            match within(CALL_LIMIT, store(&self.client, old, new)).await {
                 Ok(Some(map)) => self.maps.remember(map),
                 Ok(None) => {}
                 Err(error) => {
@@ -154,7 +154,7 @@ fn wanted<'a>(maps: impl Iterator<Item = &'a ConfigMap>) -> Vec<Reservation> {
 /// They could not be listed.
 pub async fn list(client: &Client) -> kube::Result<Vec<Reservation>> {
     let api: Api<ConfigMap> = Api::all(client.clone());
-    let list = limited(api.list(&ListParams::default().labels(LABEL))).await?;
+    let list = within(CALL_LIMIT, api.list(&ListParams::default().labels(LABEL))).await?;
     Ok(wanted(list.items.iter()))
 }
 
@@ -258,12 +258,6 @@ async fn store(
     let patch = json!({ "metadata": { "annotations": { SLOTS: text } } });
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &new.namespace);
     api.patch(&new.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(Some)
-}
-
-async fn limited<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    tokio::time::timeout(CALL_LIMIT, call)
-        .await
-        .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
 }
 
 #[cfg(test)]
