@@ -47,24 +47,28 @@ pub(crate) fn is_pods(resource: &Resource) -> bool {
 
 /// Under which all objects of a resource are.
 pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
-    let all = kind_prefix(&resource.storage_group, &resource.storage_plural);
-    if resource.namespaced && !namespace.is_empty() { format!("{all}{namespace}/") } else { all }
+    path_of(resource, namespace, "")
 }
 
 /// Under which all objects of a resource are, in any namespace.
 pub(crate) fn kind_prefix(group: &str, plural: &str) -> String {
-    let group = if group.is_empty() { "core" } else { group };
-    format!("/registry/{group}/{plural}/")
+    path(group, plural, "", "")
 }
 
 pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Bytes {
-    let group = if resource.storage_group.is_empty() { "core" } else { &resource.storage_group };
-    let (between, namespace) = match resource.namespaced && !namespace.is_empty() {
-        true => ("/", namespace),
-        false => ("", ""),
-    };
-    let parts = ["/registry/", group, "/", &resource.storage_plural, "/", namespace, between, name];
-    Bytes::from(parts.concat())
+    Bytes::from(path_of(resource, namespace, name))
+}
+
+fn path_of(resource: &Resource, namespace: &str, name: &str) -> String {
+    let namespace = if resource.namespaced { namespace } else { "" };
+    path(&resource.storage_group, &resource.storage_plural, namespace, name)
+}
+
+/// In one allocation: every request makes one.
+fn path(group: &str, plural: &str, namespace: &str, name: &str) -> String {
+    let group = if group.is_empty() { "core" } else { group };
+    let between = if namespace.is_empty() { "" } else { "/" };
+    ["/registry/", group, "/", plural, "/", namespace, between, name].concat()
 }
 
 /// Namespace (empty when cluster-scoped) and name of a key.

@@ -242,8 +242,7 @@ impl Core {
             }
             return Err(Failure::forbidden_target(target, rbac::refusal(&user, target)));
         }
-        if rbac::node::is_asked(&user) && !Box::pin(rbac::node::allows(self, &user, target)).await?
-        {
+        if !rbac::node::allows(self, &user, target).await? {
             let message = rbac::node::refusal(&user, target);
             return Err(Failure::forbidden_target(target, message));
         }
