@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod endpoints;
+pub mod gateway;
 pub mod labels;
 pub mod names;
 pub mod quantity;
