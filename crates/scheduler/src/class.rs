@@ -42,6 +42,8 @@ pub(crate) struct Class {
     by_key: HashMap<Box<[i64]>, u32>,
     pub refused: HashMap<Refusal, u32>,
     read: u64,
+    /// By which prices of devices nodes were scored.
+    priced: u64,
     pub last_used: u64,
     scratch: Vec<i64>,
 }
@@ -79,6 +81,7 @@ impl Class {
             by_key: HashMap::new(),
             refused: HashMap::new(),
             read: world.log_end(),
+            priced: world.market.version,
             last_used: 0,
             scratch: Vec::new(),
         };
@@ -91,19 +94,19 @@ impl Class {
         for at in 0..world.nodes.len() as u32 {
             self.look(world, at);
         }
-        self.read = world.log_end();
+        (self.read, self.priced) = (world.log_end(), world.market.version);
     }
 
     /// Catches up with the world.
     pub fn follow(&mut self, world: &World) {
         match world.since(self.read) {
-            Some(changed) => {
+            Some(changed) if self.priced == world.market.version => {
                 for at in changed {
                     self.look(world, *at);
                 }
                 self.read = world.log_end();
             }
-            None => self.look_at_all(world),
+            _ => self.look_at_all(world),
         }
     }
 

@@ -16,6 +16,7 @@ use berth_api::Selector;
 
 use crate::class::{Class, Tallies};
 use crate::decision::{Explanation, Placement, Rated, Unschedulable};
+use crate::gpu::Node as Room;
 use crate::profile::{Profile, Score};
 use crate::reservation::Reservation;
 use crate::selector::Labels;
@@ -66,8 +67,10 @@ impl Cluster {
             profiles.into_iter().map(Arc::new).collect()
         };
         let seed = profiles[0].seed;
+        let mut world = World::new(seed);
+        world.market.set_policy(profiles[0].device_policy);
         Self {
-            world: World::new(seed),
+            world,
             profiles,
             classes: HashMap::new(),
             slots: Vec::new(),
@@ -84,6 +87,7 @@ impl Cluster {
             return false;
         }
         self.profiles = profiles.into_iter().map(Arc::new).collect();
+        self.world.market.set_policy(self.profiles[0].device_policy);
         // Every class was made for the profile that its pods named.
         self.classes.clear();
         self.slots.clear();
@@ -134,6 +138,18 @@ impl Cluster {
     /// Counts `pod` on `node` from now on, and nowhere else; whether there is such a node.
     pub fn place(&mut self, pod: Arc<Pod>, node: &str) -> bool {
         self.world.place(pod, node)
+    }
+
+    /// `pod` with the devices that it is to take on `node`: what is placed and bound there. A pod that
+    /// asks for none is as it was.
+    pub fn with_devices(&self, pod: &Arc<Pod>, node: &str) -> Arc<Pod> {
+        self.world.with_devices(pod, node)
+    }
+
+    /// Thousandths free on each device of a node; nothing where it has none that are told apart.
+    pub fn devices_on(&self, node: &str) -> &[u16] {
+        let place = self.world.by_name.get(node).map(|at| &self.world.nodes[*at as usize]);
+        place.and_then(|place| place.devices.as_ref()).map_or(&[], Room::free)
     }
 
     /// Forgets where the pod of this UID is.
@@ -190,14 +206,18 @@ impl Cluster {
         if let Some(refused) = self.claimed(pod) {
             return Err(refused);
         }
-        self.with_class(pod, |class, world| match class.pick() {
+        let decided = self.with_class(pod, |class, world| match class.pick() {
             Some(picked) => Ok(Placement {
                 node: world.nodes[picked.node as usize].node.name.clone(),
                 candidates: picked.candidates as usize,
                 score: picked.score,
             }),
             None => Err(Unschedulable::of(class, world)),
-        })
+        });
+        if decided.is_err() {
+            self.world.market.saw(pod);
+        }
+        decided
     }
 
     /// Whether `pod` may go to the node `name`, as things are.
@@ -252,7 +272,7 @@ impl Cluster {
                 .map(|(total, _, at, bucket)| {
                     let place = &world.nodes[at as usize];
                     let local = class.ask.profile.scores.iter().filter_map(|(score, weight)| {
-                        Some((score.name(), class.ask.rate(*score, place)? * weight))
+                        Some((score.name(), class.ask.rate(*score, world, place)? * weight))
                     });
                     let shared = class.worth(bucket, &norms);
                     let mut scores: Vec<_> = local
@@ -272,6 +292,7 @@ impl Cluster {
         run: impl FnOnce(&mut Class, &World) -> T,
     ) -> T {
         self.decisions += 1;
+        self.world.market.follow(&self.world.nodes);
         let slot = self.slot_for(pod);
         let mut class = self.slots[slot].take().expect("a slot is empty only while its class runs");
         class.follow(&self.world);

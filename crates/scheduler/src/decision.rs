@@ -131,6 +131,9 @@ fn remedy(reason: &str) -> String {
         return format!("tolerate the taint {taint}, or take it off");
     }
     match reason {
+        text if text.ends_with("thousandths free") || text.ends_with("that nobody shares") => {
+            fixed("ask for a smaller share or fewer devices, or remove pods that have shares there")
+        }
         "Too many pods" => fixed("remove pods, or raise the node's limit of pods"),
         "node(s) were unschedulable" => fixed("uncordon the node"),
         "node(s) didn't match Pod's node affinity/selector" => {

@@ -273,7 +273,8 @@ impl Trial {
                         return Err(format!("no room for {}/{}: {why}", pod.namespace, pod.name));
                     }
                 };
-                cluster.place(Arc::clone(successor), &placement.node);
+                let given = cluster.with_devices(successor, &placement.node);
+                cluster.place(given, &placement.node);
                 trial.done.push((Arc::clone(pod), Arc::clone(successor)));
                 trial.moves.push(Move {
                     namespace: pod.namespace.clone(),

@@ -42,7 +42,8 @@ pub fn place(
         let outcome = cluster.decide(pod);
         match &outcome {
             Ok(placement) => {
-                cluster.place(Arc::clone(pod), &placement.node);
+                let given = cluster.with_devices(pod, &placement.node);
+                cluster.place(given, &placement.node);
                 found += 1;
             }
             Err(why) => {

@@ -14,7 +14,7 @@ mod packer;
 mod tournament;
 mod workload;
 
-pub use cluster::{Cluster, Demand, Devices, MOST_DEVICES, Node, Shape, WHOLE};
+pub use cluster::{Cluster, Demand, Devices, MOST_DEVICES, Node, Shape, WHOLE, bits};
 pub use packer::{Packer, Placed, Score};
 pub use tournament::Tournament;
 pub use workload::{Learner, Workload};

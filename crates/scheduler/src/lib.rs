@@ -18,6 +18,7 @@ mod class;
 pub mod cluster;
 pub mod decision;
 pub mod defrag;
+pub mod device;
 pub mod gang;
 pub mod gpu;
 pub mod policy;

@@ -8,7 +8,7 @@ mod best_fit;
 mod fgd;
 mod spread_out;
 
-pub use archimedes::Archimedes;
+pub use archimedes::{Archimedes, Prices};
 pub use best_fit::{BestFit, TIE, tightness};
 pub use fgd::Fgd;
 pub use spread_out::SpreadOut;
@@ -28,9 +28,16 @@ fn choices(node: &Node, demand: &Demand, mut found: impl FnMut(Devices)) {
     }
 }
 
+/// The first half of a key without loss.
+const MIDDLE: f64 = (1_u64 << 31) as f64;
+
 /// A key for a loss (smaller is better) and a tie-break (greater is better).
 fn key(loss: f64, tie: u32) -> u64 {
-    const MIDDLE: f64 = (1_u64 << 31) as f64;
     let first = (MIDDLE - loss.round()).clamp(1.0, MIDDLE * 2.0 - 1.0) as u64;
     (first << 32) | u64::from(tie)
+}
+
+/// The loss that a key was made of, rounded.
+pub(crate) fn loss(key: u64) -> f64 {
+    MIDDLE - (key >> 32) as f64
 }

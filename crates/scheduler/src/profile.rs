@@ -18,6 +18,8 @@ pub enum Filter {
     NodeAffinity,
     NodePorts,
     NodeResourcesFit,
+    /// Ours: enough is free on enough of the node's devices, each counted for itself.
+    DeviceShares,
     VolumeRestrictions,
     NodeVolumeLimits,
     VolumeBinding,
@@ -41,6 +43,23 @@ pub enum Score {
     ImageLocality,
     /// Ours: the less a node is measured to be used, the better.
     LoadAware,
+    /// Ours: the less of the node's devices becomes useless to typical pods, the better.
+    DeviceFragmentation,
+    /// Ours: among nodes whose devices suffer alike, the fuller the better.
+    DeviceTightness,
+}
+
+/// What [`Score::DeviceFragmentation`] goes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DevicePolicy {
+    /// What the room would fetch at the prices of a market of typical pods.
+    #[default]
+    Archimedes,
+    /// Fragmentation gradient descent.
+    #[serde(rename = "FGD")]
+    Fgd,
+    /// Nothing but how full a node is.
+    BestFit,
 }
 
 impl Filter {
@@ -53,6 +72,7 @@ impl Filter {
             Self::NodeAffinity => "NodeAffinity",
             Self::NodePorts => "NodePorts",
             Self::NodeResourcesFit => "NodeResourcesFit",
+            Self::DeviceShares => "DeviceShares",
             Self::VolumeRestrictions => "VolumeRestrictions",
             Self::NodeVolumeLimits => "NodeVolumeLimits",
             Self::VolumeBinding => "VolumeBinding",
@@ -76,6 +96,8 @@ impl Score {
             Self::NodeResourcesBalancedAllocation => "NodeResourcesBalancedAllocation",
             Self::ImageLocality => "ImageLocality",
             Self::LoadAware => "LoadAware",
+            Self::DeviceFragmentation => "DeviceFragmentation",
+            Self::DeviceTightness => "DeviceTightness",
         }
     }
 }
@@ -154,6 +176,8 @@ pub struct Profile {
     pub percentage_of_nodes_to_score: u8,
     /// Percent of processor or memory measured in use above which a node takes nothing more.
     pub load_ceiling: Option<u8>,
+    /// What devices are packed by; the first profile's counts for all.
+    pub device_policy: DevicePolicy,
     /// Decides between nodes that are equally good.
     pub seed: u64,
 }
@@ -201,6 +225,8 @@ impl Profile {
                 (Score::NodeResourcesBalancedAllocation, 1),
                 (Score::ImageLocality, 1),
                 (Score::LoadAware, 1),
+                (Score::DeviceFragmentation, 20),
+                (Score::DeviceTightness, 3),
             ]),
             strategy: Strategy::LeastAllocated,
             resources: both().into(),
@@ -212,6 +238,7 @@ impl Profile {
             hard_pod_affinity_weight: 1,
             percentage_of_nodes_to_score: 100,
             load_ceiling: None,
+            device_policy: DevicePolicy::default(),
             seed,
         }
     }

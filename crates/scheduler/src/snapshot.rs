@@ -8,6 +8,8 @@ use std::time::Duration;
 use berth_api::Selector;
 
 use crate::amount::{Amounts, Bytes};
+use crate::device::Share;
+use crate::gpu::Devices;
 use crate::selector::{Labels, NodeTerm};
 
 pub(crate) use build::node_term;
@@ -32,6 +34,8 @@ pub struct Node {
     pub images: BTreeMap<String, Bytes>,
     /// How many volumes each storage driver can attach here.
     pub volume_limits: BTreeMap<String, i64>,
+    /// The extended resource of its devices, where it names one; see [`crate::device`].
+    pub gpu_resource: Option<String>,
 }
 
 /// What a taint does to pods that do not tolerate it.
@@ -159,6 +163,12 @@ pub struct Pod {
     pub rebuild: Option<Rebuild>,
     /// UID of the controller that owns it.
     pub owner: Option<String>,
+    /// The share of devices that it asks for; whole ones are among its requests.
+    pub share: Option<Share>,
+    /// Models of devices that will do; none for any.
+    pub gpu_models: Vec<String>,
+    /// The devices that it was given, 0 where nobody says.
+    pub devices: Devices,
     /// Whom it continues where its name does not tell: `Deployment/web`, `Job/sum`.
     pub line: Option<String>,
 }

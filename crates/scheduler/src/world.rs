@@ -12,6 +12,7 @@
 //! (EuroSys '15, §3.4) for classes of equal pods.
 
 mod counters;
+mod devices;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,11 +21,15 @@ use std::sync::Arc;
 use berth_api::Selector;
 
 use crate::amount::Amounts;
+use crate::device;
+use crate::gpu::Node as Room;
+use crate::profile::DevicePolicy;
 use crate::reservation::Reservation;
 use crate::selector::Labels;
 use crate::snapshot::{Node, Pod};
 
 pub(crate) use counters::{Carried, Counters, Like, Who};
+pub(crate) use devices::Market;
 pub use place::Load;
 pub(crate) use place::Place;
 
@@ -55,6 +60,7 @@ pub(crate) struct World {
     topologies: HashMap<String, Arc<Topology>>,
     pods: HashMap<String, (Arc<Pod>, u32)>,
     pub images: HashMap<String, i64>,
+    pub market: Market,
     log: Vec<u32>,
     log_start: u64,
     /// Counts changes after which classes must begin anew.
@@ -76,6 +82,7 @@ impl World {
             topologies: HashMap::new(),
             pods: HashMap::new(),
             images: HashMap::new(),
+            market: Market::new(DevicePolicy::default()),
             log: Vec::new(),
             log_start: 0,
             epoch: 0,
@@ -99,7 +106,9 @@ impl World {
         if known.labels != node.labels {
             self.begin_anew();
         }
-        self.nodes[at as usize].node = node;
+        let before = self.nodes[at as usize].devices;
+        self.nodes[at as usize].set_node(node);
+        self.count_devices(at, before);
         self.touch(at);
         true
     }
@@ -120,6 +129,7 @@ impl World {
             }
         };
         self.by_name.insert(name, at);
+        self.count_devices(at, None);
         self.alive += 1;
         self.begin_anew();
     }
@@ -129,6 +139,7 @@ impl World {
         let Some(at) = self.by_name.remove(name) else { return false };
         let place = &mut self.nodes[at as usize];
         let pods = std::mem::take(&mut place.pods);
+        self.market.changed(place.devices.take(), None);
         place.alive = false;
         for pod in place.nominated.drain(..) {
             self.nominations.remove(&pod.uid);
@@ -162,7 +173,10 @@ impl World {
         self.remove(&pod.uid);
         self.counters.count(&pod, at, 1, &self.namespaces);
         self.pods.insert(pod.uid.clone(), (Arc::clone(&pod), at));
+        self.market.saw(&pod);
+        let before = self.nodes[at as usize].devices;
         self.nodes[at as usize].put(pod);
+        self.count_devices(at, before);
         self.touch(at);
         if self.counters.is_overgrown() {
             self.recount();
@@ -170,10 +184,46 @@ impl World {
         true
     }
 
+    fn count_devices(&mut self, at: u32, before: Option<Room>) {
+        let place = &self.nodes[at as usize];
+        let after = place.devices;
+        if before != after {
+            if after.is_some() {
+                self.market.learn_model(&place.node);
+            }
+            self.market.changed(before, after);
+        }
+    }
+
+    /// `pod` with the devices that it had best take on the node `name`, if it asks for any.
+    pub fn with_devices(&self, pod: &Arc<Pod>, name: &str) -> Arc<Pod> {
+        let Some(&at) = self.by_name.get(name) else { return Arc::clone(pod) };
+        let place = &self.nodes[at as usize];
+        if place.devices.is_none() || device::asked(pod, &place.node).is_none() {
+            return Arc::clone(pod);
+        }
+        let given = |devices| Arc::new(Pod { devices, ..Pod::clone(pod) });
+        if let Some((known, there)) = self.find(&pod.uid)
+            && there == at
+        {
+            if known.devices != 0 {
+                return given(known.devices);
+            }
+            let mut without = Place::new(Arc::clone(&place.node), place.rank);
+            for other in place.pods.iter().filter(|other| other.uid != pod.uid) {
+                without.put(Arc::clone(other));
+            }
+            return given(self.market.judge(&without, pod).map_or(0, |(_, devices)| devices));
+        }
+        given(self.market.judge(place, pod).map_or(0, |(_, devices)| devices))
+    }
+
     /// Forgets where a pod was.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<Pod>> {
         let (pod, at) = self.pods.remove(uid)?;
+        let before = self.nodes[at as usize].devices;
         self.nodes[at as usize].take(uid);
+        self.count_devices(at, before);
         self.counters.count(&pod, at, -1, &self.namespaces);
         self.touch(at);
         Some(pod)

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::amount::Amounts;
+use crate::device;
 use crate::profile::{Filter, Profile, Score, Strategy, Weighed};
 use crate::snapshot::{Effect, HostPort, Node, Pod, Taint, VolumeRefusal};
 use crate::world::{Place, World};
@@ -47,6 +48,7 @@ impl Refusal {
         match self.filter {
             Filter::NodePorts | Filter::VolumeRestrictions | Filter::NodeVolumeLimits => true,
             Filter::NodeResourcesFit => self.detail & TOO_SMALL == 0,
+            Filter::DeviceShares => device::Refused::is_resolvable(self.detail),
             Filter::PodTopologySpread | Filter::InterPodAffinity => self.detail < 8,
             _ => false,
         }
@@ -128,6 +130,20 @@ impl Ask {
                 return Some(Refusal { filter: Filter::NodeResourcesFit, detail });
             }
         }
+        if asks(Filter::DeviceShares)
+            && let Some(share) = device::asked(pod, node)
+        {
+            let room = match awaited().next() {
+                None => place.devices,
+                Some(_) => {
+                    device::room(node, place.pods.iter().chain(awaited()).map(|each| &**each))
+                }
+            };
+            if let Some(refused) = device::refuses(pod, node, share, room.as_ref()) {
+                let detail = refused.detail();
+                return Some(Refusal { filter: Filter::DeviceShares, detail });
+            }
+        }
         self.refuses_volumes(place).or_else(|| self.refuses_load(place))
     }
 
@@ -205,7 +221,7 @@ impl Ask {
         let mut total = if own() { RESERVED } else { 0 };
         for (score, weight) in &self.profile.scores {
             if *weight > 0
-                && let Some(value) = self.rate(*score, place)
+                && let Some(value) = self.rate(*score, world, place)
             {
                 total += weight * value;
             }
@@ -214,7 +230,7 @@ impl Ask {
     }
 
     /// One score, 0..=100; `None` for those that compare nodes, or have nothing to say.
-    pub fn rate(&self, score: Score, place: &Place) -> Option<i64> {
+    pub fn rate(&self, score: Score, world: &World, place: &Place) -> Option<i64> {
         match score {
             Score::NodeResourcesFit => Some(self.fit(place)),
             Score::NodeResourcesBalancedAllocation if !self.asks_nothing => {
@@ -224,6 +240,12 @@ impl Ask {
             Score::LoadAware => {
                 let load = place.load?;
                 Some((100.0 - load.cpu.max(load.memory)).clamp(0.0, 100.0) as i64)
+            }
+            Score::DeviceFragmentation if world.market.is_open() => {
+                world.market.judge(place, &self.pod).map(|(points, _)| points)
+            }
+            Score::DeviceTightness if world.market.is_open() => {
+                world.market.tightness(place, &self.pod)
             }
             _ => None,
         }
@@ -309,6 +331,9 @@ impl Ask {
             (Filter::NodeAffinity, _) => "node(s) didn't match Pod's node affinity/selector",
             (Filter::NodePorts, _) => "node(s) didn't have free ports for the requested pod ports",
             (Filter::NodeResourcesFit, bits) => return self.lacking(bits),
+            (Filter::DeviceShares, detail) => {
+                return vec![device::Refused::words(detail, &self.pod)];
+            }
             (Filter::VolumeRestrictions, DISK) => "node(s) had no available disk",
             (Filter::VolumeRestrictions, _) => {
                 "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"

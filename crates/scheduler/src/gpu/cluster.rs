@@ -168,6 +168,11 @@ impl Cluster {
         Self { shapes, nodes }
     }
 
+    /// Nodes of these shapes with so much room left.
+    pub(crate) fn with_rooms(shapes: Vec<Shape>, nodes: Vec<Node>) -> Self {
+        Self { shapes, nodes }
+    }
+
     /// What is free, by node.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

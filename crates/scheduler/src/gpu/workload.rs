@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use super::Demand;
 
+/// So many different demands are learned; what comes beyond is not typical.
+const MOST_DEMANDS: usize = 16_384;
+
 /// Typical demands with their shares, which sum to 1.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Workload {
@@ -55,8 +58,17 @@ impl Learner {
 
     /// One more has arrived.
     pub fn saw(&mut self, demand: &Demand) {
-        *self.counts.entry(Demand { memory_mib: 0, ..*demand }).or_default() += 1.0;
+        let demand = Demand { memory_mib: 0, ..*demand };
+        if self.counts.len() >= MOST_DEMANDS && !self.counts.contains_key(&demand) {
+            return;
+        }
+        *self.counts.entry(demand).or_default() += 1.0;
         self.seen += 1;
+    }
+
+    /// Hands the workload out anew the next time, if enough has been seen.
+    pub fn forget_telling(&mut self) {
+        self.told = 0;
     }
 
     /// The workload so far when a quarter more has arrived since the last one, else none.

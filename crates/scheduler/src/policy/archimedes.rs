@@ -28,7 +28,7 @@ const LEAST_DRIFT: f64 = 0.001;
 /// The policy with the cluster that it fills.
 #[derive(Clone, Debug)]
 pub struct Archimedes {
-    packer: Packer<Worth>,
+    packer: Packer<Prices>,
     learner: Learner,
     /// Free thousandths when prices were set.
     priced_at: f64,
@@ -40,7 +40,7 @@ impl Archimedes {
     /// On this cluster, knowing nothing of what will come.
     pub fn new(cluster: Cluster) -> Self {
         let free = cluster.nodes().iter().map(|node| f64::from(node.gpu_total())).sum();
-        let packer = Packer::new(cluster, Worth::default());
+        let packer = Packer::new(cluster, Prices::default());
         Self { packer, learner: Learner::default(), priced_at: free, free }
     }
 
@@ -88,15 +88,18 @@ impl Archimedes {
         self.packer.cluster()
     }
 
+    /// Whether prices made when `before` thousandths were free are too old now that `now` are.
+    pub fn has_drifted(before: f64, now: f64, capacity: f64) -> bool {
+        let drift = (now - before).abs();
+        drift > before * DRIFT && drift > capacity * LEAST_DRIFT
+    }
+
     fn moved(&mut self, change: f64) {
         self.free += change;
-        let drift = (self.free - self.priced_at).abs();
         let capacity = self.cluster().gpu_capacity() as f64;
-        if drift > self.priced_at * DRIFT && drift > capacity * LEAST_DRIFT {
+        if Self::has_drifted(self.priced_at, self.free, capacity) {
             let mut worth = self.packer.score().clone();
-            if let Some(market) = &mut worth.0 {
-                market.follow(self.packer.cluster());
-            }
+            worth.follow(self.packer.cluster());
             self.price(worth);
         }
     }
@@ -104,10 +107,10 @@ impl Archimedes {
     fn open(&mut self, workload: &Workload) {
         let before = self.packer.score().0.as_ref();
         let market = Market::open(workload, self.packer.cluster(), before);
-        self.price(Worth(Some(market)));
+        self.price(Prices(Some(market)));
     }
 
-    fn price(&mut self, worth: Worth) {
+    fn price(&mut self, worth: Prices) {
         self.priced_at = self.free;
         self.packer.rescore(worth);
     }
@@ -115,15 +118,30 @@ impl Archimedes {
 
 /// What nodes are worth at one set of prices; without any, all are worth nothing.
 #[derive(Clone, Debug, Default)]
-struct Worth(Option<Market>);
+pub struct Prices(Option<Market>);
 
-impl Worth {
+impl Prices {
+    /// Losses are compared in steps of so many thousandths of a device.
+    pub const STEP: f64 = STEP as f64;
+
+    /// For this workload on this cluster; pods that `before` knew begin with the prices they had.
+    pub fn open(workload: &Workload, cluster: &Cluster, before: Option<&Self>) -> Self {
+        Self(Some(Market::open(workload, cluster, before.and_then(|before| before.0.as_ref()))))
+    }
+
+    /// Follows what became of the cluster.
+    pub fn follow(&mut self, cluster: &Cluster) {
+        if let Some(market) = &mut self.0 {
+            market.follow(cluster);
+        }
+    }
+
     fn of(&self, node: &Node) -> f32 {
         self.0.as_ref().map_or(0.0, |market| market.worth(node))
     }
 }
 
-impl Score for Worth {
+impl Score for Prices {
     fn score(&self, node: &Node, demand: &Demand) -> Option<(u64, Devices)> {
         if !node.fits(demand) {
             return None;

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 
 use super::{Disk, Effect, Gang, HostPort, Near, Node, Pod, Rebuild, Spread, Taint, Toleration};
 use crate::amount::{Amounts, Bytes, Millicores};
+use crate::device;
 use crate::selector::{NodeTerm, Operator, Requirement};
 
 /// What a container without requests is taken to use when nodes are compared.
@@ -55,6 +56,11 @@ pub fn node(object: &core::Node) -> Node {
             })
             .collect(),
         volume_limits: BTreeMap::new(),
+        gpu_resource: object
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(device::RESOURCE).cloned()),
     }
 }
 
@@ -89,6 +95,7 @@ pub fn pod(object: &core::Pod) -> Pod {
         let held = Held::of(object.status.as_ref());
         pod.requests = requests(spec, &held, false);
         pod.weighed = requests(spec, &held, true);
+        devices(meta, spec, &mut pod);
         pod.host_ports = host_ports(spec);
         pod.disks = disks(spec);
         let all = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -189,6 +196,22 @@ fn asked_beyond_kubernetes(meta: &ObjectMeta, pod: &mut Pod) {
         Some("required") => Some(Rebuild::Required),
         _ => None,
     };
+}
+
+/// Shares are counted by device, not by number.
+fn devices(meta: &ObjectMeta, spec: &core::PodSpec, pod: &mut Pod) {
+    let annotations = meta.annotations.as_ref();
+    pod.share = device::share(annotations, spec);
+    pod.gpu_models = device::models(annotations);
+    for name in [device::MILLI, device::COUNT] {
+        pod.requests.extended.remove(name);
+        pod.weighed.extended.remove(name);
+    }
+    // On a pod without a node it is a wish of whoever wrote it.
+    if pod.node.is_some() {
+        let index = annotations.and_then(|all| all.get(device::INDEX));
+        pod.devices = index.map_or(0, |text| device::parse_index(text));
+    }
 }
 
 fn amounts(list: &BTreeMap<String, Quantity>) -> Amounts {

@@ -70,6 +70,8 @@ impl PartialEq for Like {
                 && a.disks == b.disks
                 && a.images == b.images
                 && a.volumes == b.volumes
+                && a.share == b.share
+                && a.gpu_models == b.gpu_models
                 && a.like == b.like)
     }
 }

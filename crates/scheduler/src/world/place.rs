@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::amount::Amounts;
+use crate::device;
+use crate::gpu::Node as Room;
 use crate::snapshot::{Node, Pod};
 
 /// What a node is measured to use, percent of what it has.
@@ -21,6 +23,8 @@ pub(crate) struct Place {
     pub used: Amounts,
     /// The same with a small amount for each container that asks for none: for scores.
     pub weighed: Amounts,
+    /// What is free on its devices, where it has some that are told apart.
+    pub devices: Option<Room>,
     /// Pods that room is being made for here.
     pub nominated: Vec<Arc<Pod>>,
     pub load: Option<Load>,
@@ -32,6 +36,7 @@ pub(crate) struct Place {
 impl Place {
     pub fn new(node: Arc<Node>, rank: u64) -> Self {
         Self {
+            devices: device::room(&node, []),
             node,
             pods: Vec::new(),
             used: Amounts::default(),
@@ -46,7 +51,11 @@ impl Place {
     pub fn put(&mut self, pod: Arc<Pod>) {
         self.used += &pod.requests;
         self.weighed += &pod.weighed;
+        let asks = self.devices.is_some() && device::asked(&pod, &self.node).is_some();
         self.pods.push(pod);
+        if asks {
+            self.count_devices();
+        }
     }
 
     pub fn take(&mut self, uid: &str) {
@@ -54,6 +63,20 @@ impl Place {
             let pod = self.pods.swap_remove(at);
             self.used -= &pod.requests;
             self.weighed -= &pod.weighed;
+            if self.devices.is_some() && device::asked(&pod, &self.node).is_some() {
+                self.count_devices();
+            }
         }
+    }
+
+    /// The node has changed.
+    pub fn set_node(&mut self, node: Arc<Node>) {
+        self.node = node;
+        self.count_devices();
+    }
+
+    /// Pods that say which devices they have count first: all are counted anew.
+    fn count_devices(&mut self) {
+        self.devices = device::room(&self.node, self.pods.iter().map(|pod| &**pod));
     }
 }
