@@ -4,7 +4,7 @@
 //! restart of a single replica then has no gap. Never an endpoint that is neither. The rule is
 //! Kubernetes' (KEP-1669).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -39,13 +39,33 @@ impl<'a> Slices<'a> {
     /// among those that `admits` lets through; sorted, each once.
     pub(crate) fn backends(
         &self,
-        (namespace, service): (&str, &str),
+        service: (&str, &str),
         port: &str,
         protocol: &str,
         admits: impl Fn(Ipv4Addr) -> bool,
     ) -> Vec<SocketAddrV4> {
-        let mut ready = BTreeSet::new();
-        let mut leaving = BTreeSet::new();
+        self.admitted(service, port, protocol, admits).into_keys().collect()
+    }
+
+    /// Those addresses, each with what its slice says of it.
+    pub(crate) fn members(
+        &self,
+        service: (&str, &str),
+        port: &str,
+        protocol: &str,
+    ) -> BTreeMap<SocketAddrV4, &'a Endpoint> {
+        self.admitted(service, port, protocol, |_| true)
+    }
+
+    fn admitted(
+        &self,
+        (namespace, service): (&str, &str),
+        port: &str,
+        protocol: &str,
+        admits: impl Fn(Ipv4Addr) -> bool,
+    ) -> BTreeMap<SocketAddrV4, &'a Endpoint> {
+        let mut ready = BTreeMap::new();
+        let mut leaving = BTreeMap::new();
         for slice in self.0.get(&(namespace, service)).into_iter().flatten() {
             let number = slice.ports.iter().flatten().find_map(|candidate| {
                 let same = candidate.name.as_deref().unwrap_or_default() == port
@@ -62,12 +82,11 @@ impl<'a> Slices<'a> {
                 // One pod is one endpoint; further addresses of an entry are the same pod.
                 let address = endpoint.addresses.first().and_then(|text| text.parse().ok());
                 if let Some(address) = address.filter(|address| admits(*address)) {
-                    addresses.insert(SocketAddrV4::new(address, number));
+                    addresses.insert(SocketAddrV4::new(address, number), endpoint);
                 }
             }
         }
-        let chosen = if ready.is_empty() { leaving } else { ready };
-        chosen.into_iter().collect()
+        if ready.is_empty() { leaving } else { ready }
     }
 }
 

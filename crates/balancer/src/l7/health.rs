@@ -1,4 +1,9 @@
-//! Whether this process serves: 200 when routes are loaded and the listeners open, else 503.
+//! Health, both ways: what this process says of itself, and what it finds of endpoints.
+//!
+//! Of itself: 200 when routes are loaded and the listeners open, else 503. Of endpoints: `checks`.
+
+mod checks;
+mod probe;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use berth_daemon::Ready;
+
+pub(super) use checks::{Check, CheckKind, keep as keep_checked};
 
 /// A prober is near and quick.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use super::Config;
 use super::access_log::{Line, Log, ms_since};
 use super::answers::{answer, explain};
 use super::connections::HeaderSeen;
-use super::pick::{OpenRequest, now_ms, pick, random};
+use super::pick::{OpenRequest, Refused, random};
 use super::routes::{Backend, Table};
 use super::upgrade::RequestFirst;
 
@@ -141,10 +141,21 @@ impl ProxyHttp for Proxy {
         }
         let endpoints =
             request.backend.as_ref().and_then(|backend| backend.endpoints.as_ref().ok());
-        let picked = endpoints.and_then(|all| pick(all, &request.tried, now_ms(), random()));
-        let Some(endpoint) = picked else {
-            return Error::e_explain(ErrorType::HTTPStatus(503), "no endpoint is ready any more");
+        let picked = endpoints.map_or(Err(Refused::NoEndpoint), |set| {
+            let headers = &session.req_header().headers;
+            let key = set.key(client(session).map(|address| address.ip()), |name| {
+                headers.get(name).map(HeaderValue::as_bytes)
+            });
+            set.pick(&request.tried, key, random())
+        });
+        let open = match picked {
+            Ok(open) => open,
+            Err(why) => {
+                let status = if why == Refused::TooManyASecond { 429 } else { 503 };
+                return Error::e_explain(ErrorType::HTTPStatus(status), why.to_string());
+            }
         };
+        let endpoint = open.endpoint();
         let mut peer = Box::new(HttpPeer::new(endpoint.address(), false, String::new()));
         let options = &mut peer.options;
         options.connection_timeout = Some(self.config.connect_timeout);
@@ -168,7 +179,7 @@ impl ProxyHttp for Proxy {
             peer.group_key = random();
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
-        request.open = Some(OpenRequest::at(endpoint));
+        request.open = Some(open);
         Ok(peer)
     }
 
@@ -197,9 +208,14 @@ impl ProxyHttp for Proxy {
     async fn response_filter(
         &self,
         session: &mut Session,
-        _response: &mut ResponseHeader,
-        _request: &mut Request,
+        response: &mut ResponseHeader,
+        request: &mut Request,
     ) -> Result<()> {
+        if let Some(open) = &request.open {
+            let load = open.load_header().and_then(|name| response.headers.get(name));
+            let good = !response.status.is_server_error();
+            open.answered(good, load.map(HeaderValue::as_bytes));
+        }
         if *self.shutdown.borrow() {
             session.set_keepalive(None);
         }
@@ -214,7 +230,7 @@ impl ProxyHttp for Proxy {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(open) = request.open.take() {
-            open.endpoint().rest();
+            open.refused();
             request.tried.push(open.endpoint().address());
         }
         // Nothing was sent, so any method may go elsewhere.
@@ -244,6 +260,7 @@ impl ProxyHttp for Proxy {
         if again && let Some(open) = request.open.take() {
             // On a pooled connection the pod may be fine; a fresh one says that it is not.
             if !client_reused {
+                open.answered(false, None);
                 request.tried.push(open.endpoint().address());
             }
         }

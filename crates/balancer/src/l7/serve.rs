@@ -121,6 +121,9 @@ async fn serve_and_drain(
     let tls = Arc::new(acceptor(state.certificates.clone())?);
     let http = connections::listen(http).map_err(failed(config.http, "HTTP"))?;
     let https = connections::listen(https).map_err(failed(config.https, "HTTPS"))?;
+    let table = state.table.clone();
+    let checked = health::keep_checked(move || table.load().sets(), lasting.clone());
+    lasting.spawn_until_stop("checks", checked);
     lasting.spawn_until_stop("routes", state.follow(config.clone(), snapshots));
     ready.set(true);
     tracing::info!(http = %config.http, https = %config.https, "serving");

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use berth_api::endpoints::SERVICE_NAME;
 use berth_daemon::Tasks;
 
-use super::Config;
+use super::{Config, Sites};
 use crate::follow::follow;
 
 /// The annotation of a class that is meant when an Ingress names none.
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub slices: Vec<Arc<EndpointSlice>>,
     /// Secrets of type `kubernetes.io/tls`.
     pub secrets: Vec<Arc<Secret>>,
+    /// Where this process is, and what endpoints other clusters have.
+    pub sites: Sites,
 }
 
 impl Snapshot {
@@ -95,6 +97,7 @@ impl Snapshot {
             slices: self.slices.iter().filter(|slice| of_service(slice)).cloned().collect(),
             secrets: self.secrets.iter().filter(secret).cloned().collect(),
             ingresses: served.into_iter().cloned().collect(),
+            sites: self.sites.clone(),
         }
     }
 }
@@ -145,6 +148,7 @@ pub(super) fn follow_cluster(
                     services: services.objects()?,
                     slices: slices.objects()?,
                     secrets: secrets.objects()?,
+                    sites: Sites::default(),
                 })
             };
             if let Some(snapshot) = complete() {

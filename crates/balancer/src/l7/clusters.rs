@@ -1,0 +1,165 @@
+//! From Services and the endpoints of all clusters to sets that are picked from.
+//!
+//! A route names a Service of the first cluster. The endpoints that the Service of the same
+//! namespace and name has in the other clusters stand behind it too, each cluster as a site with a
+//! weight (`berth.dev/clusters: north=80,south=20`). The port is found by its name, so its number
+//! may differ from cluster to cluster. A cluster that cannot be reached keeps the endpoints that
+//! were seen last: they are taken away by checks and refused connections, not by silence.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use kube::ResourceExt;
+use tokio::sync::{Notify, watch};
+
+use berth_daemon::Tasks;
+
+use super::Snapshot;
+use super::pick::{BackendSet, Member, Policy, Sets};
+use super::routes::NoEndpoints;
+use crate::endpoints::Slices;
+use crate::follow::follow;
+
+/// Where this process and its endpoints are.
+#[derive(Clone, Debug, Default)]
+pub struct Sites {
+    /// The first cluster's name in weights.
+    pub own: String,
+    /// The zone of this process, `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+    /// The other clusters and what endpoints they have.
+    pub others: Vec<(String, Arc<Vec<Arc<EndpointSlice>>>)>,
+}
+
+/// A Service's port as a route names it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PortWanted<'a> {
+    Name(&'a str),
+    Number(i32),
+}
+
+/// Makes the sets of one table.
+pub(super) struct Backends<'a> {
+    services: HashMap<(String, String), &'a Service>,
+    sites: Vec<(&'a str, Slices<'a>)>,
+    zone: Option<&'a str>,
+    before: &'a Sets,
+    sets: Sets,
+}
+
+impl<'a> Backends<'a> {
+    /// What is known of endpoints is taken over from `before`.
+    pub(super) fn new(snapshot: &'a Snapshot, before: &'a Sets) -> Self {
+        let key =
+            |service: &Arc<Service>| (service.namespace().unwrap_or_default(), service.name_any());
+        let services = snapshot.services.iter();
+        let own = (snapshot.sites.own.as_str(), Slices::new(&snapshot.slices));
+        let others = snapshot.sites.others.iter();
+        let others = others.map(|(name, slices)| (name.as_str(), Slices::new(slices)));
+        Self {
+            services: services.map(|service| (key(service), service.as_ref())).collect(),
+            sites: std::iter::once(own).chain(others).collect(),
+            zone: snapshot.sites.zone.as_deref(),
+            before,
+            sets: Sets::default(),
+        }
+    }
+
+    /// The set behind `port` of a Service, with the policy that it and the route ask for.
+    ///
+    /// `route` names the route and gives its annotations: with a policy of its own it has a set of
+    /// its own, without one it shares the Service's.
+    pub(super) fn of(
+        &mut self,
+        (namespace, name): (&str, &str),
+        port: PortWanted<'_>,
+        (route, annotations): (&str, &BTreeMap<String, String>),
+    ) -> Result<Arc<BackendSet>, NoEndpoints> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let service = self.services.get(&key).copied().ok_or(NoEndpoints::NoService)?;
+        let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref());
+        let is_wanted = |candidate: &&ServicePort| match port {
+            PortWanted::Name(name) => candidate.name.as_deref() == Some(name),
+            PortWanted::Number(number) => candidate.port == number,
+        };
+        let port = ports.unwrap_or_default().iter().find(is_wanted).ok_or(NoEndpoints::NoPort)?;
+        let (policy, refused) = Policy::read(service.annotations(), annotations);
+        for why in refused {
+            tracing::debug!(service = format!("{namespace}/{name}"), route, "{why}");
+        }
+        let port_name = port.name.as_deref().unwrap_or_default();
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        let members = |(site, slices): &(&str, Slices<'a>)| {
+            let found = slices.members((namespace, name), port_name, protocol);
+            let member = |(address, endpoint): (_, &SliceEndpoint)| Member {
+                address,
+                weight: weight(&policy, address, endpoint),
+                local: is_near(self.zone, endpoint),
+            };
+            ((*site).to_owned(), found.into_iter().map(member).collect::<Vec<_>>())
+        };
+        let made_of: Vec<_> = self.sites.iter().map(members).collect();
+        if made_of.iter().all(|(_, members)| members.is_empty()) {
+            return Err(NoEndpoints::NoneReady);
+        }
+        let own = if Policy::is_in(annotations) { route } else { "" };
+        let key = format!("{namespace}/{name}/{protocol}/{}/{own}", port.port);
+        Ok(self.sets.set(self.before, key, made_of, policy))
+    }
+
+    /// What was made.
+    pub(super) fn finish(self) -> Sets {
+        self.sets
+    }
+}
+
+fn weight(policy: &Policy, address: std::net::SocketAddrV4, endpoint: &SliceEndpoint) -> u32 {
+    if policy.weights.is_empty() {
+        return 1;
+    }
+    let ip = address.ip().to_string();
+    let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
+    let names = [Some(ip.as_str()), pod, endpoint.node_name.as_deref(), endpoint.zone.as_deref()];
+    policy.weight(names.into_iter().flatten())
+}
+
+/// By the hints for zones where there are any, else by the endpoint's own zone.
+fn is_near(zone: Option<&str>, endpoint: &SliceEndpoint) -> bool {
+    let Some(zone) = zone else { return false };
+    match endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_ref()) {
+        Some(zones) if !zones.is_empty() => zones.iter().any(|hint| hint.name == zone),
+        _ => endpoint.zone.as_deref() == Some(zone),
+    }
+}
+
+/// Follows the endpoints of the other clusters; the answer changes whenever they do.
+///
+/// A cluster that was never reached has no endpoints, and holds nothing up.
+pub fn follow_others(
+    clusters: Vec<(String, kube::Client)>,
+    sites: Sites,
+    tasks: &Tasks,
+) -> watch::Receiver<Sites> {
+    let (sender, receiver) = watch::channel(sites.clone());
+    let changed = Arc::new(Notify::new());
+    let copies: Vec<_> = clusters
+        .into_iter()
+        .map(|(name, client)| {
+            let events = berth_api::endpoints::follow(client);
+            (name, follow("endpoints-elsewhere", events, changed.clone(), tasks))
+        })
+        .collect();
+    tasks.spawn_until_stop("clusters", async move {
+        loop {
+            changed.notified().await;
+            let slices = |copy: &crate::follow::Followed<EndpointSlice>| {
+                Arc::new(copy.objects().unwrap_or_default())
+            };
+            let others = copies.iter().map(|(name, copy)| (name.clone(), slices(copy)));
+            sender.send_replace(Sites { others: others.collect(), ..sites.clone() });
+        }
+    });
+    receiver
+}
