@@ -1,8 +1,9 @@
 //! A container's environment variables, as Kubernetes defines them.
 //!
 //! In order, later ones win: service addresses, `envFrom`, `env`. Only the `value` of `env` is
-//! expanded, with what was defined before it.
+//! expanded, with what was defined before it. Last comes which devices the pod was given.
 
+mod devices;
 mod services;
 
 use std::collections::BTreeMap;
@@ -249,6 +250,9 @@ fn compose(
         if let Some(value) = value {
             variables.set(&env.name, value);
         }
+    }
+    for (name, value) in devices::variables(pod) {
+        variables.set(name, value);
     }
     Ok(variables.order)
 }

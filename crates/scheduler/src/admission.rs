@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use crate::amount::Amounts;
 use crate::class::{clash, selects};
+use crate::device::{self, INDEX, MILLI};
+use crate::gpu::{WHOLE, bits};
 use crate::snapshot::{Effect, Node, Pod};
 
 /// Pods of this priority and above may displace others on their node: `system-cluster-critical`.
@@ -36,6 +38,24 @@ pub enum Rejection {
         /// What there is.
         capacity: i64,
     },
+    /// Another pod has what it was given of a device, or the node has no such device.
+    #[error(
+        "Node didn't have enough resource: {MILLI} of device {device}, requested: {requested}, \
+         used: {used}, capacity: {capacity}"
+    )]
+    Device {
+        /// Which device; the first, where nobody gave it any that it fits on.
+        device: usize,
+        /// Thousandths of it.
+        requested: i64,
+        /// Thousandths that others have.
+        used: i64,
+        /// A thousand, or nothing where there is no such device.
+        capacity: i64,
+    },
+    /// It asks for a share of a device, and says nothing of which.
+    #[error("Pod asks for {MILLI} and nobody has given it devices by {INDEX}, or not as many")]
+    NoDevice,
     /// The pod's selector or affinity means other nodes.
     #[error("Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")]
     Affinity,
@@ -54,6 +74,8 @@ impl Rejection {
     pub fn reason(&self) -> String {
         match self {
             Self::Lacks { resource, .. } => format!("OutOf{resource}"),
+            Self::Device { .. } => format!("OutOf{MILLI}"),
+            Self::NoDevice => "UnexpectedAdmissionError".to_owned(),
             Self::Affinity => "NodeAffinity".to_owned(),
             Self::Ports => "NodePorts".to_owned(),
             Self::Taint => "TaintToleration".to_owned(),
@@ -88,6 +110,7 @@ pub fn rejections(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Vec<Rejection>
             compare(name, *requested, used, *capacity);
         }
     }
+    found.extend(refused_devices(pod, node, others));
     if !selects(pod, node) {
         found.push(Rejection::Affinity);
     }
@@ -102,13 +125,34 @@ pub fn rejections(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Vec<Rejection>
     found
 }
 
+/// Whole devices are counted by number where nobody says which they are.
+fn refused_devices(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Option<Rejection> {
+    let share = device::asked(pod, node)?;
+    let (requested, capacity) = (i64::from(share.milli), i64::from(WHOLE));
+    if pod.share.is_some() && (share.wrong || pod.devices.count_ones() != u32::from(share.count)) {
+        return Some(Rejection::NoDevice);
+    }
+    let room = device::room(node, others.iter().map(|other| &**other));
+    for index in bits(pod.devices) {
+        let there = room.as_ref().and_then(|room| room.free().get(index));
+        let (free, capacity) = there.map_or((0, 0), |free| (i64::from(*free), capacity));
+        if free < requested && (pod.share.is_some() || room.is_some()) {
+            let used = capacity - free;
+            return Some(Rejection::Device { device: index, requested, used, capacity });
+        }
+    }
+    None
+}
+
 /// Who of `others` ends so that a critical `pod` can come, by position; `None` where that is not its
 /// right or would not help. `others` are in the order in which they would go.
 ///
 /// Nobody ends who need not, and nobody who is as important.
 pub fn make_room(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Option<Vec<usize>> {
-    let lacks_only =
-        |all: &[Rejection]| all.iter().all(|each| matches!(each, Rejection::Lacks { .. }));
+    let is_room = |each: &Rejection| {
+        matches!(each, Rejection::Lacks { .. } | Rejection::Device { capacity: 1.., .. })
+    };
+    let lacks_only = |all: &[Rejection]| all.iter().all(is_room);
     if pod.priority < CRITICAL || !lacks_only(&rejections(pod, node, others)) {
         return None;
     }
@@ -274,5 +318,44 @@ mod tests {
         check(CRITICAL - 1, "1", &mixed, None);
         check(CRITICAL, "2", &[("1", CRITICAL), ("1", 0)], None);
         check(CRITICAL + 1000, "2", &[("1", CRITICAL), ("1", 0)], Some(&[0, 1]));
+    }
+
+    #[test]
+    fn a_device_is_not_given_out_twice() {
+        fn check(index: &str, asks: Value, others: &[(&str, &str)], expected: Option<&str>) {
+            let made = |name: &str, asks: &Value, index: &str| {
+                let mut all = asks.clone();
+                all["berth.dev/gpu-index"] = json!(index);
+                let object = json!({ "metadata": { "name": name, "uid": name, "annotations": all },
+                    "spec": { "nodeName": "n", "containers": [] } });
+                Arc::new(snapshot::pod(&serde_json::from_value(object).unwrap()))
+            };
+            let mut node = node(json!({}));
+            node.pods = 9;
+            node.allocatable.extended.insert("nvidia.com/gpu".to_owned(), 2);
+            let others: Vec<Arc<Pod>> = others
+                .iter()
+                .map(|(index, milli)| made(index, &json!({ "berth.dev/gpu-milli": milli }), index))
+                .collect();
+            let found = rejections(&made("p", &asks, index), &node, &others);
+            let said = found.first().map(ToString::to_string);
+            assert_eq!(said.as_deref(), expected, "{asks} at {index}");
+        }
+        let half = || json!({ "berth.dev/gpu-milli": "500" });
+        check("0", half(), &[], None);
+        check("0", half(), &[("0", "500"), ("1", "900")], None);
+        let text = "Node didn't have enough resource: berth.dev/gpu-milli of device 1, requested: 500, \
+                    used: 900, capacity: 1000";
+        check("1", half(), &[("0", "500"), ("1", "900")], Some(text));
+        let text = "Node didn't have enough resource: berth.dev/gpu-milli of device 2, requested: 500, \
+                    used: 0, capacity: 0";
+        check("2", half(), &[], Some(text));
+        let text = "Pod asks for berth.dev/gpu-milli and nobody has given it devices by \
+                    berth.dev/gpu-index, or not as many";
+        check("", half(), &[], Some(text));
+        let pair = || json!({ "berth.dev/gpu-milli": "500", "berth.dev/gpu-count": "2" });
+        check("0", pair(), &[], Some(text));
+        check("0,1", pair(), &[("0", "500")], None);
+        check("0", json!({}), &[("0", "500")], None);
     }
 }

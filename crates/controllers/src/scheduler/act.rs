@@ -11,10 +11,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource};
-use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -22,7 +21,7 @@ use super::board::{Board, Decision, Outcome};
 use super::events::Events;
 use super::leader::Leadership;
 use super::{metrics, wire};
-use crate::driver::{Error, Key, World, chain, gone_is_none};
+use crate::driver::{Error, Key, World, chain, gone_is_none, post};
 
 /// No call to the API server takes longer.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -50,6 +49,7 @@ impl Act {
         let Decision { key, pod, outcome, waited, attempts } = decision;
         let Outcome::Bind(placement) = outcome else { return Ok(()) };
         let begun = Instant::now();
+        let _under_way = self.events.hold_back();
         let bound = async {
             if !pod.claims.is_empty() {
                 self.bind_claims(&pod, &placement.node).await?;
@@ -96,6 +96,7 @@ impl Act {
                 name: Some(key.name.clone()),
                 namespace: Some(key.namespace.clone()),
                 uid: Some(uid.to_owned()),
+                annotations: self.board.lock().expect("no holder of the lock panics").given(key),
                 ..ObjectMeta::default()
             },
             target: ObjectReference {
@@ -105,10 +106,8 @@ impl Act {
                 ..ObjectReference::default()
             },
         };
-        let params = PostParams::default();
-        let _: IgnoredAny =
-            self.pods(key).create_subresource("binding", &key.name, &params, &binding).await?;
-        Ok(())
+        let path = format!("/api/v1/namespaces/{}/pods/{}/binding", key.namespace, key.name);
+        Ok(post(&self.client, &path, &binding).await?)
     }
 
     /// Chooses volumes or has them made, and waits until every claim is bound.

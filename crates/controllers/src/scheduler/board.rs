@@ -14,6 +14,7 @@
 
 pub mod asked;
 mod attempt;
+mod devices;
 mod homes;
 
 use std::cmp::Reverse;
@@ -445,6 +446,7 @@ fn helps(hint: Hint, refused_by: &BTreeSet<&'static str>) -> bool {
         Hint::Anything => true,
         Hint::PodGone => any(&[
             "NodeResourcesFit",
+            "DeviceShares",
             "NodePorts",
             "NodeVolumeLimits",
             "VolumeRestrictions",
@@ -469,6 +471,8 @@ fn asks_the_same(one: &Pod, other: &Pod) -> bool {
         && one.node_affinity == other.node_affinity
         && one.priority == other.priority
         && one.gang == other.gang
+        && one.share == other.share
+        && one.gpu_models == other.gpu_models
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_daemon::Tasks;
-use berth_scheduler::{Explanation, Profile, Unschedulable};
+use berth_scheduler::{Explanation, Profile, Unschedulable, device};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::ListParams;
@@ -285,5 +285,10 @@ fn notes(object: &Pod, board: &Board, pod: &berth_scheduler::Pod) -> Vec<String>
     if let Some(node) = &pod.nominated {
         notes.push(format!("room is being made for it on {node}"));
     }
+    if let Some(given) = object.metadata.annotations.as_ref().and_then(|all| all.get(device::INDEX))
+    {
+        notes.push(format!("it has the devices {given}"));
+    }
+    notes.extend(board.devices_for(pod));
     notes
 }

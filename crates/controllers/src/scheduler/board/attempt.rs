@@ -96,7 +96,7 @@ impl Board {
     pub(super) fn assume(&mut self, key: &Key, pod: &Arc<Pod>, placement: &Placement) {
         let mut placed = Pod::clone(pod);
         placed.node = Some(placement.node.clone());
-        let placed = Arc::new(placed);
+        let placed = self.cluster.with_devices(&Arc::new(placed), &placement.node);
         self.homes.taken(pod, &placement.node);
         self.cluster.nominate(&placed, None);
         self.cluster.place(Arc::clone(&placed), &placement.node);
