@@ -215,7 +215,9 @@ async fn value_over_the_limit_is_named_and_a_full_etcd_refuses_writes() {
         assert!(number < 64, "16 MiB are full by now");
     };
     assert!(matches!(refused, WriteError::Full), "{refused:?}");
-    assert_eq!(store.list(b"fill/", None, 0, None).await.expect("reads").entries.len(), number);
+    // The write that fills it up may be done and refused: etcd looks at its size before and after.
+    let there = store.list(b"fill/", None, 0, None).await.expect("reads").entries.len();
+    assert!((number..=number + 1).contains(&there), "{there} of {number} are there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
