@@ -11,6 +11,7 @@ pub mod names;
 pub mod quantity;
 pub mod quota;
 pub mod selector;
+pub mod zone;
 
 pub use quantity::{Quantity, QuantityError};
 pub use selector::{FieldSelector, Selector};

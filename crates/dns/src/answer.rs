@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::name::MAX_NAME;
+use crate::asked::Asked;
 use crate::own::Own;
 use crate::query::{self, CLASS_IN, HEADER, Query, Refused, code, flag, kind};
 use crate::zone::policy::{Asker, MOST};
-use crate::zone::{FIXED, Found, Layers, RrSet, TTL};
+use crate::zone::{FIXED, Found, Layers, Located, RrSet, Set, TTL};
 
 /// The largest answer over UDP: what passes everywhere unfragmented (DNS flag day 2020).
 pub(crate) const MAX_UDP: usize = 1232;
@@ -46,88 +46,94 @@ pub(crate) enum Outcome {
 
 /// Answers `packet` from `zone` into `out`, which must hold [`MAX_UDP`] bytes at least.
 pub(crate) fn answer(zone: &Layers, packet: &[u8], via: Via<'_>, out: &mut [u8]) -> Outcome {
-    let query = match query::parse(packet) {
-        Ok(query) => query,
-        Err(Refused::Silently) => return Outcome::Drop,
-        Err(Refused::With { id, flags, code, question, edns }) => {
-            let question =
-                if question.len() + HEADER + OPT_LENGTH > out.len() { &[] } else { question };
-            let mut reply = Reply::begin(out, id, flags, question, edns);
-            reply.code(code);
-            return Outcome::Reply(reply.finish());
+    match query::parse(packet) {
+        Ok(query) => {
+            let asked = Asked::of(query.name);
+            respond(zone, zone.locate(&asked), &query, &asked, via, out)
         }
-    };
-    let limit = limit(&query, via.transport).min(out.len());
+        Err(refused) => reject(refused, out),
+    }
+}
+
+/// Says what is wrong with a packet that is no query.
+pub(crate) fn reject(refused: Refused<'_>, out: &mut [u8]) -> Outcome {
+    let Refused::With { id, flags, code, question, edns } = refused else { return Outcome::Drop };
+    let question = if question.len() + HEADER + OPT_LENGTH > out.len() { &[] } else { question };
+    let mut reply = Reply::begin(out, id, flags, question, edns);
+    reply.code(code);
+    Outcome::Reply(reply.finish())
+}
+
+/// Answers `query` into `out`, from the table that `located` says.
+pub(crate) fn respond(
+    zone: &Layers,
+    located: Located<'_>,
+    query: &Query<'_>,
+    asked: &Asked,
+    via: Via<'_>,
+    out: &mut [u8],
+) -> Outcome {
+    let limit = limit(query, via.transport).min(out.len());
     let out = &mut out[..limit];
     if query.class != CLASS_IN || (kind::FIRST_META..kind::ANY).contains(&query.kind) {
-        return refuse(&query, code::REFUSED, out);
+        return refuse(query, code::REFUSED, out);
     }
-    let mut name = [0u8; MAX_NAME];
-    let mut length = lower(query.name, &mut name);
+    let found = located.find(asked, query.kind);
+    if matches!(found, Found::Foreign) {
+        return Outcome::Forward;
+    }
     let mut reply = Reply::begin(out, query.id, query.flags, query.question, query.edns.is_some());
-    if let Some(edns) = &query.edns {
+    if let Some(edns) = query.edns.as_ref().filter(|edns| edns.nsid || edns.cookie.is_some()) {
         let mut options = [0u8; crate::own::MOST_OPTIONS];
         let length = via.own.options(edns, via.client, &mut options);
         reply.options(&options[..length]);
     }
     reply.flag(flag::AUTHORITATIVE);
-    let mut owner = HEADER;
-    for step in 0..=MOST_ALIASES {
-        match zone.find(&name[..length], query.kind) {
-            Found::Records(set) => {
-                reply.records(set, owner, via);
-                break;
+    match found {
+        Found::Alias(set) => {
+            if !aliases(zone, set, query, via, &mut reply) {
+                return Outcome::Forward;
             }
-            Found::Alias(set) if step < MOST_ALIASES => {
-                let at = reply.length;
-                if !reply.turning(set, owner, 0) {
-                    break;
-                }
-                let target = &set.record(0)[FIXED..];
-                length = lower(target, &mut name);
-                // Its own target is where the next name stands in full.
-                owner = at + FIXED;
-                if owner > MOST_POINTER {
-                    break;
-                }
-            }
-            Found::Alias(_) => {
-                reply.code(code::SERVER_FAILURE);
-                break;
-            }
-            Found::Address(ip) => {
-                reply.address(ip, owner);
-                break;
-            }
-            Found::Delegated(set, at) => {
-                reply.refer(set, owner + at, step == 0);
-                break;
-            }
-            Found::NoData(soa) => {
-                reply.none(soa, false);
-                break;
-            }
-            Found::NoName(soa) => {
-                reply.none(soa, true);
-                break;
-            }
-            // Where nothing more is to be had, the alias alone is the answer (RFC 1034 §4.3.2).
-            Found::Foreign if step > 0 && query.flags & flag::RECURSION_DESIRED == 0 => break,
-            Found::Foreign => return Outcome::Forward,
         }
+        found => reply.say(found, HEADER, true, via),
     }
     Outcome::Reply(reply.finish())
 }
 
-/// Writes `name` in lower case, and says how long it is.
-pub(crate) fn lower(name: &[u8], to: &mut [u8; MAX_NAME]) -> usize {
-    // What was read as a name is no longer; a longer one would be cut off and not be found.
-    let length = name.len().min(MAX_NAME);
-    for (to, from) in to.iter_mut().zip(name) {
-        // Length bytes are at most 63, below any letter.
-        *to = from.to_ascii_lowercase();
+/// Follows aliases from the one in `first`; whether others need not be asked.
+#[cold]
+fn aliases(
+    zone: &Layers,
+    first: Set<'_>,
+    query: &Query<'_>,
+    via: Via<'_>,
+    reply: &mut Reply<'_>,
+) -> bool {
+    let (mut set, mut owner) = (first, HEADER);
+    let mut next = Asked::root();
+    for _ in 0..MOST_ALIASES {
+        let at = reply.length;
+        if !reply.turning(set, owner, 0) {
+            return true;
+        }
+        next.read(&set.record(0)[FIXED..]);
+        // Its own target is where the next name stands in full.
+        owner = at + FIXED;
+        if owner > MOST_POINTER {
+            return true;
+        }
+        match zone.find(&next, query.kind) {
+            Found::Alias(further) => set = further,
+            // Where nothing more is to be had, the alias alone is the answer (RFC 1034 §4.3.2).
+            Found::Foreign => return query.flags & flag::RECURSION_DESIRED == 0,
+            found => {
+                reply.say(found, owner, false, via);
+                return true;
+            }
+        }
     }
-    length
+    reply.code(code::SERVER_FAILURE);
+    true
 }
 
 /// An answer that only carries a code.
@@ -231,9 +237,21 @@ impl<'a> Reply<'a> {
         }
     }
 
+    /// Says what was found, for the name at `owner`; `first` where no alias led there.
+    fn say(&mut self, found: Found<'_>, owner: usize, first: bool, via: Via<'_>) {
+        match found {
+            Found::Records(set) => self.records(set, owner, via),
+            Found::Address(ip) => self.address(ip, owner),
+            Found::Delegated(set, at) => self.refer(set, owner + at, first),
+            Found::NoData(soa) => self.none(soa, false),
+            Found::NoName(soa) => self.none(soa, true),
+            Found::Alias(_) | Found::Foreign => {}
+        }
+    }
+
     /// The records of a set as its policy says, else beginning with another one each time: clients
     /// take the first.
-    fn records(&mut self, set: &RrSet, owner: usize, via: Via<'_>) {
+    fn records(&mut self, set: Set<'_>, owner: usize, via: Via<'_>) {
         // The client's id is random; the product spreads its 16 bits, and keeps neighbours apart.
         let id = u32::from(u16::from_be_bytes([self.out[0], self.out[1]]));
         let seed = id.wrapping_mul(0x9E37_79B1);
@@ -263,7 +281,7 @@ impl<'a> Reply<'a> {
     }
 
     /// All records beginning with the one at `turn`; whether all fitted.
-    fn turning(&mut self, set: &RrSet, owner: usize, turn: usize) -> bool {
+    fn turning(&mut self, set: Set<'_>, owner: usize, turn: usize) -> bool {
         let (all, from) = set.all_from(turn);
         let whole = self.length + all.len() + self.reserved() <= self.out.len();
         if whole && owner == HEADER {
@@ -277,7 +295,7 @@ impl<'a> Reply<'a> {
     }
 
     /// Says who answers for the name that begins at `owner`.
-    fn refer(&mut self, set: &RrSet, owner: usize, first: bool) {
+    fn refer(&mut self, set: Set<'_>, owner: usize, first: bool) {
         if first {
             self.flags &= !flag::AUTHORITATIVE;
         }

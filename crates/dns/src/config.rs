@@ -28,6 +28,10 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Zones from master files; a file that changes is read again.
     pub zones: Vec<ZoneFile>,
+    /// Where ConfigMaps hold zones ([`berth_api::zone`]); `None` for none.
+    pub zone_namespace: Option<String>,
+    /// Answers in the kernel as well, on named interfaces; `None` for nowhere.
+    pub xdp: Option<crate::Xdp>,
     /// Order and number of addresses, by name.
     pub policies: BTreeMap<String, Wanted>,
     /// Where clients are.
@@ -88,6 +92,8 @@ impl Config {
             snapshot: None,
             threads: None,
             zones: vec![],
+            zone_namespace: Some(berth_api::zone::NAMESPACE.to_owned()),
+            xdp: None,
             policies: BTreeMap::new(),
             sites: vec![],
             forwards: vec![],
@@ -181,7 +187,7 @@ pub enum StartError {
         /// Of the zone.
         path: PathBuf,
         /// What is wrong with it.
-        source: crate::files::ZoneError,
+        source: crate::written::ZoneError,
     },
     /// Too many sites, or a site that nobody described.
     #[error("site {site:?}: {what}")]
@@ -209,6 +215,9 @@ pub enum StartError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The kernel does not take what answers in it.
+    #[error(transparent)]
+    Xdp(#[from] crate::XdpError),
     /// A thread could not be started.
     #[error("start a thread")]
     Thread(#[source] std::io::Error),

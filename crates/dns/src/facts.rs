@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use berth_api::endpoints::SERVICE_NAME;
-use k8s_openapi::api::core::v1::Service;
+use berth_api::zone;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +21,21 @@ pub(crate) struct Facts {
     pub services: BTreeMap<String, ServiceFacts>,
     /// EndpointSlices.
     pub slices: BTreeMap<String, SliceFacts>,
+    /// Zones from objects, as they were last found to be in order.
+    #[serde(default)]
+    pub zones: BTreeMap<String, ZoneText>,
+}
+
+/// A zone file that stands in an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ZoneText {
+    /// What its relative names are of, where the text does not say.
+    pub origin: Option<String>,
+    pub text: String,
 }
 
 /// One Service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct ServiceFacts {
     pub namespace: String,
     pub name: String,
@@ -35,7 +47,7 @@ pub(crate) struct ServiceFacts {
 }
 
 /// How a Service is reached.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Addressing {
     /// At addresses of its own.
     Cluster(Vec<IpAddr>),
@@ -46,7 +58,7 @@ pub(crate) enum Addressing {
 }
 
 /// One port.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Port {
     pub name: String,
     /// Lower case, without the underscore.
@@ -55,7 +67,7 @@ pub(crate) struct Port {
 }
 
 /// One EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct SliceFacts {
     pub namespace: String,
     pub service: String,
@@ -63,8 +75,15 @@ pub(crate) struct SliceFacts {
     pub endpoints: Vec<EndpointFacts>,
 }
 
+impl SliceFacts {
+    /// `namespace/name` of its Service.
+    pub(crate) fn service_key(&self) -> String {
+        format!("{}/{}", self.namespace, self.service)
+    }
+}
+
 /// One ready endpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct EndpointFacts {
     pub addresses: Vec<IpAddr>,
     pub hostname: Option<String>,
@@ -144,4 +163,13 @@ pub(crate) fn of_slice(slice: &EndpointSlice) -> Option<SliceFacts> {
 
 fn protocol(name: Option<&str>) -> String {
     name.unwrap_or("TCP").to_ascii_lowercase()
+}
+
+/// The zone file in a ConfigMap; `None` for one that has none.
+pub(crate) fn of_zone(map: &ConfigMap) -> Option<ZoneText> {
+    let origin = map.metadata.labels.as_ref()?.get(zone::LABEL)?;
+    let text = map.data.as_ref().and_then(|data| data.get(zone::KEY)).cloned();
+    let origin = Some(origin.clone()).filter(|origin| !origin.is_empty());
+    // One without a text is a zone that is not in order, and is told so.
+    Some(ZoneText { origin, text: text.unwrap_or_default() })
 }

@@ -1,4 +1,4 @@
-//! Follows Services and EndpointSlices, and puts a new zone in force when they change.
+//! Follows Services and EndpointSlices, and puts what changes in force.
 //!
 //! What was known stays in force until both lists are complete, and whenever the API server is away.
 
@@ -14,16 +14,20 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
-use crate::facts::{self, Facts, ServiceFacts, SliceFacts};
+use crate::facts::{self, ServiceFacts, SliceFacts};
 use crate::known::Clusters;
 use crate::snapshot;
+use crate::zone::Change;
 
-/// Changes taken together into one new zone, at most.
+/// Changes taken together, at most.
 const BATCH: usize = 1000;
-/// The snapshot is written this long after the first change it lacks: not for every single one.
+/// The snapshot is written this long after the first change it lacks, at least.
 const SNAPSHOT_AFTER: Duration = Duration::from_secs(1);
+/// To write a snapshot costs what the cluster is large; no more than a part of the time goes there.
+const SNAPSHOT_PART: u32 = 20;
 
 /// What is kept up to date.
 pub(crate) struct Target {
@@ -31,7 +35,8 @@ pub(crate) struct Target {
     /// Which of them.
     pub number: usize,
     pub waited: Arc<Waited>,
-    pub snapshot: Option<PathBuf>,
+    /// Told of every change.
+    pub changed: watch::Sender<u64>,
 }
 
 /// Which clusters are still to be known before the server is ready.
@@ -69,6 +74,35 @@ pub(crate) fn start(client: Client, target: Target, tasks: &Tasks) {
     tasks.spawn_until_stop("follow", follow(select(services, slices).boxed(), target));
 }
 
+/// Writes what the cluster of `number` is known to have to `path`, whenever it changed.
+pub(crate) fn snapshots(
+    clusters: Arc<Clusters>,
+    number: usize,
+    path: PathBuf,
+    mut changed: watch::Receiver<u64>,
+    tasks: &Tasks,
+) {
+    tasks.spawn_until_stop("snapshot", async move {
+        while changed.changed().await.is_ok() {
+            sleep(SNAPSHOT_AFTER).await;
+            changed.mark_unchanged();
+            let begun = Instant::now();
+            let (clusters, path) = (Arc::clone(&clusters), path.clone());
+            let written = tokio::task::spawn_blocking(move || {
+                snapshot::store(&path, clusters.facts(number))
+                    .inspect_err(|error| {
+                        tracing::warn!(path = %path.display(), %error, "snapshot not written");
+                    })
+                    .is_ok()
+            });
+            if !written.await.unwrap_or_default() {
+                changed.mark_changed();
+            }
+            sleep(begun.elapsed() * SNAPSHOT_PART).await;
+        }
+    });
+}
+
 enum Seen {
     Service(Box<watcher::Result<watcher::Event<Service>>>),
     Slice(Box<watcher::Result<watcher::Event<EndpointSlice>>>),
@@ -77,63 +111,38 @@ enum Seen {
 async fn follow(mut events: impl Stream<Item = Seen> + Unpin, target: Target) {
     let mut services = Followed::<ServiceFacts>::default();
     let mut slices = Followed::<SliceFacts>::default();
-    let mut in_force: Option<Facts> = None;
-    let mut write_at: Option<Instant> = None;
-    loop {
-        let write = async {
-            match write_at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        let seen = tokio::select! {
-            seen = events.next() => seen,
-            () = write => {
-                write_at = None;
-                if let (Some(path), Some(facts)) = (&target.snapshot, &in_force)
-                    && let Err(error) = snapshot::store(path, facts).await
-                {
-                    tracing::warn!(path = %path.display(), %error, "snapshot not written");
-                }
-                continue;
-            }
-        };
-        let Some(seen) = seen else { return };
+    let mut changes = Vec::new();
+    while let Some(seen) = events.next().await {
         let more = std::iter::from_fn(|| events.next().now_or_never().flatten());
         for seen in std::iter::once(seen).chain(more.take(BATCH)) {
-            match seen {
-                Seen::Service(event) => services.take(*event, facts::of_service),
-                Seen::Slice(event) => slices.take(*event, facts::of_slice),
-            }
+            changes.extend(match seen {
+                Seen::Service(event) => {
+                    services.take(*event, facts::of_service, Change::Service, Change::Services)
+                }
+                Seen::Slice(event) => {
+                    slices.take(*event, facts::of_slice, Change::Slice, Change::Slices)
+                }
+            });
         }
         if !(services.complete && slices.complete) {
             continue;
         }
-        let unchanged = in_force
-            .as_ref()
-            .is_some_and(|facts| facts.services == services.known && facts.slices == slices.known);
-        if !unchanged {
-            let facts = Facts { services: services.known.clone(), slices: slices.known.clone() };
-            target.clusters.set(target.number, facts.clone());
-            in_force = Some(facts);
-            if target.snapshot.is_some() {
-                write_at.get_or_insert_with(|| Instant::now() + SNAPSHOT_AFTER);
-            }
+        if target.clusters.apply(target.number, std::mem::take(&mut changes)) {
+            target.changed.send_modify(|count| *count += 1);
         }
         target.waited.is_known(target.number);
     }
 }
 
-/// The objects of one kind, and the list that is being taken in.
+/// The list that is being taken in, of one kind.
 struct Followed<F> {
-    known: BTreeMap<String, F>,
     listing: BTreeMap<String, F>,
     complete: bool,
 }
 
 impl<F> Default for Followed<F> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), listing: BTreeMap::new(), complete: false }
+        Self { listing: BTreeMap::new(), complete: false }
     }
 }
 
@@ -142,10 +151,9 @@ impl<F> Followed<F> {
         &mut self,
         event: watcher::Result<watcher::Event<K>>,
         read: fn(&K) -> Option<F>,
-    ) {
-        let key = |object: &K| {
-            format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
-        };
+        one: fn(String, Option<F>) -> Change,
+        all: fn(BTreeMap<String, F>) -> Change,
+    ) -> Option<Change> {
         match event {
             Ok(watcher::Event::Init) => self.listing.clear(),
             Ok(watcher::Event::InitApply(object)) => {
@@ -154,19 +162,18 @@ impl<F> Followed<F> {
                 }
             }
             Ok(watcher::Event::InitDone) => {
-                self.known = std::mem::take(&mut self.listing);
                 self.complete = true;
+                return Some(all(std::mem::take(&mut self.listing)));
             }
-            Ok(watcher::Event::Apply(object)) => {
-                match read(&object) {
-                    Some(facts) => self.known.insert(key(&object), facts),
-                    None => self.known.remove(&key(&object)),
-                };
-            }
-            Ok(watcher::Event::Delete(object)) => {
-                self.known.remove(&key(&object));
-            }
+            Ok(watcher::Event::Apply(object)) => return Some(one(key(&object), read(&object))),
+            Ok(watcher::Event::Delete(object)) => return Some(one(key(&object), None)),
             Err(error) => tracing::debug!(%error, "watch broke, trying again"),
         }
+        None
     }
+}
+
+/// `namespace/name`.
+pub(crate) fn key(object: &impl ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }

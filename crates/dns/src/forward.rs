@@ -15,6 +15,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::Record;
 
 use crate::answer::{self, MAX_UDP, MOST_ALIASES, Outcome, Transport, Via};
+use crate::asked::Asked;
 use crate::name::is_under;
 use crate::own::Own;
 use crate::query::{self, CLASS_IN, Query, code, flag, kind};
@@ -131,7 +132,8 @@ impl Forward {
     }
 
     fn is_foreign(&self, query: &Query<'_>) -> bool {
-        matches!(self.zone.get().find(&query.name.to_ascii_lowercase(), query.kind), Found::Foreign)
+        let asked = Asked::of(query.name);
+        matches!(self.zone.get().find(&asked, query.kind), Found::Foreign)
     }
 
     /// Follows aliases through the zone and beyond it. With the answer comes for how long it may
@@ -144,7 +146,7 @@ impl Forward {
         let mut chain: Vec<Record> = Vec::new();
         for _ in 0..=MOST_ALIASES {
             let zone = self.zone.get();
-            let (mut found, seconds) = match zone.find(&question.name, question.kind) {
+            let (mut found, seconds) = match zone.find(&Asked::of(&question.name), question.kind) {
                 Found::Alias(set) => {
                     let target = set.record(0)[FIXED..].to_ascii_lowercase();
                     chain.extend(ask_zone(&zone, &question.name, kind::CNAME)?.answers);

@@ -2,55 +2,48 @@
 //!
 //! One name may span clusters: a Service of the same name and namespace has the addresses of all.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::facts::Facts;
-use crate::name::Domain;
-use crate::zone::{Current, Policies, Sources, Zone};
+use crate::facts::{Facts, ZoneText};
+use crate::zone::{self, Change, Current};
 
 /// The clusters that are followed.
 #[derive(Debug)]
 pub(crate) struct Clusters {
-    domains: Vec<Domain>,
-    policies: Policies,
-    /// What each is known to have, and its site.
-    facts: Mutex<Vec<(Facts, u8)>>,
+    all: Mutex<zone::Clusters>,
     zone: Arc<Current>,
 }
 
 impl Clusters {
-    /// Clusters of these sites, and what is known of them already.
-    pub(crate) fn new(
-        domains: Vec<Domain>,
-        policies: Policies,
-        facts: Vec<(Facts, u8)>,
-        zone: Arc<Current>,
-    ) -> Self {
-        let clusters = Self { domains, policies, facts: Mutex::new(facts), zone };
-        let facts = clusters.facts.lock().expect("no holder of the lock panics");
-        clusters.put_in_force(&facts);
-        drop(facts);
-        clusters
+    /// Puts what is known of clusters already in force.
+    pub(crate) fn new(all: zone::Clusters, zone: Arc<Current>) -> Self {
+        zone.set_clusters(&all);
+        Self { all: Mutex::new(all), zone }
     }
 
-    /// Takes what the cluster of that number has now, and puts it in force.
-    pub(crate) fn set(&self, number: usize, new: Facts) {
-        // Held while the names are made, or those of an earlier change could come last.
-        let mut facts = self.facts.lock().expect("no holder of the lock panics");
-        if let Some(place) = facts.get_mut(number) {
-            place.0 = new;
+    /// Takes changes of the cluster of that number in, and puts them in force; whether there were
+    /// any.
+    pub(crate) fn apply(&self, number: usize, changes: Vec<Change>) -> bool {
+        // Held until they are in force, or those of an earlier change could come last.
+        let mut all = self.lock();
+        let any = all.apply(number, changes);
+        if any {
+            self.zone.set_clusters(&all);
         }
-        self.put_in_force(&facts);
+        any
     }
 
-    fn put_in_force(&self, facts: &[(Facts, u8)]) {
-        let clusters: Vec<(&Facts, u8)> =
-            facts.iter().map(|(facts, site)| (facts, *site)).collect();
-        self.zone.set_clusters(Zone::build(Sources {
-            domains: if clusters.is_empty() { &[] } else { &self.domains },
-            clusters: &clusters,
-            zones: &[],
-            policies: Some(&self.policies),
-        }));
+    /// Keeps the text of a zone that is in force, or forgets it, for the next start.
+    pub(crate) fn keep(&self, number: usize, key: &str, zone: Option<ZoneText>) {
+        self.lock().keep(number, key, zone);
+    }
+
+    /// What the cluster of that number is known to have.
+    pub(crate) fn facts(&self, number: usize) -> Facts {
+        self.lock().facts(number).cloned().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, zone::Clusters> {
+        self.all.lock().expect("no holder of the lock panics")
     }
 }

@@ -38,18 +38,17 @@ pub(crate) async fn load(path: &Path) -> Option<Facts> {
     }
 }
 
-/// Replaces the file as a whole.
+/// Replaces the file as a whole. Blocks.
 ///
 /// # Errors
 /// Whatever writing or renaming says.
-pub(crate) async fn store(path: &Path, facts: &Facts) -> io::Result<()> {
-    let file = File { version: VERSION, facts: facts.clone() };
-    let bytes = serde_json::to_vec(&file)?;
+pub(crate) fn store(path: &Path, facts: Facts) -> io::Result<()> {
+    let bytes = serde_json::to_vec(&File { version: VERSION, facts })?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(name);
-    tokio::fs::write(&beside, bytes).await?;
-    tokio::fs::rename(&beside, path).await
+    std::fs::write(&beside, bytes)?;
+    std::fs::rename(&beside, path)
 }
 
 async fn read(path: &Path) -> io::Result<Facts> {
@@ -82,7 +81,7 @@ mod tests {
             policy: None,
         };
         facts.services.insert("default/web".into(), service);
-        store(&path, &facts).await.expect("it is written");
+        store(&path, facts.clone()).expect("it is written");
         assert_eq!(load(&path).await, Some(facts));
         std::fs::write(&path, b"{\"version\":2").expect("it is written");
         assert_eq!(load(&path).await, None);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::facts::{self, Facts};
 use crate::name::Domain;
-use crate::zone::{Layers, Sources, Zone};
+use crate::zone::{Clusters, Layers, Policies};
 
 fn facts() -> Facts {
     let mut facts = Facts::default();
@@ -67,10 +67,10 @@ fn via(transport: Transport) -> Via<'static> {
 }
 
 fn zone() -> Layers {
-    let domains = [Domain::parse("cluster.local").expect("a domain")];
+    let domains = vec![Domain::parse("cluster.local").expect("a domain")];
     let facts = facts();
-    let sources = Sources { domains: &domains, clusters: &[(&facts, 0)], ..Sources::default() };
-    Layers { clusters: Zone::build(sources).into(), files: Zone::build(Sources::default()).into() }
+    let clusters = Clusters::new(domains, Policies::new(), vec![(facts, 0)]);
+    Layers::default().with_clusters(&clusters)
 }
 
 fn packet(name: &str, kind: RecordType, payload: Option<u16>) -> Vec<u8> {
@@ -312,8 +312,7 @@ fn written(name: &str, kind: RecordType) -> Message {
     let (file, problems) = crate::zone::file::read(WRITTEN.as_bytes(), None).expect("in order");
     assert_eq!(problems, []);
     let zones = [std::sync::Arc::new(file)];
-    let files = Zone::build(Sources { zones: &zones, ..Sources::default() });
-    let layers = Layers { clusters: Layers::empty().clusters, files: files.into() };
+    let layers = Layers::default().with_written(&zones, &Policies::new());
     let mut out = [0; MAX_UDP];
     let mut asked = packet(name, kind, Some(1232));
     asked[2] &= !1; // no recursion wanted
@@ -402,7 +401,7 @@ fn written_zones_answer_as_the_standards_say() {
 
 #[test]
 fn a_service_of_two_clusters_has_the_addresses_of_both_and_the_nearest_first() {
-    let domains = [Domain::parse("cluster.local").expect("a domain")];
+    let domains = vec![Domain::parse("cluster.local").expect("a domain")];
     let of = |ip: &str| {
         let mut facts = Facts::default();
         let value = json!({"metadata": {"namespace": "default", "name": "web", "annotations":
@@ -414,9 +413,8 @@ fn a_service_of_two_clusters_has_the_addresses_of_both_and_the_nearest_first() {
         facts
     };
     let (east, west) = (of("10.1.0.1"), of("10.2.0.1"));
-    let sources =
-        Sources { domains: &domains, clusters: &[(&east, 1), (&west, 2)], ..Sources::default() };
-    let layers = Layers { clusters: Zone::build(sources).into(), files: Layers::empty().files };
+    let clusters = Clusters::new(domains, Policies::new(), vec![(east, 1), (west, 2)]);
+    let layers = Layers::default().with_clusters(&clusters);
     let networks = vec![(IpAddr::from([10, 1, 0, 0]), 16, 1), (IpAddr::from([10, 2, 0, 0]), 16, 2)];
     let own = Own { sites: crate::zone::Sites::new(networks), ..Own::default() };
     let ask = |client: [u8; 4]| {

@@ -4,19 +4,17 @@
 //! between batches. Full, the table forgets what was not asked for lately (a clock hand).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
-use foldhash::fast::RandomState;
 use hickory_proto::op::{Message, ResponseCode};
 
 use super::Question;
-use crate::answer::{self, Transport, Via, lower};
-use crate::name::MAX_NAME;
+use crate::answer::{self, Transport, Via};
+use crate::asked::{self, Asked};
 use crate::own::MOST_OPTIONS;
 use crate::query::{self, CLASS_IN, HEADER, Query, flag, kind};
 
-/// Name, type and two flags.
-const MOST_KEY: usize = MAX_NAME + 3;
 const OPT_LENGTH: usize = 11;
 /// Asked for this often, an answer is worth asking for again before it ends.
 const POPULAR: u32 = 3;
@@ -28,11 +26,12 @@ const AUTHENTIC: u16 = 1 << 5;
 /// An answer to be kept.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    key: Box<[u8]>,
-    /// What follows the question, without an OPT record.
-    body: Box<[u8]>,
-    /// Where in `body` times to live stand.
-    ttls: Box<[u16]>,
+    hash: u64,
+    /// Key (name, type, flags); what follows the question, without an OPT record; where in that
+    /// times to live stand, two bytes each: together, since they are wanted together.
+    bytes: Box<[u8]>,
+    key: u16,
+    body: u16,
     /// Response code and whether it is authentic.
     flags: u16,
     /// Of the last three sections.
@@ -59,16 +58,46 @@ pub(crate) enum Hit {
 /// One thread's table.
 #[derive(Debug)]
 pub(crate) struct Hot {
-    kept: HashMap<Box<[u8]>, usize, RandomState>,
+    /// By the hash of the key. Of two keys with one hash the later is kept: it is 64 bits long.
+    kept: HashMap<u64, u32, Itself>,
     places: Vec<Kept>,
     hand: usize,
     most: usize,
 }
 
+/// A hash is its own hash.
+#[derive(Clone, Copy, Debug, Default)]
+struct Itself(u64);
+
+impl BuildHasher for Itself {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self(0)
+    }
+}
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl Hot {
     /// For at most `most` answers.
     pub(crate) fn new(most: usize) -> Self {
-        Self { kept: HashMap::default(), places: Vec::new(), hand: 0, most: most.max(1) }
+        let most = most.clamp(1, u32::MAX as usize);
+        Self { kept: HashMap::default(), places: Vec::new(), hand: 0, most }
     }
 
     /// How many answers are kept.
@@ -76,27 +105,37 @@ impl Hot {
         self.places.len()
     }
 
-    /// Answers `packet` into `out`, if that is known at `now`.
+    /// Where the answer to a query stands, if it may be here: the first of two steps.
+    #[inline]
+    pub(crate) fn locate(&self, query: &Query<'_>, asked: &Asked) -> Option<u32> {
+        self.kept.get(&hash_of(asked.hash(), query.kind, flags_of(query))).copied()
+    }
+
+    /// Reads what stands there, so that it is near when it is wanted.
+    #[inline]
+    pub(crate) fn touch(&self, at: u32) -> u8 {
+        let kept = self.places.get(at as usize);
+        kept.and_then(|kept| kept.bytes.first()).copied().unwrap_or_default()
+    }
+
+    /// Answers `query` into `out` with what stands at `at`, if that is known at `now`.
     pub(crate) fn answer(
         &mut self,
-        packet: &[u8],
+        at: u32,
+        (query, asked): (&Query<'_>, &Asked),
         via: Via<'_>,
         now: Instant,
         out: &mut [u8],
     ) -> Hit {
-        let Ok(query) = query::parse(packet) else { return Hit::None };
         if query.flags & flag::RECURSION_DESIRED == 0 || query.class != CLASS_IN {
             return Hit::None;
         }
-        let mut key = [0u8; MOST_KEY];
-        let length = key_of(&query, &mut key);
-        let Some(at) = self.kept.get(&key[..length]) else { return Hit::None };
-        let kept = &mut self.places[*at];
+        let Some(kept) = self.places.get_mut(at as usize) else { return Hit::None };
         let age = now.saturating_duration_since(kept.since);
-        if age >= kept.lasting {
+        if age >= kept.lasting || !kept.is_for(query, asked) {
             return Hit::None;
         }
-        let Some(length) = kept.write(&query, via, age, out) else { return Hit::None };
+        let Some(length) = kept.write(query, via, age, out) else { return Hit::None };
         kept.used = true;
         kept.asked = kept.asked.saturating_add(1);
         let ends_soon = kept.lasting - age <= kept.lasting / LAST_PART;
@@ -109,20 +148,20 @@ impl Hot {
 
     /// Takes an answer in; where there is no room another one goes.
     pub(crate) fn put(&mut self, kept: Kept) {
-        if let Some(at) = self.kept.get(&kept.key) {
-            self.places[*at] = kept;
+        if let Some(at) = self.kept.get(&kept.hash) {
+            self.places[*at as usize] = kept;
             return;
         }
         if self.places.len() < self.most {
-            self.kept.insert(kept.key.clone(), self.places.len());
+            self.kept.insert(kept.hash, self.places.len() as u32); // `most` bounds it
             self.places.push(kept);
             return;
         }
         while std::mem::take(&mut self.places[self.hand].used) {
             self.hand = (self.hand + 1) % self.most;
         }
-        self.kept.remove(&self.places[self.hand].key);
-        self.kept.insert(kept.key.clone(), self.hand);
+        self.kept.remove(&self.places[self.hand].hash);
+        self.kept.insert(kept.hash, self.hand as u32);
         self.places[self.hand] = kept;
         self.hand = (self.hand + 1) % self.most;
     }
@@ -160,14 +199,20 @@ impl Kept {
             let length = u16::from_be_bytes([*body.get(at + 8)?, *body.get(at + 9)?]);
             at += 10 + usize::from(length);
         }
-        let mut key = question.name.clone();
-        key.extend_from_slice(&question.kind.to_be_bytes());
-        key.push(flags_of(question.dnssec, question.checking_disabled));
+        let mut all = question.name.clone();
+        all.extend_from_slice(&question.kind.to_be_bytes());
+        let flags = flags(question.dnssec, question.checking_disabled);
+        all.push(flags);
+        let key = u16::try_from(all.len()).ok()?;
+        all.extend_from_slice(body);
+        let body = u16::try_from(all.len()).ok()?;
+        all.extend(ttls.iter().flat_map(|at: &u16| at.to_be_bytes()));
         let authentic = message.metadata.authentic_data && question.dnssec;
         Some(Self {
-            key: key.into(),
-            body: body.into(),
-            ttls: ttls.into(),
+            hash: hash_of(asked::hash_of(&question.name), question.kind, flags),
+            bytes: all.into(),
+            key,
+            body,
             flags: code | if authentic { AUTHENTIC } else { 0 },
             counts,
             since: Instant::now(),
@@ -176,6 +221,14 @@ impl Kept {
             used: false,
             renewing: false,
         })
+    }
+
+    fn is_for(&self, query: &Query<'_>, asked: &Asked) -> bool {
+        let key = &self.bytes[..usize::from(self.key)];
+        let Some((name, [high, low, flags])) = key.split_last_chunk() else { return false };
+        name == asked.name()
+            && u16::from_be_bytes([*high, *low]) == query.kind
+            && *flags == flags_of(query)
     }
 
     /// `None` where it does not fit: truncating is for the slower path.
@@ -200,8 +253,9 @@ impl Kept {
                 OPT_LENGTH + length
             }
         };
+        let body = &self.bytes[usize::from(self.key)..usize::from(self.body)];
         let begin = HEADER + query.question.len();
-        let end = begin + self.body.len();
+        let end = begin + body.len();
         if end + opt_length > answer::limit(query, Transport::Udp).min(out.len()) {
             return None;
         }
@@ -213,10 +267,11 @@ impl Kept {
             to.copy_from_slice(&word.to_be_bytes());
         }
         out[HEADER..begin].copy_from_slice(query.question);
-        out[begin..end].copy_from_slice(&self.body);
+        out[begin..end].copy_from_slice(body);
         let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-        for at in self.ttls.iter().filter(|_| age > 0) {
-            let at = begin + usize::from(*at);
+        let ttls = if age > 0 { &self.bytes[usize::from(self.body)..] } else { &[] };
+        for at in ttls.chunks_exact(2) {
+            let at = begin + usize::from(u16::from_be_bytes([at[0], at[1]]));
             let ttl = out[at..at + 4].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
             out[at..at + 4].copy_from_slice(&ttl.saturating_sub(age).to_be_bytes());
         }
@@ -225,17 +280,17 @@ impl Kept {
     }
 }
 
-fn key_of(query: &Query<'_>, to: &mut [u8; MOST_KEY]) -> usize {
-    let mut name = [0u8; MAX_NAME];
-    let length = lower(query.name, &mut name);
-    to[..length].copy_from_slice(&name[..length]);
-    to[length..length + 2].copy_from_slice(&query.kind.to_be_bytes());
-    let dnssec = query.edns.is_some_and(|edns| edns.dnssec);
-    to[length + 2] = flags_of(dnssec, query.flags & flag::CHECKING_DISABLED != 0);
-    length + 3
+fn hash_of(name: u64, kind: u16, flags: u8) -> u64 {
+    let more = (u64::from(kind) << 8 | u64::from(flags)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    (name ^ more).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
 }
 
-fn flags_of(dnssec: bool, checking_disabled: bool) -> u8 {
+fn flags_of(query: &Query<'_>) -> u8 {
+    let dnssec = query.edns.is_some_and(|edns| edns.dnssec);
+    flags(dnssec, query.flags & flag::CHECKING_DISABLED != 0)
+}
+
+fn flags(dnssec: bool, checking_disabled: bool) -> u8 {
     u8::from(dnssec) | u8::from(checking_disabled) << 1
 }
 
@@ -265,7 +320,10 @@ mod tests {
         let packet = super::super::encode(&question(name), 7);
         let mut out = [0; answer::MAX_UDP];
         let now = Instant::now() + Duration::from_secs(after);
-        match hot.answer(&packet, via, now, &mut out) {
+        let query = query::parse(&packet).expect("a query");
+        let asked = Asked::of(query.name);
+        let at = hot.locate(&query, &asked)?;
+        match hot.answer(at, (&query, &asked), via, now, &mut out) {
             Hit::None => None,
             hit @ (Hit::Reply(length) | Hit::Renew(length)) => {
                 Some((hit, Message::from_vec(&out[..length]).expect("it can be read")))

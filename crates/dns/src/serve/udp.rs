@@ -27,12 +27,13 @@ use tokio::sync::mpsc;
 use super::limit::{Limits, Verdict};
 use super::shared;
 use crate::StartError;
-use crate::answer::{MAX_UDP, Outcome, Transport, Via, answer, refuse};
+use crate::answer::{MAX_UDP, Outcome, Transport, Via, refuse, reject, respond};
+use crate::asked::Asked;
 use crate::counts::Counts;
 use crate::forward::{Forward, Freshness, Hit, Hot, Kept, failure};
 use crate::own::Own;
-use crate::query::{self, code, flag};
-use crate::zone::{Current, Layers};
+use crate::query::{self, Query, Refused, code, flag};
+use crate::zone::{Current, Layers, Located};
 
 /// Queries taken at a time. More would only wait longer for each other.
 const BATCH: usize = 64;
@@ -49,6 +50,9 @@ const MOST_FORWARDED: usize = 256;
 
 /// Answers that wait to be taken in by a thread; one more is only not kept there.
 const MOST_NEW: usize = 1024;
+
+/// No place in a table.
+const NOWHERE: u32 = u32::MAX;
 
 /// A question that another one must answer.
 struct Waiting {
@@ -135,6 +139,7 @@ struct Buffers {
     replies: Box<[[u8; MAX_UDP]; BATCH]>,
     reply_lengths: [usize; BATCH],
     targets: [Option<SockaddrStorage>; BATCH],
+    asked: Box<[Asked]>,
     receive: MultiHeaders<SockaddrStorage>,
     send: MultiHeaders<SockaddrStorage>,
 }
@@ -148,6 +153,7 @@ impl Buffers {
             replies: Box::new([[0; MAX_UDP]; BATCH]),
             reply_lengths: [0; BATCH],
             targets: [None; BATCH],
+            asked: vec![Asked::root(); BATCH].into(),
             receive: MultiHeaders::preallocate(BATCH, None),
             send: MultiHeaders::preallocate(BATCH, None),
         }
@@ -226,6 +232,8 @@ impl Thread {
         }
     }
 
+    /// Answers a batch in steps that each go over all of it: memory that one query waits for is
+    /// on its way for the others too.
     fn answer(
         &self,
         zone: &Layers,
@@ -234,53 +242,92 @@ impl Thread {
         count: usize,
     ) -> usize {
         let now = Instant::now();
-        let (mut replies, mut hits, mut forwarded) = (0, 0, 0);
+        let Buffers { queries, lengths, clients, replies, reply_lengths, targets, asked, .. } =
+            buffers;
+        let mut parsed = [const { Err(Refused::Silently) }; BATCH];
+        let mut located = [Located::default(); BATCH];
         for index in 0..count {
-            let packet = &buffers.queries[index][..buffers.lengths[index]];
-            let out = &mut buffers.replies[replies];
-            let client = buffers.clients[index].as_ref().and_then(socket_address);
+            parsed[index] = query::parse(&queries[index][..lengths[index]]);
+            if let Ok(query) = &parsed[index] {
+                asked[index].read(query.name);
+                located[index] = zone.locate(&asked[index]);
+            }
+        }
+        let mut places = [NOWHERE; BATCH];
+        for index in 0..count {
+            let Ok(query) = &parsed[index] else { continue };
+            places[index] = match located[index].is_foreign() {
+                true => hot.locate(query, &asked[index]).unwrap_or(NOWHERE),
+                false => located[index].touch(&asked[index]),
+            };
+        }
+        let mut near = 0;
+        for index in 0..count {
+            near ^= match located[index].is_foreign() {
+                true => hot.touch(places[index]),
+                false => located[index].touch_entry(&asked[index], places[index]),
+            };
+        }
+        // What was read is of no use itself; it must be read all the same.
+        std::hint::black_box(near);
+        let (mut sent, mut hits, mut forwarded) = (0, 0, 0);
+        for index in 0..count {
+            let packet = &queries[index][..lengths[index]];
+            let out = &mut replies[sent];
+            let client = clients[index].as_ref().and_then(socket_address);
             let Some(client) = client else { continue };
             let via = Via { transport: Transport::Udp, client: client.ip(), own: &self.own };
-            let length = match answer(zone, packet, via, out) {
-                Outcome::Reply(length) => length,
-                Outcome::Drop => continue,
-                Outcome::Forward => match hot.answer(packet, via, now, out) {
-                    Hit::Reply(length) => {
-                        hits += 1;
-                        length
-                    }
-                    Hit::Renew(length) => {
-                        hits += 1;
-                        // Where no room is left it ends, and is asked for when it is wanted.
-                        let _ = self.forward(packet, None);
-                        length
-                    }
-                    Hit::None => {
-                        forwarded += 1;
-                        match self.forward(packet, Some(client)) {
-                            Ok(()) => continue,
-                            // Too many wait already: the client may ask the next server.
-                            Err(refusal) => {
-                                out[..refusal.len()].copy_from_slice(&refusal);
-                                refusal.len()
+            let asked = &asked[index];
+            let outcome = match parsed[index] {
+                Ok(query) => respond(zone, located[index], &query, asked, via, out),
+                Err(refused) => reject(refused, out),
+            };
+            let length = match (outcome, &parsed[index]) {
+                (Outcome::Reply(length), _) => length,
+                (Outcome::Drop, _) | (Outcome::Forward, Err(_)) => continue,
+                (Outcome::Forward, Ok(query)) => {
+                    let place = match located[index].is_foreign() {
+                        true => places[index],
+                        false => hot.locate(query, asked).unwrap_or(NOWHERE),
+                    };
+                    match hot.answer(place, (query, asked), via, now, out) {
+                        Hit::Reply(length) => {
+                            hits += 1;
+                            length
+                        }
+                        Hit::Renew(length) => {
+                            hits += 1;
+                            // Where no room is left it ends, and is asked for when it is wanted.
+                            let _ = self.forward(packet, None);
+                            length
+                        }
+                        Hit::None => {
+                            forwarded += 1;
+                            match self.forward(packet, Some(client)) {
+                                Ok(()) => continue,
+                                // Too many wait already: the client may ask the next server.
+                                Err(refusal) => {
+                                    out[..refusal.len()].copy_from_slice(&refusal);
+                                    refusal.len()
+                                }
                             }
                         }
                     }
-                },
+                }
             };
             let length = match limits.is_on() {
-                true => limited(packet, length, via, limits, now, out),
+                true => limited(&parsed[index], length, via, limits, now, out),
                 false => length,
             };
             if length == 0 {
                 continue;
             }
-            buffers.reply_lengths[replies] = length;
-            buffers.targets[replies] = buffers.clients[index];
-            replies += 1;
+            reply_lengths[sent] = length;
+            targets[sent] = clients[index];
+            sent += 1;
         }
         self.counts.add(count, hits, forwarded, hot.len());
-        replies
+        sent
     }
 
     fn forward(&self, packet: &[u8], client: Option<SocketAddr>) -> Result<(), Vec<u8>> {
@@ -291,21 +338,21 @@ impl Thread {
 
 /// The answer of `length` bytes as the limits allow it; 0 for none.
 fn limited(
-    packet: &[u8],
+    query: &Result<Query<'_>, Refused<'_>>,
     length: usize,
     via: Via<'_>,
     limits: &mut Limits,
     now: Instant,
     out: &mut [u8; MAX_UDP],
 ) -> usize {
-    let query = query::parse(packet).ok();
+    let query = query.as_ref().ok();
     let known = query.and_then(|query| query.edns);
     if known.is_some_and(|edns| via.own.is_known(&edns, via.client)) {
         return length;
     }
     match (limits.judge(via.client, now), query) {
         (Verdict::Send, _) => length,
-        (Verdict::Truncate, Some(query)) => match refuse(&query, code::OK, out) {
+        (Verdict::Truncate, Some(query)) => match refuse(query, code::OK, out) {
             Outcome::Reply(length) => {
                 out[2] |= (flag::TRUNCATED >> 8) as u8;
                 length

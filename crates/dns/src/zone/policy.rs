@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
-use super::RrSet;
+use super::rrset::Set;
 
 /// Records that a policy orders; those behind are not given.
 pub(crate) const MOST: usize = 256;
 
 /// The order of the records in an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Begins at a place that the query's id decides.
@@ -36,7 +36,7 @@ pub enum Order {
 }
 
 /// A policy as an object or a file says it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Wanted {
     /// In which order.
@@ -78,8 +78,19 @@ impl Policy {
         Self { order: wanted.order, limit, nearest: wanted.nearest, weights, turn }
     }
 
+    /// The order, where neither who asks nor chance decides what is given, and how many.
+    pub(crate) fn plain(&self) -> Option<Order> {
+        let whole = self.limit >= MOST;
+        match self.order {
+            _ if self.nearest => None,
+            Order::Fixed => Some(Order::Fixed),
+            Order::Turn | Order::RoundRobin => Some(self.order).filter(|_| whole),
+            Order::Shuffle | Order::Weighted | Order::Consistent => None,
+        }
+    }
+
     /// Writes the positions of the records to be given, and says how many they are.
-    pub(crate) fn pick(&self, set: &RrSet, asker: Asker, to: &mut [u16; MOST]) -> usize {
+    pub(crate) fn pick(&self, set: Set<'_>, asker: Asker, to: &mut [u16; MOST]) -> usize {
         let near = |at: usize| self.nearest && asker.site != 0 && set.site(at) == asker.site;
         let only_near = (0..set.len()).any(near);
         let mut count = 0;
@@ -167,6 +178,7 @@ impl Sequence {
 mod tests {
     use super::*;
     use crate::query::kind;
+    use crate::zone::RrSet;
 
     fn set(count: u8) -> RrSet {
         let mut set = RrSet::new(kind::A);
@@ -180,7 +192,7 @@ mod tests {
 
     fn picked(policy: &Policy, set: &RrSet, asker: Asker) -> Vec<u16> {
         let mut to = [0; MOST];
-        let count = policy.pick(set, asker, &mut to);
+        let count = policy.pick(set.view(), asker, &mut to);
         to[..count].to_vec()
     }
 

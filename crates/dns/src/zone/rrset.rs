@@ -10,6 +10,8 @@ use crate::query::{CLASS_IN, kind};
 pub(crate) const TO_QUESTION: [u8; 2] = [0xC0, 12];
 /// Owner as a pointer, type, class, time to live and length: what stands before a record's data.
 pub(crate) const FIXED: usize = 12;
+/// A set of more bytes than these does not stand beside its name.
+const MOST_PLAIN: usize = 512;
 
 /// Records of one name and type. The common one, a few addresses, is one allocation: a million of
 /// them should fit a small machine, and each step to another place in memory costs a cache miss.
@@ -58,41 +60,18 @@ impl RrSet {
 
     /// The record at `index`, as it goes over the wire.
     pub(crate) fn record(&self, index: usize) -> &[u8] {
-        let stride = usize::from(self.stride);
-        if stride > 0 {
-            return &self.bytes[index * stride..(index + 1) * stride];
+        self.view().record(index)
+    }
+
+    /// As answers are made from it.
+    pub(crate) fn view(&self) -> Set<'_> {
+        Set {
+            kind: self.kind,
+            count: self.count,
+            stride: self.stride,
+            bytes: &self.bytes,
+            extra: self.extra.as_deref(),
         }
-        let ends = self.extra.as_ref().map(|extra| extra.ends.as_slice()).unwrap_or_default();
-        let start = index.checked_sub(1).map_or(0, |before| ends[before] as usize);
-        &self.bytes[start..ends[index] as usize]
-    }
-
-    /// All records behind each other, and where the one at `index` begins.
-    pub(crate) fn all_from(&self, index: usize) -> (&[u8], usize) {
-        let stride = usize::from(self.stride);
-        let ends = self.extra.as_ref().map(|extra| extra.ends.as_slice()).unwrap_or_default();
-        let start = match index.checked_sub(1) {
-            None => 0,
-            Some(_) if stride > 0 => index * stride,
-            Some(before) => ends[before] as usize,
-        };
-        (&self.bytes, start)
-    }
-
-    /// The additional records and their number.
-    pub(crate) fn additional(&self) -> (&[u8], u16) {
-        self.extra.as_ref().map_or((&[], 0), |extra| (&extra.additional, extra.additional_count))
-    }
-
-    /// In which order the records are given, and how many; `None` for all, in turn.
-    pub(crate) fn policy(&self) -> Option<&Policy> {
-        self.extra.as_ref()?.policy.as_ref()
-    }
-
-    /// The site of the record at `index`; 0 is none.
-    pub(crate) fn site(&self, index: usize) -> u8 {
-        let sites = self.extra.as_ref().map(|extra| extra.sites.as_slice()).unwrap_or_default();
-        sites.get(index).copied().unwrap_or_default()
     }
 
     /// Adds a record of the name that is asked for; one that is there already is not added.
@@ -157,6 +136,81 @@ impl RrSet {
     }
 }
 
+/// Records of one name and type, wherever their bytes stand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Set<'a> {
+    kind: u16,
+    count: u16,
+    stride: u16,
+    bytes: &'a [u8],
+    extra: Option<&'a Extra>,
+}
+
+impl<'a> Set<'a> {
+    /// `count` records behind each other, each of `stride` bytes, without anything more.
+    pub(super) fn plain(kind: u16, count: u8, stride: u8, bytes: &'a [u8]) -> Self {
+        Self { kind, count: count.into(), stride: stride.into(), bytes, extra: None }
+    }
+
+    /// Kind, number, bytes each and bytes of a set that is nothing more than that, and small.
+    pub(super) fn as_plain(self) -> Option<(u16, u8, u8, &'a [u8])> {
+        let (count, stride) = (u8::try_from(self.count).ok()?, u8::try_from(self.stride).ok()?);
+        (self.extra.is_none() && count > 0 && stride > 0 && self.bytes.len() <= MOST_PLAIN)
+            .then_some((self.kind, count, stride, self.bytes))
+    }
+
+    pub(crate) fn kind(self) -> u16 {
+        self.kind
+    }
+
+    /// How many records there are.
+    pub(crate) fn len(self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// The record at `index`, as it goes over the wire.
+    pub(crate) fn record(self, index: usize) -> &'a [u8] {
+        let stride = usize::from(self.stride);
+        if stride > 0 {
+            return &self.bytes[index * stride..(index + 1) * stride];
+        }
+        let ends = self.ends();
+        let start = index.checked_sub(1).map_or(0, |before| ends[before] as usize);
+        &self.bytes[start..ends[index] as usize]
+    }
+
+    /// All records behind each other, and where the one at `index` begins.
+    pub(crate) fn all_from(self, index: usize) -> (&'a [u8], usize) {
+        let stride = usize::from(self.stride);
+        let start = match index.checked_sub(1) {
+            None => 0,
+            Some(_) if stride > 0 => index * stride,
+            Some(before) => self.ends()[before] as usize,
+        };
+        (self.bytes, start)
+    }
+
+    /// The additional records and their number.
+    pub(crate) fn additional(self) -> (&'a [u8], u16) {
+        self.extra.map_or((&[], 0), |extra| (&extra.additional, extra.additional_count))
+    }
+
+    /// In which order the records are given, and how many; `None` for all, in turn.
+    pub(crate) fn policy(self) -> Option<&'a Policy> {
+        self.extra?.policy.as_ref()
+    }
+
+    /// The site of the record at `index`; 0 is none.
+    pub(crate) fn site(self, index: usize) -> u8 {
+        let sites = self.extra.map(|extra| extra.sites.as_slice()).unwrap_or_default();
+        sites.get(index).copied().unwrap_or_default()
+    }
+
+    fn ends(self) -> &'a [u32] {
+        self.extra.map(|extra| extra.ends.as_slice()).unwrap_or_default()
+    }
+}
+
 /// An address as record data.
 pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
@@ -215,7 +269,7 @@ mod tests {
         assert_eq!(set.len(), 4, "the second a is no other record");
         let texts: Vec<_> = (0..4).map(|at| set.record(at)[FIXED + 1..].to_vec()).collect();
         assert_eq!(texts, [b"a".to_vec(), b"b".to_vec(), b"longer".to_vec(), b"c".to_vec()]);
-        let (all, from) = set.all_from(3);
+        let (all, from) = set.view().all_from(3);
         assert_eq!(&all[from..], set.record(3));
     }
 
@@ -225,6 +279,6 @@ mod tests {
         set.push(60, &[192, 0, 2, 1]);
         set.push_of(5, &[192, 0, 2, 2], 3);
         assert_eq!(&set.record(1)[6..10], &60u32.to_be_bytes());
-        assert_eq!((set.site(0), set.site(1)), (0, 3));
+        assert_eq!((set.view().site(0), set.view().site(1)), (0, 3));
     }
 }
