@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{
-    advise, backup, completion, defrag, deploy, down, exec, images, instance, logs, restore,
-    scheduler, sim, status, up, why,
+    advise, backup, completion, console, defrag, deploy, down, exec, images, instance, logs,
+    restore, scheduler, sim, status, up, why,
 };
 
 /// A container cloud in one binary.
@@ -71,6 +71,8 @@ enum Command {
     Defrag(defrag::Options),
     /// Schedule pods of any Kubernetes, beside its own scheduler
     Scheduler(scheduler::Options),
+    /// The web console, and who may log in there
+    Console(console::Options),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -105,6 +107,7 @@ impl Cli {
             Command::Advise(options) => on_one_thread(advise::run(&global, options)),
             Command::Defrag(options) => on_one_thread(defrag::run(&global, options)),
             Command::Scheduler(options) => scheduler::run(&global, options),
+            Command::Console(options) => console::run(&global, options),
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),
             Command::Dns(options) => up::parts::dns(options),

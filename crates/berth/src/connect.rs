@@ -37,6 +37,19 @@ pub async fn client(global: &Global) -> Result<Client> {
     }
 }
 
+/// Of the kubeconfig that is named, else of the cluster that this runs in, else of `berth up`.
+///
+/// # Errors
+/// As [`client`], or when the pod's service account cannot be read.
+pub async fn inside_or_named(global: &Global) -> Result<Client> {
+    let inside = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    if global.kubeconfig.is_none() && inside {
+        let config = Config::incluster().context("reading the pod's service account")?;
+        return Ok(Client::try_from(config)?);
+    }
+    client(global).await
+}
+
 /// Where the kubeconfig is.
 pub fn kubeconfig(global: &Global) -> Result<PathBuf> {
     match &global.kubeconfig {

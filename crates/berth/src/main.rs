@@ -5,6 +5,7 @@ mod backup;
 mod cli;
 mod completion;
 mod connect;
+mod console;
 mod defrag;
 mod deploy;
 mod down;

@@ -84,7 +84,7 @@ async fn serve(global: &Global, options: Options, config: Config) -> Result<()> 
         Some(address) => Some(bind("--extender", address).await?),
         None => None,
     };
-    let client = client(global).await?;
+    let client = connect::inside_or_named(global).await?;
     let tasks = Tasks::new();
     let world = Arc::new(World::for_scheduler(client.clone(), &tasks));
     let scheduler = scheduler::start_with(client.clone(), &world, config, &tasks);
@@ -111,16 +111,6 @@ async fn bind(option: &str, address: SocketAddr) -> Result<TcpListener> {
         let message = format!("{option} {address}: {error}");
         Failure::new(Exit::InUse, message, format!("choose another {option}")).into()
     })
-}
-
-/// Of the kubeconfig that is named, else of the cluster that this runs in, else of `berth up`.
-async fn client(global: &Global) -> Result<Client> {
-    let inside = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-    if global.kubeconfig.is_none() && inside {
-        let config = kube::Config::incluster().context("reading the pod's service account")?;
-        return Ok(Client::try_from(config)?);
-    }
-    connect::client(global).await
 }
 
 /// The configuration for who only asks: that of a file, or Kubernetes' default profile.

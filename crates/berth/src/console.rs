@@ -1,0 +1,201 @@
+//! `berth console`: the web console of a cluster, and the accounts of who may log in.
+
+use std::io::{IsTerminal, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use berth_console::{Accounts, Config};
+use berth_daemon::Tasks;
+use clap::{Args, Subcommand};
+
+use crate::cli::Global;
+use crate::connect;
+use crate::output::columns;
+
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// `berth console`.
+#[derive(Args, Debug)]
+pub struct Options {
+    #[command(subcommand)]
+    word: Word,
+}
+
+#[derive(Subcommand, Debug)]
+enum Word {
+    /// Serve the console of the cluster that the kubeconfig names, or that this runs in
+    Serve(Serve),
+    /// Who may log in
+    #[command(subcommand)]
+    Account(Account),
+}
+
+#[derive(Args, Debug)]
+struct Serve {
+    /// Where browsers connect, TLS
+    #[arg(long, default_value = "0.0.0.0:8444")]
+    listen: SocketAddr,
+    /// The certificate with its chain, PEM
+    #[arg(long)]
+    tls_cert: PathBuf,
+    /// Its key, PEM
+    #[arg(long)]
+    tls_key: PathBuf,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args, Debug)]
+struct Database {
+    /// Where accounts, sessions and acts are: sqlite:///PATH or postgres://USER:PASSWORD@HOST/NAME
+    /// [default: console/console.db of the data directory]
+    #[arg(long, env = "BERTH_CONSOLE_DATABASE")]
+    database: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Account {
+    /// Make one; its password comes from standard input
+    Add {
+        /// The user's name, as RBAC knows it
+        name: String,
+        /// A group, as RBAC knows it; may be said again
+        #[arg(long = "group")]
+        groups: Vec<String>,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// List them
+    List {
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Give one another password, from standard input, and log it out everywhere
+    Password {
+        /// Whose
+        name: String,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Let one log in no more
+    Disable {
+        /// Whose
+        name: String,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Let one log in again
+    Enable {
+        /// Whose
+        name: String,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Forget one
+    Remove {
+        /// Whose
+        name: String,
+        #[command(flatten)]
+        database: Database,
+    },
+}
+
+/// Does what the word says.
+pub fn run(global: &Global, options: Options) -> Result<()> {
+    match options.word {
+        Word::Serve(options) => serve(global, options),
+        Word::Account(word) => crate::cli::on_one_thread(account(global, word)),
+    }
+}
+
+fn serve(global: &Global, options: Serve) -> Result<()> {
+    berth_daemon::init_telemetry(None)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = connect::inside_or_named(global).await?;
+        let config = Config {
+            listen: options.listen,
+            certificate: options.tls_cert,
+            key: options.tls_key,
+            database: options.database.address(global)?,
+        };
+        let tasks = Tasks::new();
+        let address = berth_console::start(&config, client, &tasks).await?;
+        tracing::info!(%address, "the console listens");
+        tokio::select! {
+            ended = berth_daemon::wait_for_end() => ended?,
+            () = tasks.stopping() => {}
+        }
+        tasks.stop(DRAIN).await;
+        anyhow::ensure!(!tasks.has_panicked(), "a task failed, see above");
+        Ok(())
+    })
+}
+
+async fn account(global: &Global, word: Account) -> Result<()> {
+    match word {
+        Account::Add { name, groups, database } => {
+            accounts(global, &database).await?.add(&name, &password()?, &groups).await?;
+        }
+        Account::List { database } => {
+            let all = accounts(global, &database).await?.list().await?;
+            global.output.print(&all, || {
+                let rows: Vec<Vec<String>> = all
+                    .iter()
+                    .map(|account| {
+                        let state = if account.disabled { "disabled" } else { "active" };
+                        vec![account.name.clone(), account.groups.join(","), state.to_owned()]
+                    })
+                    .collect();
+                columns(&["NAME", "GROUPS", "STATE"], &rows)
+            })?;
+        }
+        Account::Password { name, database } => {
+            accounts(global, &database).await?.set_password(&name, &password()?).await?;
+        }
+        Account::Disable { name, database } => {
+            accounts(global, &database).await?.set_disabled(&name, true).await?;
+        }
+        Account::Enable { name, database } => {
+            accounts(global, &database).await?.set_disabled(&name, false).await?;
+        }
+        Account::Remove { name, database } => {
+            accounts(global, &database).await?.remove(&name).await?
+        }
+    }
+    Ok(())
+}
+
+async fn accounts(global: &Global, database: &Database) -> Result<Accounts> {
+    Ok(Accounts::new(berth_console::open_database(&database.address(global)?).await?))
+}
+
+impl Database {
+    fn address(&self, global: &Global) -> Result<String> {
+        if let Some(address) = &self.database {
+            return Ok(address.clone());
+        }
+        let dir = global.data_dir.join("console");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("making {}", dir.display()))?;
+        Ok(format!("sqlite://{}/console.db", std::path::absolute(&dir)?.display()))
+    }
+}
+
+/// A line typed unseen, or all of standard input without its last line break.
+fn password() -> Result<String> {
+    if std::io::stdin().is_terminal() {
+        eprint!("Password: ");
+        let typed = console::Term::stderr().read_secure_line().context("reading the password")?;
+        return Ok(typed);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("reading the password")?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}

@@ -1,0 +1,87 @@
+//! Passwords: argon2id, checked by few at a time so that a flood of log-ins slows nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use tokio::sync::Semaphore;
+
+use super::AccountError;
+
+/// Each takes some 19 MiB and tens of milliseconds of a processor.
+const AT_ONCE: usize = 1;
+/// How many may wait for their turn before others are sent away.
+const WAITING: usize = 32;
+
+#[derive(Clone, Debug)]
+pub(super) struct Passwords {
+    turn: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    nobody: Arc<str>,
+}
+
+impl Passwords {
+    pub(super) fn new() -> Self {
+        // Checked for names that do not exist, so that time does not tell which do.
+        let nobody = hash("nobody's password").unwrap_or_default();
+        Self {
+            turn: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Arc::default(),
+            nobody: nobody.into(),
+        }
+    }
+
+    pub(super) async fn hash(&self, password: &str) -> Result<String, AccountError> {
+        if !(12..=256).contains(&password.len()) {
+            return Err(AccountError::Password);
+        }
+        let password = password.to_owned();
+        self.in_turn(move || hash(&password)).await?.ok_or(AccountError::Password)
+    }
+
+    pub(super) async fn check(&self, password: &str, hash: String) -> Result<(), AccountError> {
+        if password.len() > 256 {
+            return Err(AccountError::Refused);
+        }
+        let password = password.to_owned();
+        let holds = self.in_turn(move || verify(&password, &hash)).await?;
+        if holds { Ok(()) } else { Err(AccountError::Refused) }
+    }
+
+    pub(super) async fn check_nobody(&self, password: &str) -> Result<(), AccountError> {
+        match self.check(password, self.nobody.to_string()).await {
+            Err(AccountError::Refused) | Ok(()) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AccountError> {
+        let place = Waiting(self.waiting.clone());
+        if place.0.fetch_add(1, Ordering::Relaxed) >= WAITING {
+            return Err(AccountError::Busy);
+        }
+        let _turn = self.turn.acquire().await.map_err(|_| AccountError::Busy)?;
+        tokio::task::spawn_blocking(work).await.map_err(|_| AccountError::Busy)
+    }
+}
+
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn hash(password: &str) -> Option<String> {
+    Argon2::default().hash_password(password.as_bytes()).ok().map(|hash| hash.to_string())
+}
+
+fn verify(password: &str, hash: &str) -> bool {
+    let Ok(hash) = PasswordHash::new(hash) else { return false };
+    Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+}

@@ -1,0 +1,166 @@
+//! What people changed through the console, kept in the database.
+//!
+//! A row is written for each request that changes something, whatever came of it. Rows wait in a
+//! bounded queue for a writer that takes them in batches; when it is full, requests wait.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::{AnyPool, QueryBuilder, Row};
+use tokio::sync::mpsc;
+
+use berth_daemon::Tasks;
+
+use crate::database::DatabaseError;
+
+const WAITING: usize = 4096;
+const BATCH: usize = 200;
+const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// One act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Act {
+    /// Milliseconds since 1970.
+    pub at: i64,
+    /// Whose.
+    pub account: String,
+    /// From where.
+    pub address: String,
+    /// The HTTP method, or `login`, `logout`.
+    pub verb: String,
+    /// The API's path.
+    pub path: String,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// How long it took.
+    pub milliseconds: i64,
+}
+
+/// What is looked for.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+pub struct Filter {
+    /// Of this account alone.
+    #[serde(default)]
+    pub account: String,
+    /// Whose path holds this.
+    #[serde(default)]
+    pub path: String,
+    /// Before this time, milliseconds since 1970.
+    pub before: Option<i64>,
+}
+
+/// The database's acts.
+#[derive(Clone, Debug)]
+pub struct Acts {
+    pool: AnyPool,
+    queue: mpsc::Sender<Act>,
+}
+
+impl Acts {
+    /// How many [`Acts::list`] gives at once.
+    pub const PAGE: i64 = 200;
+
+    /// Starts the writer.
+    pub fn start(pool: AnyPool, tasks: &Tasks) -> Self {
+        let (queue, mut waiting) = mpsc::channel(WAITING);
+        let (writer, stopping) = (pool.clone(), tasks.clone());
+        tasks.spawn("console acts", async move {
+            let mut batch = Vec::with_capacity(BATCH);
+            loop {
+                let some = tokio::select! {
+                    biased;
+                    some = waiting.recv_many(&mut batch, BATCH) => some,
+                    () = stopping.stopping() => break,
+                };
+                if some == 0 {
+                    break;
+                }
+                while let Err(error) = write(&writer, &batch).await {
+                    tracing::error!(%error, "cannot write who did what; trying again");
+                    if stopping.is_stopping() {
+                        break;
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+                batch.clear();
+            }
+        });
+        let pruner = pool.clone();
+        tasks.spawn_until_stop("console acts' age", async move {
+            let mut turn = tokio::time::interval(PRUNE_EVERY);
+            loop {
+                turn.tick().await;
+                let before = crate::database::now() - KEPT.as_millis() as i64;
+                let query = "DELETE FROM acts WHERE at < $1";
+                if let Err(error) = sqlx::query(query).bind(before).execute(&pruner).await {
+                    tracing::warn!(%error, "cannot remove old acts");
+                }
+            }
+        });
+        Self { pool, queue }
+    }
+
+    /// Keeps `act`.
+    pub async fn keep(&self, act: Act) {
+        if self.queue.send(act).await.is_err() {
+            tracing::error!("the writer of acts has ended");
+        }
+    }
+
+    /// The latest that fit, the newest first.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<Act>, DatabaseError> {
+        let mut query = QueryBuilder::<sqlx::Any>::new(
+            "SELECT at, account, address, verb, path, status, milliseconds FROM acts WHERE at < ",
+        );
+        query.push_bind(filter.before.unwrap_or(i64::MAX));
+        if !filter.account.is_empty() {
+            query.push(" AND account = ").push_bind(&filter.account);
+        }
+        if !filter.path.is_empty() {
+            let escaped = filter.path.replace('!', "!!").replace('%', "!%").replace('_', "!_");
+            query.push(" AND path LIKE ").push_bind(format!("%{escaped}%")).push(" ESCAPE '!'");
+        }
+        query.push(" ORDER BY at DESC LIMIT ").push_bind(Self::PAGE);
+        let rows = query.build().fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Act {
+                    at: row.try_get("at")?,
+                    account: row.try_get("account")?,
+                    address: row.try_get("address")?,
+                    verb: row.try_get("verb")?,
+                    path: row.try_get("path")?,
+                    status: u16::try_from(row.try_get::<i64, _>("status")?).unwrap_or_default(),
+                    milliseconds: row.try_get("milliseconds")?,
+                })
+            })
+            .collect()
+    }
+}
+
+async fn write(pool: &AnyPool, batch: &[Act]) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    for act in batch {
+        let query = "INSERT INTO acts \
+                     (id, at, account, address, verb, path, status, milliseconds) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let id = format!("{:016x}{:016x}", act.at, rand::random::<u64>());
+        sqlx::query(query)
+            .bind(id)
+            .bind(act.at)
+            .bind(&act.account)
+            .bind(&act.address)
+            .bind(&act.verb)
+            .bind(&act.path)
+            .bind(i64::from(act.status))
+            .bind(act.milliseconds)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await
+}

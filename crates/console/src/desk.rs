@@ -1,0 +1,126 @@
+//! What browsers ask for, and who may ask.
+
+mod acts;
+mod cluster;
+mod live;
+mod login;
+mod pages;
+mod visitor;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use http::{StatusCode, header};
+use kube::Client;
+
+use crate::accounts::{Accounts, Sessions, Throttle};
+use crate::acts::Acts;
+use crate::feed::Feeds;
+
+/// What the API server takes.
+const BODY: usize = 3 * 1024 * 1024;
+
+/// What every request can see.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub accounts: Accounts,
+    pub sessions: Sessions,
+    pub throttle: Arc<Throttle>,
+    pub acts: Acts,
+    pub feeds: Feeds,
+    pub client: Client,
+}
+
+pub(crate) fn routes(desk: Desk) -> Router {
+    Router::new()
+        .route("/session", get(login::show).post(login::log_in).delete(login::log_out))
+        .route("/live", get(live::follow))
+        .route("/acts", get(acts::list))
+        .route("/k8s/{*path}", any(cluster::pass))
+        .fallback(pages::show)
+        .layer(DefaultBodyLimit::max(BODY))
+        .layer(axum::middleware::map_response(guarded))
+        .with_state(desk)
+}
+
+/// What keeps a browser from being tricked, on every answer.
+async fn guarded(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    let mut set = |name: header::HeaderName, value: &'static str| {
+        headers.entry(name).or_insert(http::HeaderValue::from_static(value));
+    };
+    // Styles: the component kit sets some on elements. Nothing else may be inline.
+    set(
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' \
+         data:; font-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+    );
+    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(header::X_FRAME_OPTIONS, "DENY");
+    set(header::REFERRER_POLICY, "no-referrer");
+    set(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    set(header::CACHE_CONTROL, "no-store");
+    answer
+}
+
+/// A request that is not served, as a `Status` like the API server's.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    reason: &'static str,
+    message: String,
+    retry: Option<u64>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, reason, message: message.into(), retry: None }
+    }
+
+    fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "not logged in")
+    }
+
+    fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
+    }
+
+    fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    /// `error` is written down here; who asked is not told what is inside.
+    fn unavailable(error: &dyn std::error::Error) -> Self {
+        let causes: Vec<String> = std::iter::successors(Some(error), |error| error.source())
+            .map(|e| e.to_string())
+            .collect();
+        tracing::warn!(error = causes.join(": "), "a request failed");
+        let message = "the console cannot reach what it needs; see its log";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+    }
+
+    fn later(seconds: u64, message: impl Into<String>) -> Self {
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        Self { retry: Some(seconds), ..refusal }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "apiVersion": "v1", "kind": "Status", "status": "Failure",
+            "code": self.status.as_u16(), "reason": self.reason, "message": self.message,
+        });
+        let mut answer = (self.status, axum::body::Body::from(body.to_string())).into_response();
+        let json = http::HeaderValue::from_static("application/json");
+        answer.headers_mut().insert(header::CONTENT_TYPE, json);
+        if let Some(seconds) = self.retry {
+            answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        answer
+    }
+}

@@ -1,0 +1,77 @@
+//! The web console's server: people log in here, and act on the cluster as themselves.
+//!
+//! ```text
+//!  browser ──TLS──▶ /            the page (embedded)
+//!                   /session     log in, log out, who am I
+//!                   /live        a table that follows the cluster: one watch feeds all who look
+//!                   /k8s/…       the Kubernetes API, as the person who asks (impersonation)
+//!                   /acts        what people changed from here
+//! ```
+//!
+//! It decides nothing about rights: each request goes on with `Impersonate-User` and
+//! `Impersonate-Group`, and the API server's RBAC answers.
+
+mod accounts;
+mod acts;
+mod connections;
+mod database;
+mod desk;
+mod feed;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use berth_daemon::Tasks;
+use kube::Client;
+
+pub use accounts::{Account, AccountError, Accounts};
+pub use connections::ServeError;
+pub use database::{DatabaseError, open as open_database};
+
+/// What the console needs to be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it listens, TLS.
+    pub listen: SocketAddr,
+    /// The certificate's file, PEM, with its chain.
+    pub certificate: PathBuf,
+    /// The key's file, PEM.
+    pub key: PathBuf,
+    /// `sqlite:///PATH` or `postgres://USER:PASSWORD@HOST/NAME`.
+    pub database: String,
+}
+
+/// Why the console does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The port or its certificate.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Serves the console of `client`'s cluster until `tasks` stop; returns where it listens.
+///
+/// `client` may impersonate everybody, and list and watch what people look at.
+///
+/// # Errors
+/// When the database does not open, the certificate cannot be used or the port is taken.
+pub async fn start(
+    config: &Config,
+    client: Client,
+    tasks: &Tasks,
+) -> Result<SocketAddr, ConsoleError> {
+    let pool = database::open(&config.database).await?;
+    let desk = desk::Desk {
+        accounts: Accounts::new(pool.clone()),
+        sessions: accounts::Sessions::new(pool.clone()),
+        throttle: Arc::default(),
+        acts: acts::Acts::start(pool, tasks),
+        feeds: feed::Feeds::new(client.clone(), tasks),
+        client,
+    };
+    Ok(connections::serve(config, desk::routes(desk), tasks).await?)
+}
