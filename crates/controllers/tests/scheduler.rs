@@ -495,3 +495,6 @@ async fn why_tells_of_a_pod_that_waits_and_of_one_that_is_placed() {
     assert!(ask("nobody").await.is_none());
     ground.end([]).await;
 }
+
+#[path = "scheduler/devices.rs"]
+mod devices;

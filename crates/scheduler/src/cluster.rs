@@ -168,6 +168,12 @@ impl Cluster {
         self.world.nominate(pod, node);
     }
 
+    /// The node on which room is being made for the pod of this UID.
+    pub fn kept_for(&self, uid: &str) -> Option<&str> {
+        let at = self.world.nominated(uid)?;
+        Some(&self.world.nodes[at as usize].node.name)
+    }
+
     /// Replaces all reservations; see [`crate::reservation`].
     pub fn set_reservations(&mut self, reservations: Vec<Reservation>) {
         self.world.set_reservations(reservations);

@@ -64,12 +64,9 @@ pub fn preempt(
     if !pod.preempts {
         return Err(NoVictims("not eligible due to preemptionPolicy=Never.".to_owned()));
     }
-    if let Some(at) = cluster.world.nominated(&pod.uid) {
-        let place = &cluster.world.nodes[at as usize];
-        if place.pods.iter().any(|other| other.terminating && other.priority < pod.priority) {
-            let text = "not eligible due to a terminating pod on the nominated node.";
-            return Err(NoVictims(text.to_owned()));
-        }
+    if awaits_an_end(cluster, pod) {
+        let text = "not eligible due to a terminating pod on the nominated node.";
+        return Err(NoVictims(text.to_owned()));
     }
     cluster.with_class(pod, |class, world| {
         let enough = LEAST_TRIED.max(world.alive / 10);
@@ -101,6 +98,14 @@ pub fn preempt(
             let all = tried + hopeless;
             NoVictims(format!("0/{all} nodes are available: {}.", parts.join(", ")))
         })
+    })
+}
+
+/// Whether room is being made for it already: somebody less important is ending where it is to go.
+pub(crate) fn awaits_an_end(cluster: &Cluster, pod: &Pod) -> bool {
+    cluster.world.nominated(&pod.uid).is_some_and(|at| {
+        let place = &cluster.world.nodes[at as usize];
+        place.pods.iter().any(|other| other.terminating && other.priority < pod.priority)
     })
 }
 

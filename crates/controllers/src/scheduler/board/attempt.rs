@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use berth_scheduler::preempt::Preemption;
 use berth_scheduler::snapshot::{Gang, Pod, Rebuild};
 use berth_scheduler::{Placement, Unschedulable, gang, preempt};
 use tokio::time::Instant;
 
-use super::{Board, Decision, Outcome, PARKED, Stage, Waiting};
+use super::{Board, Decision, Event, Outcome, PARKED, Stage, Waiting};
 use crate::driver::Key;
 
 /// What refuses a gang that has waited too long: no filter, so that only new nodes wake it.
@@ -22,7 +23,11 @@ impl Board {
             if at > now {
                 break;
             }
-            self.stage(&key, Stage::Active);
+            let event = match self.waiting.get(&key).map(|waiting| waiting.stage) {
+                Some(Stage::Parked(_)) => Event::WaitedLong,
+                _ => Event::Waited,
+            };
+            self.enqueue(&key, Stage::Active, event);
         }
         let mut decisions = Vec::new();
         while decisions.len() < limit {
@@ -152,14 +157,17 @@ impl Board {
         let least = least.max().unwrap_or(1);
         let ready: Result<Vec<_>, _> =
             meta.iter().map(|(_, pod, ..)| self.with_volumes(pod)).collect();
+        let mut rooms = Vec::new();
         let placed = match ready {
             Ok(_) if there + meta.len() < least => Err(format!(
                 "the gang {} needs {least} pods at once, and {} exist",
                 gang.name,
                 there + meta.len()
             )),
-            Ok(pods) => gang::place(&mut self.cluster, &pods, there, least)
-                .map_err(|few| few.to_string().trim_end_matches('.').to_owned()),
+            Ok(pods) => gang::place(&mut self.cluster, &pods, there, least).map_err(|few| {
+                rooms = self.room_for_gang(&pods, there, least);
+                few.to_string().trim_end_matches('.').to_owned()
+            }),
             Err(why) => Err(why.prior.unwrap_or_default()),
         };
         match placed {
@@ -198,12 +206,35 @@ impl Board {
                         self.wait_longer(&key, now, BTreeSet::new());
                         self.stage(&key, Stage::Parked(now + left.min(PARKED)));
                     }
+                    let room = rooms.iter().position(|(other, _)| other.uid == pod.uid);
+                    let preemption = room.filter(|_| !left.is_zero()).map(|at| {
+                        let (_, preemption) = rooms.swap_remove(at);
+                        self.cluster.nominate(&pod, Some(&preemption.node));
+                        preemption
+                    });
                     let why = Unschedulable::prior(nodes, reason.clone());
-                    let outcome = Outcome::Refuse { why, preemption: None, note: None };
+                    let outcome = Outcome::Refuse { why, preemption, note: None };
                     out.push(Decision { key, pod, outcome, waited, attempts });
                 }
             }
         }
+    }
+}
+
+impl Board {
+    /// Who must go so that a whole gang fits; nobody, where that would not be enough.
+    fn room_for_gang(
+        &mut self,
+        pods: &[Arc<Pod>],
+        there: usize,
+        least: usize,
+    ) -> Vec<(Arc<Pod>, Preemption)> {
+        let highest = pods.iter().map(|pod| pod.priority).max();
+        if !self.priorities.keys().next().is_some_and(|lowest| Some(*lowest) < highest) {
+            return Vec::new();
+        }
+        let budgets: Vec<_> = self.budgets.values().cloned().collect();
+        gang::make_room(&mut self.cluster, pods, there, least, &budgets).unwrap_or_default()
     }
 }
 
