@@ -39,7 +39,10 @@ fn compile(source: &Path, object: &Path) {
     match ran {
         Ok(status) if status.success() => {}
         Ok(status) => {
-            eprintln!("{clang} on {}: {status}. If a header is missing: {MISSING}", source.display());
+            eprintln!(
+                "{clang} on {}: {status}. If a header is missing: {MISSING}",
+                source.display()
+            );
             std::process::exit(1);
         }
         Err(error) => {

@@ -48,7 +48,7 @@ pub use counts::Totals;
 pub use query_client::{AskError, Said, Shown, query};
 pub use resolv::upstreams;
 pub use written::ZoneError;
-pub use xdp::{Counted, Xdp, XdpError};
+pub use xdp::{Counted, Mode, Xdp, XdpError};
 pub use zone::file::Problem;
 pub use zone::policy::{Order, Wanted};
 
