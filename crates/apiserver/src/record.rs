@@ -132,7 +132,7 @@ pub(crate) fn is_converted(resource: &Resource) -> bool {
 }
 
 /// `{"apiVersion":…,"kind":…,"metadata":{`
-fn head(resource: &Resource) -> String {
+pub(crate) fn head(resource: &Resource) -> String {
     format!(
         "{{\"apiVersion\":\"{}\",\"kind\":\"{}\",\"metadata\":{{",
         api_version(resource),

@@ -1,6 +1,8 @@
 //! What every write has in common: reading back, checking what may not change, writing when nobody
 //! else did, and the end of objects that were only waiting for their finalizers.
 
+mod slim;
+
 use std::sync::Arc;
 
 use berth_schema::{Cause, Resource, apply};

@@ -28,6 +28,7 @@ mod kubectl;
 mod managers;
 mod merge;
 mod set;
+mod text;
 
 use managers::{Managers, Operation};
 use set::Set;
@@ -183,7 +184,6 @@ pub fn track(
     subresource: Option<&str>,
     now: &str,
 ) {
-    let schema = Some(&resource.schema);
     let brought = new["metadata"]["managedFields"].as_array();
     let cleared = brought.is_some_and(|list| match list.as_slice() {
         [only] => only.as_object().is_some_and(serde_json::Map::is_empty),
@@ -206,9 +206,37 @@ pub fn track(
         return;
     }
     let empty = json!({});
-    let before = old.unwrap_or(&empty);
-    let mut changes = compare::values(before, new, schema);
-    // The old one still has its entries, which no one owns.
+    note(resource, list, old.unwrap_or(&empty), new, manager, subresource, now);
+}
+
+/// As [`track`] for a change through a subresource. Neither object has its entries: those of the
+/// old one are `list`, and `fieldsV1` in them may be the text of it. So it is afterwards in those
+/// that the change left as they were.
+pub fn track_unread(
+    resource: &Resource,
+    list: Vec<Value>,
+    old: &Value,
+    new: &mut Value,
+    manager: &str,
+    subresource: &str,
+    now: &str,
+) {
+    if managers::is_valid(&list) {
+        note(resource, list, old, new, manager, Some(subresource), now);
+    }
+}
+
+fn note(
+    resource: &Resource,
+    list: Vec<Value>,
+    before: &Value,
+    new: &mut Value,
+    manager: &str,
+    subresource: Option<&str>,
+    now: &str,
+) {
+    let mut changes = compare::values(before, new, Some(&resource.schema));
+    // The old one may still have its entries, which no one owns.
     if let Some(metadata) = changes.removed.child_field("metadata") {
         metadata.remove_field("managedFields");
     }
@@ -223,6 +251,8 @@ pub fn track(
         managers::put_list(new, list);
         return;
     }
+    let touched = [&changed, &removed];
+    let (unread, list) = managers::part(list, &touched, manager, subresource, &version);
     let mut managers = Managers::of_list(&list, &resource.schema);
     let own = managers.take_update(manager, subresource, &version);
     managers.lose(&changed);
@@ -235,8 +265,12 @@ pub fn track(
     has.subtract_deep(&removed);
     has.absorb(changed);
     managers.set(manager, Operation::Update, &version, subresource, has, &time);
-    managers.join_old();
-    managers.write(new);
+    if unread.is_empty() {
+        managers.join_old();
+        managers.write(new);
+    } else {
+        managers.write_among(unread, new);
+    }
 }
 
 /// Leaves out what no one owns: what the server writes, and status where it has its own door.

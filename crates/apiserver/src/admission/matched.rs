@@ -64,6 +64,13 @@ impl Guards {
         *self.held.write().expect("nothing panics while holding it") = Arc::new(held);
     }
 
+    /// Whether there is no webhook and no policy in force.
+    pub(crate) fn want_nothing(&self) -> bool {
+        let held = self.held.read().expect("nothing panics while holding it");
+        let is_policed = !held.policies.is_empty() && !held.bindings.is_empty();
+        !is_policed && held.mutating.is_empty() && held.validating.is_empty()
+    }
+
     pub(super) fn held(&self) -> Arc<Held> {
         Arc::clone(&self.held.read().expect("nothing panics while holding it"))
     }

@@ -47,25 +47,28 @@ pub(super) async fn bind(
         manager: Some(&manager),
     };
     let uid = object::uid(&binding).to_owned();
-    write
-        .update(&target.namespace, &target.name, |live| {
-            if !uid.is_empty() && uid != object::uid(live) {
-                return Err(Failure::conflict(
-                    resource,
-                    &target.name,
-                    &format!(
-                        "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                        object::uid(live)
-                    ),
-                ));
-            }
-            rules::bind_pod(resource, live, &binding)
-        })
-        .await
-        .map_err(|failure| match failure.reason {
-            "Conflict" => failure.of_subresource(resource, "binding"),
-            _ => failure,
-        })?;
+    let bound = |live: &Value| {
+        if !uid.is_empty() && uid != object::uid(live) {
+            return Err(Failure::conflict(
+                resource,
+                &target.name,
+                &format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    object::uid(live)
+                ),
+            ));
+        }
+        rules::bind_pod(resource, live, &binding)
+    };
+    let of_binding = |failure: Failure| match failure.reason {
+        "Conflict" => failure.of_subresource(resource, "binding"),
+        _ => failure,
+    };
+    let done = write.update_slim(&target.namespace, &target.name, bound).await;
+    if done.map_err(of_binding)?.is_none() {
+        let done = write.update(&target.namespace, &target.name, bound).await;
+        done.map_err(of_binding)?;
+    }
     Ok(respond::value(StatusCode::CREATED, &status::success(201), &call.output))
 }
 

@@ -1,11 +1,13 @@
 //! Patching: JSON patch, JSON merge patch, strategic merge patch, server-side apply.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_schema::apply::{self, ApplyError};
 use berth_schema::patch::{self, PatchError};
 use berth_schema::{Cause, Format, Resource};
 use http::{Response, StatusCode};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{create, read};
@@ -73,6 +75,19 @@ pub(crate) async fn patch(
     let target = &call.target;
     let namespace = if resource.namespaced { target.namespace.as_str() } else { "" };
     let mut warnings = Vec::new();
+    if write.is_slim() && matches!(kind, Kind::Merge | Kind::Strategic) && is_of_status(&call.body)
+    {
+        let done = write.update_slim(namespace, &target.name, |live| {
+            warnings.clear();
+            let made = patched(resource, kind, live, &call.body)?;
+            call.retype(resource, made, || None, &mut warnings)
+        });
+        if let Some(entry) = done.await? {
+            let mut response = read::respond_entry(call, resource, StatusCode::OK, &entry)?;
+            respond::warn(&mut response, &warnings);
+            return Ok(response);
+        }
+    }
     let updated = write
         .update(namespace, &target.name, |live| {
             warnings.clear();
@@ -85,6 +100,21 @@ pub(crate) async fn patch(
         read::respond_written(call, resource, StatusCode::OK, &updated.into_written())?;
     respond::warn(&mut response, &warnings);
     Ok(response)
+}
+
+/// Whether a patch is about the status and plain metadata, and says so in no odd way.
+fn is_of_status(body: &[u8]) -> bool {
+    type Fields<'a> = BTreeMap<String, &'a RawValue>;
+    let Ok(fields) = serde_json::from_slice::<Fields<'_>>(body) else { return false };
+    let is_known = |name: &str| matches!(name, "apiVersion" | "kind" | "metadata" | "status");
+    let is_plain = |text: &RawValue| {
+        let fields = serde_json::from_str::<Fields<'_>>(text.get());
+        fields.is_ok_and(|fields| {
+            !fields.keys().any(|name| name == "managedFields" || name.starts_with('$'))
+        })
+    };
+    fields.keys().all(|name| is_known(name))
+        && fields.get("metadata").is_none_or(|own| is_plain(own))
 }
 
 fn patched(resource: &Resource, kind: Kind, live: &Value, body: &[u8]) -> Result<Value, Failure> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use berth_schema::Resource;
 use berth_schema::table::{self, IncludeObject};
+use berth_store::Entry;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -32,12 +33,22 @@ pub(crate) async fn get(
         }
     }
     let entry = entry.ok_or_else(|| Failure::not_found(resource, &target.name))?;
+    respond_entry(call, resource, StatusCode::OK, &entry)
+}
+
+/// An answer with one stored object in the shape asked for.
+pub(crate) fn respond_entry(
+    call: &Call,
+    resource: &Arc<Resource>,
+    code: StatusCode,
+    entry: &Entry,
+) -> Result<Response<Body>, Failure> {
     if call.output.shape == Shape::Whole {
         let mut out = Vec::with_capacity(entry.value.len() + 96);
         record::splice(&mut out, resource, &entry.value, entry.modified.0);
-        return Ok(respond::json(StatusCode::OK, out, &call.output));
+        return Ok(respond::json(code, out, &call.output));
     }
-    respond_object(call, resource, StatusCode::OK, &record::object(resource, &entry))
+    respond_object(call, resource, code, &record::object(resource, entry))
 }
 
 /// An object of the core group that must be there for this request to make sense.
@@ -80,9 +91,7 @@ pub(crate) fn respond_written(
 ) -> Result<Response<Body>, Failure> {
     match &written.entry {
         Some(entry) if call.output.shape == Shape::Whole && !record::is_converted(resource) => {
-            let mut out = Vec::with_capacity(entry.value.len() + 96);
-            record::splice(&mut out, resource, &entry.value, entry.modified.0);
-            Ok(respond::json(code, out, &call.output))
+            respond_entry(call, resource, code, entry)
         }
         _ => respond_object(call, resource, code, &written.object),
     }

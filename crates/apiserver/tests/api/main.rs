@@ -25,6 +25,7 @@ mod raw;
 mod reviews;
 mod server;
 mod services;
+mod slim;
 mod watch;
 mod webhooks;
 mod write;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::set::Set;
-use super::{Conflict, fields};
+use super::{Conflict, fields, text};
 use crate::schema::Schema;
 
 /// More entries of updates than this are joined, the oldest first.
@@ -134,6 +134,17 @@ impl Managers {
         put_list(object, self.entries.into_iter().map(Entry::write).collect());
     }
 
+    /// As [`Self::write`], among entries that were not read.
+    pub fn write_among(self, mut unread: Vec<Value>, object: &mut Value) {
+        unread.extend(self.entries.into_iter().map(Entry::write));
+        if unread.is_empty() {
+            drop_all(object);
+            return;
+        }
+        sort(&mut unread);
+        put_list(object, unread);
+    }
+
     /// Joins the oldest updates, each with those of its version, until there are not too many.
     ///
     /// One that is alone in its version stays as it is.
@@ -224,18 +235,15 @@ pub fn again(
 ) -> Option<Vec<Value>> {
     let mut own = None;
     for (at, entry) in list.iter().enumerate().take(MOST_UPDATERS + 1) {
-        let fields = entry["fieldsV1"].as_object().filter(|fields| !fields.is_empty())?;
+        let fields = Fields::of(entry)?;
         let is_whole = operation(entry).is_some() && entry["time"].is_string();
         if !is_whole || at == MOST_UPDATERS {
             return None;
         }
-        let is_own = operation(entry) == Some(Operation::Update)
-            && entry["manager"].as_str() == Some(manager)
-            && entry["apiVersion"].as_str() == Some(version)
-            && entry["subresource"].as_str() == subresource;
-        if is_own && own.is_none() && changed.is_within(fields) {
+        let is_own = is_update_of(entry, manager, subresource, version);
+        if is_own && own.is_none() && fields.hold(changed) {
             own = Some(at);
-        } else if is_own || changed.may_touch(fields) {
+        } else if is_own || fields.may_be_touched(changed) {
             return None;
         }
     }
@@ -244,16 +252,79 @@ pub fn again(
     if !changed.is_empty() {
         list[own]["time"] = json!(now);
     }
-    list.sort_by(|one, other| {
-        let word = |entry: &'_ Value, key: &str| entry[key].as_str().map(str::to_owned);
-        let key = |entry: &Value| {
-            let time = word(entry, "time");
-            let version = word(entry, "apiVersion");
-            (operation(entry), time, word(entry, "manager"), version, word(entry, "subresource"))
-        };
-        key(one).cmp(&key(other))
-    });
+    sort(&mut list);
     Some(list)
+}
+
+/// Parts a list into entries that a change leaves as they are, and those that must be read. All
+/// must be read when one more would make them too many, or when it is not certain.
+pub fn part(
+    list: Vec<Value>,
+    touched: &[&Set],
+    manager: &str,
+    subresource: Option<&str>,
+    version: &str,
+) -> (Vec<Value>, Vec<Value>) {
+    let is_left = |entry: &Value| {
+        let text = Fields::of(entry).filter(|fields| matches!(fields, Fields::Text(_)));
+        operation(entry).is_some()
+            && entry["time"].is_string()
+            && !is_update_of(entry, manager, subresource, version)
+            && text.is_some_and(|text| touched.iter().all(|set| !text.may_be_touched(set)))
+    };
+    if list.len() >= MOST_UPDATERS {
+        return (Vec::new(), list);
+    }
+    list.into_iter().partition(is_left)
+}
+
+fn sort(list: &mut [Value]) {
+    fn key(entry: &Value) -> impl Ord + '_ {
+        let word = |key: &str| entry[key].as_str();
+        let (time, manager) = (word("time"), word("manager"));
+        (operation(entry), time, manager, word("apiVersion"), word("subresource"))
+    }
+    list.sort_by(|one, other| key(one).cmp(&key(other)));
+}
+
+fn is_update_of(entry: &Value, manager: &str, subresource: Option<&str>, version: &str) -> bool {
+    operation(entry) == Some(Operation::Update)
+        && entry["manager"].as_str() == Some(manager)
+        && entry["apiVersion"].as_str() == Some(version)
+        && entry["subresource"].as_str() == subresource
+}
+
+/// An entry's fields, read or still as text.
+enum Fields<'a> {
+    Read(&'a Map<String, Value>),
+    Text(&'a str),
+}
+
+impl<'a> Fields<'a> {
+    /// None when there are none.
+    fn of(entry: &'a Value) -> Option<Self> {
+        match &entry["fieldsV1"] {
+            Value::Object(fields) if !fields.is_empty() => Some(Self::Read(fields)),
+            Value::String(text) if text != "{}" => Some(Self::Text(text)),
+            _ => None,
+        }
+    }
+
+    /// Whether every member is one of them.
+    fn hold(&self, set: &Set) -> bool {
+        match self {
+            Self::Read(fields) => set.is_within(fields),
+            Self::Text(text) => text::is_within(set, text),
+        }
+    }
+
+    /// Whether a member may be one of them; `false` is certain.
+    fn may_be_touched(&self, by: &Set) -> bool {
+        match self {
+            Self::Read(fields) => by.may_touch(fields),
+            Self::Text(text) => text::may_touch(by, text),
+        }
+    }
 }
 
 /// Takes the entries out of an object.
@@ -284,7 +355,10 @@ fn read_entry(entry: &Value) -> Option<Entry> {
     let operation = operation(entry)?;
     let word = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
     let subresource = Some(word("subresource")).filter(|name| !name.is_empty());
-    let set = Set::from_fields(&entry["fieldsV1"]);
+    let set = match &entry["fieldsV1"] {
+        Value::String(text) => Set::from_fields(&serde_json::from_str(text).unwrap_or_default()),
+        fields => Set::from_fields(fields),
+    };
     Some(Entry {
         manager: word("manager"),
         operation,

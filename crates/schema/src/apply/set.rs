@@ -242,7 +242,7 @@ fn whole(mut value: Value) -> Value {
 }
 
 /// Writes JSON inside a step as we write it ourselves.
-fn canonical(step: &str) -> Option<Step> {
+pub fn canonical(step: &str) -> Option<Step> {
     let (kind, rest) = step.split_once(':')?;
     match kind {
         "f" | "i" => Some(step.to_owned()),
