@@ -38,6 +38,9 @@ pub struct DnsOptions {
     /// Zones, policies, sites, clusters, forwarding: YAML, see docs/DNS.md
     #[arg(long)]
     config: Option<PathBuf>,
+    /// An interface on which hot names are answered in the kernel; may be given again
+    #[arg(long, value_name = "INTERFACE")]
+    xdp: Vec<String>,
 }
 
 /// Runs the DNS server until it is told to end, or does what the verb says.
@@ -60,6 +63,10 @@ pub fn dns(options: DnsOptions) -> Result<()> {
             }
             None => vec![own(&config).await?],
         };
+        if !options.xdp.is_empty() {
+            let wanted = config.xdp.get_or_insert_with(|| berth_dns::Xdp::on(vec![]));
+            wanted.interfaces.extend(options.xdp);
+        }
         berth_dns::run_for(config, clusters, &tasks).await?;
         tasks.stopping().await;
         Ok(())

@@ -1,7 +1,7 @@
 //! The file of `berth dns --config`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -35,6 +35,19 @@ pub struct Settings {
     /// 32 hexadecimal digits, the same on servers behind one address.
     cookie_secret: Option<String>,
     control: Option<PathBuf>,
+    /// Answers in the kernel.
+    xdp: Option<Xdp>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Xdp {
+    interfaces: Vec<String>,
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
+    names: Option<u32>,
+    #[serde(default)]
+    mode: berth_dns::Mode,
 }
 
 #[derive(Deserialize, Debug)]
@@ -95,6 +108,10 @@ impl Settings {
         config.nsid = self.nsid;
         config.secret = self.cookie_secret.as_deref().map(secret).transpose()?;
         config.control = self.control;
+        config.xdp = self.xdp.map(|Xdp { interfaces, addresses, names, mode }| {
+            let all = berth_dns::Xdp::on(interfaces);
+            berth_dns::Xdp { addresses, names: names.unwrap_or(all.names), mode, ..all }
+        });
         Ok(self.clusters)
     }
 }
@@ -116,6 +133,7 @@ mod tests {
                     sites: {east: [10.1.0.0/16, 'fd01::/16']}\nclusters:\n\
                     - {kubeconfig: /etc/berth/east.yaml, site: east}\n\
                     forward: {corp.example: ['10.0.0.53:53']}\nrateLimit: 500\nnsid: dns-1\n\
+                    xdp: {interfaces: [eth0], addresses: [10.43.0.10], mode: native}\n\
                     cookieSecret: e5e973e5a6b2a43f48e7dc849e37bfcf\n";
         let settings: Settings = serde_saphyr::from_str(text).expect("it is read");
         let here = "127.0.0.1:53".parse().expect("an address");
@@ -125,6 +143,8 @@ mod tests {
         assert_eq!(config.sites[0].networks.len(), 2);
         assert_eq!(config.policies["www.example.org"].weights["192.0.2.1"], 3);
         assert_eq!((config.rate, config.forwards.len()), (500, 1));
+        let xdp = config.xdp.expect("it is read");
+        assert_eq!((xdp.interfaces, xdp.names), (vec!["eth0".to_owned()], 100_000));
         assert_eq!(config.secret.expect("it is read")[..2], [0xE5, 0xE9]);
     }
 
