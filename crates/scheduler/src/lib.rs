@@ -25,6 +25,7 @@ pub mod policy;
 pub mod preempt;
 pub mod profile;
 mod rating;
+pub mod reclaim;
 pub mod reservation;
 pub mod selector;
 pub mod snapshot;
