@@ -4,13 +4,17 @@
 //! scheduler asks of it; `BERTH_SCHEDULER_GROUND=kubernetes` takes kube-apiserver and etcd instead.
 //! Nodes are registered objects. The measured pods exist before the scheduler is started, so that
 //! whoever makes them limits nobody; what counts is the time from the first binding to the last, as
-//! a watch shows them. Both schedulers may send 5,000 requests a second. Rounds alternate.
+//! a watch shows them. Pods that have to displace others are made when the scheduler is at work (it
+//! has bound a probe), and the clock runs from before the first of them is sent: evictions count.
+//! Both schedulers may send 5,000 requests a second, 10,000 at once. Rounds alternate.
+//!
+//! Ours is the example `scheduler`: what `berth scheduler` starts, without the rest of the binary.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use super::workload::{self, Workload};
@@ -45,6 +49,8 @@ struct Seen {
     /// Processor time for each pod that was bound, microseconds.
     scheduler_us: f64,
     server_us: f64,
+    /// The scheduler's processor time before the clock ran, milliseconds: reading the cluster.
+    start_ms: f64,
 }
 
 /// Measures what `BERTH_SCHEDULER_PARTS` asks for.
@@ -71,11 +77,12 @@ fn compare(workload: Workload, nodes: usize, rounds: usize) -> Result<[Budget; 2
                 .with_context(|| format!("{name} on {nodes} nodes, {}", scheduler.word()))?;
             eprintln!(
                 "{}: {name} on {nodes} nodes: {:.0} pods/s, {:.0} µs of its processor and {:.0} µs \
-                 of the server's for each",
+                 of the server's for each; {:.0} ms of its before",
                 scheduler.word(),
                 seen.per_second,
                 seen.scheduler_us,
-                seen.server_us
+                seen.server_us,
+                seen.start_ms
             );
             rates[at].push(seen.per_second);
             costs[at].push(seen.scheduler_us);
@@ -125,35 +132,62 @@ fn round(workload: Workload, nodes: usize, scheduler: Scheduler) -> Result<Seen>
     let side = ground.side()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        fill(&side.target, workload, nodes, scheduler.profile()).await?;
-        let wanted = workload.measured(nodes);
-        let mut watch = Watch::open(&side.target, wanted).await?;
+        let (target, profile) = (&side.target, scheduler.profile());
+        let wanted = workload.measured(nodes, scheduler == Scheduler::Kubernetes);
+        let measured = || (0..wanted).map(|at| workload.pod(at, profile)).collect();
+        let late = workload.is_made_late();
+        fill(target, workload, nodes, profile).await?;
+        let first = if late { vec![workload::probe(profile)] } else { measured() };
+        post(target, pods(first)).await?;
+        let mut watch = Watch::open(target, wanted).await?;
         let dir = tempfile::tempdir()?;
-        let before = side.cpu();
         let mut running = Running::start(scheduler, &ground.kubeconfig(), dir.path())?;
-        let own = Side { name: "", target: side.target.clone(), pids: vec![running.pid()?] };
-        let bound = tokio::time::timeout(PATIENCE, async {
+        let own = Side { name: "", target: target.clone(), pids: vec![running.pid()?] };
+        let seen = tokio::time::timeout(PATIENCE, async {
+            let all = async {
+                watch.until(1).await?;
+                let (own_before, before) = (own.cpu(), side.cpu());
+                let begun = Instant::now();
+                let from = if late { 0 } else { watch.bound };
+                if late {
+                    // The probe was the first.
+                    watch.bound = 0;
+                    let ((), ()) = futures::future::try_join(
+                        post(target, pods(measured())),
+                        watch.until(wanted),
+                    )
+                    .await?;
+                } else {
+                    watch.until(wanted).await?;
+                }
+                let took = begun.elapsed();
+                let each = |used: Duration| used.as_micros() as f64 / wanted as f64;
+                let start = if late { own_before } else { Duration::ZERO };
+                anyhow::Ok(Seen {
+                    per_second: (wanted - from) as f64 / took.as_secs_f64(),
+                    scheduler_us: each(own.cpu().saturating_sub(start)),
+                    server_us: each(side.cpu().saturating_sub(before)),
+                    start_ms: own_before.as_secs_f64() * 1e3,
+                })
+            };
             tokio::select! {
-                bound = watch.all_bound() => bound,
-                failed = churn(&side.target, workload, scheduler.profile()) => failed,
-                failed = running.ended() => failed,
+                seen = all => seen,
+                failed = churn(target, workload, profile) => failed.and(Err(anyhow!("no churn"))),
+                failed = running.ended() => failed.and(Err(anyhow!("the scheduler ended"))),
             }
         });
-        match bound.await {
-            Ok(bound) => bound.context("watching the pods")?,
+        match seen.await {
+            Ok(seen) => seen.context("watching the pods"),
             Err(_) => bail!("{} of {wanted} pods were bound in {PATIENCE:?}", watch.bound),
         }
-        let (first, last) = watch.first.zip(watch.last).context("pods were bound")?;
-        let each = |used: Duration| used.as_micros() as f64 / wanted as f64;
-        Ok(Seen {
-            per_second: (wanted - 1) as f64 / last.duration_since(first).as_secs_f64(),
-            scheduler_us: each(own.cpu()),
-            server_us: each(side.cpu().saturating_sub(before)),
-        })
     })
 }
 
-/// Nodes, the pods that are there before, and those that are measured.
+fn pods(pods: Vec<Value>) -> Vec<(String, Value)> {
+    pods.into_iter().map(|pod| (PODS.to_owned(), pod)).collect()
+}
+
+/// Nodes, and the pods that are there before.
 async fn fill(target: &Target, workload: Workload, nodes: usize, scheduler: &str) -> Result<()> {
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": { "name": "default" } });
@@ -167,10 +201,7 @@ async fn fill(target: &Target, workload: Workload, nodes: usize, scheduler: &str
         ("/api/v1/nodes".to_owned(), node)
     });
     post(target, all.collect()).await?;
-    let pods = |pods: Vec<Value>| pods.into_iter().map(|pod| (PODS.to_owned(), pod)).collect();
-    post(target, pods(workload.before(nodes, scheduler))).await?;
-    let measured = (0..workload.measured(nodes)).map(|at| workload.pod(at, scheduler));
-    post(target, pods(measured.collect())).await
+    post(target, pods(workload.before(nodes, scheduler))).await
 }
 
 /// Makes every object, over several connections.
@@ -234,10 +265,9 @@ async fn churn(target: &Target, workload: Workload, scheduler: &str) -> Result<(
 /// A watch of the pods that counts those that got a node.
 struct Watch {
     connection: Connection,
+    bytes: Vec<u8>,
     seen: Vec<bool>,
     bound: usize,
-    first: Option<Instant>,
-    last: Option<Instant>,
 }
 
 impl Watch {
@@ -250,39 +280,39 @@ impl Watch {
         let mut connection = Connection::open(target).await?;
         let (status, _) = connection.head(&target.request("GET", &path, "", "")).await?;
         ensure!(status == 200, "a watch: {status}");
-        Ok(Self { connection, seen: vec![false; wanted], bound: 0, first: None, last: None })
+        let bytes = Vec::with_capacity(256 * 1024);
+        // One more than is measured: the probe, which has the last number.
+        Ok(Self { connection, bytes, seen: vec![false; wanted + 1], bound: 0 })
     }
 
-    /// Reads until all have a node.
-    async fn all_bound(&mut self) -> Result<()> {
-        let mut bytes = Vec::with_capacity(256 * 1024);
-        while self.bound < self.seen.len() {
-            ensure!(self.connection.more(&mut bytes).await? > 0, "the watch ended");
-            let Some(end) = memchr::memrchr(b'\n', &bytes) else { continue };
-            for line in bytes[..end].split(|byte| *byte == b'\n') {
-                self.look(line);
+    /// Reads until so many have a node.
+    async fn until(&mut self, wanted: usize) -> Result<()> {
+        while self.bound < wanted {
+            ensure!(self.connection.more(&mut self.bytes).await? > 0, "the watch ended");
+            let Some(end) = memchr::memrchr(b'\n', &self.bytes) else { continue };
+            let mut at = 0;
+            while let Some(length) = memchr::memchr(b'\n', &self.bytes[at..=end]) {
+                if let Some(number) = number_of_bound(&self.bytes[at..at + length]) {
+                    // What has a number of its own that is not measured is the probe.
+                    let last = self.seen.len() - 1;
+                    let seen = &mut self.seen[number.min(last)];
+                    self.bound += usize::from(!std::mem::replace(seen, true));
+                }
+                at += length + 1;
             }
-            bytes.drain(..=end);
+            self.bytes.drain(..=end);
         }
         Ok(())
     }
+}
 
-    fn look(&mut self, line: &[u8]) {
-        let name = format!("\"name\":\"{}", workload::MEASURED);
-        let Some(at) = memchr::memmem::find(line, name.as_bytes()) else { return };
-        if memchr::memmem::find(line, b"\"nodeName\":\"").is_none() {
-            return;
-        }
-        let digits = line.get(at + name.len()..at + name.len() + 6).unwrap_or_default();
-        let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<usize>().ok());
-        let Some(seen) = number.and_then(|number| self.seen.get_mut(number)) else { return };
-        if !std::mem::replace(seen, true) {
-            let now = Instant::now();
-            self.first.get_or_insert(now);
-            self.last = Some(now);
-            self.bound += 1;
-        }
-    }
+/// The number of the measured pod that a change shows with a node.
+fn number_of_bound(line: &[u8]) -> Option<usize> {
+    let name = b"\"name\":\"measured-";
+    let at = memchr::memmem::find(line, name)?;
+    memchr::memmem::find(line, b"\"nodeName\":\"")?;
+    let digits = line.get(at + name.len()..at + name.len() + workload::DIGITS)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 impl Scheduler {
@@ -309,14 +339,13 @@ impl Running {
     fn start(scheduler: Scheduler, kubeconfig: &Path, dir: &Path) -> Result<Self> {
         let mut command = match scheduler {
             Scheduler::Berth => {
-                let [port] = berth_tests::free_ports()?;
-                let config = dir.join("scheduler.yaml");
-                std::fs::write(&config, "bindingsPerSecond: 5000\nlease: null\n")?;
-                let program = std::env::current_exe()?.with_file_name("berth");
+                let config = dir.join("scheduler.json");
+                let limits = json!({ "profiles": [{ "schedulerName": scheduler.profile() }],
+                    "bindingsPerSecond": 5_000, "bindingsBurst": 10_000, "measuredUse": true });
+                std::fs::write(&config, limits.to_string())?;
+                let program = std::env::current_exe()?.with_file_name("examples").join("scheduler");
                 let mut command = Command::new(program);
-                command.arg("--kubeconfig").arg(kubeconfig).arg("scheduler");
-                command.arg("--config").arg(config);
-                command.args(["--listen", &format!("127.0.0.1:{port}")]).env("RUST_LOG", "warn");
+                command.arg(kubeconfig).arg(config).env("RUST_LOG", "warn");
                 command
             }
             Scheduler::Kubernetes => {

@@ -47,13 +47,21 @@ impl Workload {
         }
     }
 
-    /// How many pods are measured on so many nodes.
-    pub fn measured(self, nodes: usize) -> usize {
-        match self {
+    /// How many pods are measured on so many nodes; of a slow scheduler no more than give a steady
+    /// rate within half a minute.
+    pub fn measured(self, nodes: usize, slow: bool) -> usize {
+        let all = match self {
             Self::PodAntiAffinity => nodes / 2,
             Self::Preemption => nodes / 5,
             _ => 2 * nodes.min(2_500),
-        }
+        };
+        if slow { all.min(MOST_OF_SLOW) } else { all }
+    }
+
+    /// Whether the pods that are measured are made when the scheduler is at work: they have others
+    /// displaced, which nobody could see the begin of.
+    pub fn is_made_late(self) -> bool {
+        self == Self::Preemption
     }
 
     /// The pods with a node, and those that fit nowhere.
@@ -108,8 +116,11 @@ impl Workload {
     }
 }
 
-/// What the names of the pods that are measured begin with.
-pub const MEASURED: &str = "measured-";
+/// What the names of the pods that are measured begin with; a number of so many digits follows.
+const MEASURED: &str = "measured-";
+pub const DIGITS: usize = 6;
+/// Most pods measured of a slow scheduler.
+const MOST_OF_SLOW: usize = 2_000;
 /// The class of those that preempt.
 pub const PRIORITY_CLASS: &str = "important";
 
@@ -130,6 +141,11 @@ pub fn node(name: &str, zone: usize) -> Value {
             "capacity": room, "allocatable": room,
             "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }] },
     })
+}
+
+/// A small pod that shows that a scheduler is at work, with a number that no measured one has.
+pub fn probe(scheduler: &str) -> Value {
+    pod(&format!("{MEASURED}999999"), scheduler, json!({}), "100m")
 }
 
 /// A pod of `default`, with what is asked beside the cores.

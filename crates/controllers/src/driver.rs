@@ -24,8 +24,11 @@
 
 mod budgets;
 mod cache;
+mod connection;
 mod feed;
 mod queue;
+mod read;
+mod send;
 mod world;
 
 use std::fmt;
@@ -43,8 +46,10 @@ use serde::de::DeserializeOwned;
 
 pub use budgets::Budgets;
 pub use cache::{Cache, Change, Kept};
+pub use connection::connect;
 pub use feed::{Feed, Labelled, Metadata, Objects, Sink, follow};
 pub use queue::Queue;
+pub use send::post;
 pub use world::{ROOT_CA, World};
 
 /// No run may take longer: each remote call within is bounded by it too.

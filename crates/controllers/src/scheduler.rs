@@ -40,8 +40,8 @@ use std::time::Duration;
 use berth_daemon::{Ready, Tasks};
 use berth_scheduler::Profile;
 use berth_scheduler::profile::ProfileError;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::storage::v1::CSINode;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
@@ -78,8 +78,10 @@ pub struct Config {
     pub profiles: Vec<Profile>,
     /// Bindings under way at once.
     pub bindings: usize,
-    /// Most bindings begun in a second; nothing for no limit.
+    /// Most bindings begun in a second, on average; nothing for no limit.
     pub bindings_per_second: Option<u32>,
+    /// How many may be begun at once after a pause, where they are limited; nothing for a second's.
+    pub bindings_burst: Option<u32>,
     /// The Lease to hold while working, `NAMESPACE/NAME`; nothing where there can be no other.
     pub lease: Option<String>,
     /// Read what nodes are measured to use, where the cluster serves it.
@@ -121,6 +123,7 @@ impl Default for Config {
             profiles: vec![named("default-scheduler"), named("berth")],
             bindings: 256,
             bindings_per_second: None,
+            bindings_burst: None,
             lease: None,
             measured_use: false,
             follow_promotions: true,
@@ -150,6 +153,9 @@ impl Config {
         }
         if self.bindings_per_second == Some(0) {
             return range("bindingsPerSecond", "0".to_owned(), "1 or more, or nothing");
+        }
+        if self.bindings_burst == Some(0) {
+            return range("bindingsBurst", "0".to_owned(), "1 or more, or nothing");
         }
         if let Some(lease) = &self.lease
             && lease.split_once('/').is_none_or(|(space, name)| space.is_empty() || name.is_empty())
@@ -269,7 +275,7 @@ impl Driver {
 
     async fn schedule(&self) {
         let (mut bindings, mut reports) = (FuturesUnordered::new(), FuturesUnordered::new());
-        let mut budget = Budget::new(self.config.bindings_per_second);
+        let mut budget = Budget::of(&self.config, Instant::now());
         loop {
             let now = Instant::now();
             let room = (self.config.bindings - bindings.len()).min(ROUND).min(budget.left(now));
@@ -295,6 +301,9 @@ impl Driver {
                 () = self.changed.notified() => {}
                 () = wake_at(wake) => {}
             }
+            // What ended with it needs no round of its own.
+            while let Some(Some(_)) = bindings.next().now_or_never() {}
+            while let Some(Some(())) = reports.next().now_or_never() {}
         }
     }
 
@@ -303,46 +312,50 @@ impl Driver {
         let begun = std::time::Instant::now();
         let decisions = if room > 0 { board.decide(now, room) } else { Vec::new() };
         let each = begun.elapsed() / u32::try_from(decisions.len().max(1)).unwrap_or(u32::MAX);
-        for decision in &decisions {
-            metrics::extension_point("Schedule", each);
-            if !matches!(decision.outcome, Outcome::Bind(_)) {
-                metrics::attempt("unschedulable", each);
-            }
-        }
-        metrics::pending(board.pending());
+        let in_vain = |decision: &&Decision| !matches!(decision.outcome, Outcome::Bind(_));
+        let unschedulable = decisions.iter().filter(in_vain).count();
+        metrics::decided(each, unschedulable, decisions.len());
+        metrics::queue(board.pending(), board.incoming());
         (decisions, board.next_due(now))
     }
 }
 
-/// How many bindings may begin, where that is limited.
+/// How many bindings may begin, where that is limited: as client-go limits requests, by a bucket that
+/// fills evenly.
 struct Budget {
-    per_second: Option<u32>,
-    since: Option<Instant>,
-    begun: u32,
+    per_second: Option<f64>,
+    burst: f64,
+    left: f64,
+    filled: Instant,
 }
 
 impl Budget {
-    fn new(per_second: Option<u32>) -> Self {
-        Self { per_second, since: None, begun: 0 }
+    /// An empty bucket holds back no longer than for a part of a second.
+    const PART: f64 = 0.01;
+
+    fn of(config: &Config, now: Instant) -> Self {
+        let per_second = config.bindings_per_second.map(f64::from);
+        let burst = config.bindings_burst.map(f64::from).or(per_second).unwrap_or_default();
+        Self { per_second, burst, left: burst, filled: now }
     }
 
     fn left(&mut self, now: Instant) -> usize {
-        let Some(limit) = self.per_second else { return usize::MAX };
-        if self.since.is_none_or(|since| now.saturating_duration_since(since).as_secs() >= 1) {
-            (self.since, self.begun) = (Some(now), 0);
-        }
-        limit.saturating_sub(self.begun) as usize
+        let Some(rate) = self.per_second else { return usize::MAX };
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.left = (self.left + passed * rate).min(self.burst);
+        self.filled = now;
+        self.left.max(0.0) as usize
     }
 
     fn spend(&mut self) {
-        self.begun = self.begun.saturating_add(1);
+        self.left -= 1.0;
     }
 
-    /// When a spent budget is full again.
+    /// When a bucket that is empty has something in it again.
     fn next(&self, now: Instant) -> Option<Instant> {
-        let limit = self.per_second?;
-        (self.begun >= limit)
-            .then(|| self.since.map_or(now, |since| since + Duration::from_secs(1)))
+        let rate = self.per_second?;
+        let wanted = (rate * Self::PART).clamp(1.0, self.burst.max(1.0));
+        (self.left < 1.0).then(|| now + Duration::from_secs_f64((wanted - self.left) / rate))
     }
 }
 
@@ -376,13 +389,25 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_counts_bindings_by_the_second() {
-        let mut budget = Budget::new(Some(2));
+    fn a_limit_counts_bindings_and_lets_so_many_at_once() {
         let now = Instant::now();
-        assert_eq!(budget.left(now), 2);
+        let after = |seconds: f64| now + Duration::from_secs_f64(seconds);
+        let limited = |bindings_per_second, bindings_burst| {
+            Budget::of(&Config { bindings_per_second, bindings_burst, ..Config::default() }, now)
+        };
+        assert_eq!((limited(None, None).left(now), limited(None, None).next(now)), (usize::MAX, None));
+        let mut budget = limited(Some(2), None);
+        assert_eq!((budget.left(now), budget.next(now)), (2, None));
         budget.spend();
         budget.spend();
-        assert_eq!((budget.left(now), budget.next(now)), (0, Some(now + Duration::from_secs(1))));
-        assert_eq!(budget.left(now + Duration::from_secs(1)), 2);
+        assert_eq!((budget.left(now), budget.next(now)), (0, Some(after(0.5))));
+        assert_eq!(budget.left(after(0.5)), 1);
+        assert_eq!(budget.left(after(60.0)), 2, "no more than the burst");
+        assert_eq!(limited(Some(2), Some(7)).left(now), 7);
+        // One more than is left may be spent: a gang goes as a whole.
+        let mut spent = limited(Some(1), None);
+        spent.spend();
+        spent.spend();
+        assert_eq!((spent.left(now), spent.next(now)), (0, Some(after(2.0))));
     }
 }

@@ -6,13 +6,15 @@
 use std::time::Duration;
 
 use berth_daemon::Backoff;
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
-use kube::core::PartialObjectMeta;
-use kube::{Api, Resource, ResourceExt};
+use kube::core::{PartialObjectMeta, Request};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+
+use super::read::{changes, page};
 
 /// Objects of one answer to a list.
 const PAGE: u32 = 500;
@@ -74,11 +76,11 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     async fn list(&self, params: &ListParams) -> kube::Result<ObjectList<K>> {
-        self.api.list(params).await
+        list_of(&self.api, params).await
     }
 
     async fn watch(&self, version: &str) -> kube::Result<Changes<K>> {
-        Ok(self.api.watch(&watch_params(self.fields), version).await?.boxed())
+        watch_of(&self.api, &watch_params(self.fields), version).await
     }
 
     fn fields(&self) -> Option<&str> {
@@ -91,12 +93,12 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     async fn list(&self, params: &ListParams) -> kube::Result<ObjectList<K>> {
-        self.api.list(&params.clone().labels(self.labels)).await
+        list_of(&self.api, &params.clone().labels(self.labels)).await
     }
 
     async fn watch(&self, version: &str) -> kube::Result<Changes<K>> {
         let params = watch_params(None).labels(self.labels);
-        Ok(self.api.watch(&params, version).await?.boxed())
+        watch_of(&self.api, &params, version).await
     }
 
     fn fields(&self) -> Option<&str> {
@@ -109,16 +111,39 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     async fn list(&self, params: &ListParams) -> kube::Result<ObjectList<PartialObjectMeta<K>>> {
-        self.api.list_metadata(params).await
+        let request = Request::new(self.api.resource_url()).list_metadata(params);
+        page(&client_of(&self.api), request.map_err(kube::Error::BuildRequest)?).await
     }
 
     async fn watch(&self, version: &str) -> kube::Result<Changes<PartialObjectMeta<K>>> {
-        Ok(self.api.watch_metadata(&watch_params(None), version).await?.boxed())
+        let request = Request::new(self.api.resource_url());
+        let request = request.watch_metadata(&watch_params(None), version);
+        changes(&client_of(&self.api), request.map_err(kube::Error::BuildRequest)?).await
     }
 
     fn fields(&self) -> Option<&str> {
         None
     }
+}
+
+async fn list_of<K>(api: &Api<K>, params: &ListParams) -> kube::Result<ObjectList<K>>
+where
+    K: Resource + Clone + DeserializeOwned,
+{
+    let request = Request::new(api.resource_url()).list(params);
+    page(&client_of(api), request.map_err(kube::Error::BuildRequest)?).await
+}
+
+async fn watch_of<K>(api: &Api<K>, params: &WatchParams, version: &str) -> kube::Result<Changes<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Send + 'static,
+{
+    let request = Request::new(api.resource_url()).watch(params, version);
+    changes(&client_of(api), request.map_err(kube::Error::BuildRequest)?).await
+}
+
+fn client_of<K: Resource + Clone>(api: &Api<K>) -> Client {
+    api.clone().into_client()
 }
 
 /// For a watch that the server ends after [`WATCH_SECONDS`].

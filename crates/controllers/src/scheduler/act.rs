@@ -58,9 +58,8 @@ impl Act {
         };
         match bound.await {
             Ok(()) => {
-                metrics::attempt("scheduled", begun.elapsed());
-                metrics::bound(waited + begun.elapsed());
-                metrics::extension_point("Bind", begun.elapsed());
+                let took = begun.elapsed();
+                metrics::bound(waited + took, attempts + 1, took);
                 tracing::debug!(pod = %key, node = placement.node, attempts, "bound");
                 self.events.bound(&key, &pod.uid, &placement.node);
                 Ok(())

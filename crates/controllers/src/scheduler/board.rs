@@ -14,6 +14,7 @@
 
 pub mod asked;
 mod attempt;
+mod incoming;
 mod devices;
 mod homes;
 
@@ -34,6 +35,9 @@ use tokio::time::Instant;
 
 use crate::driver::Key;
 use homes::Homes;
+use incoming::{Event, Queue};
+
+pub use incoming::Incoming;
 
 /// The wait of a pod that fitted nowhere, from the first time to the last.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -72,6 +76,7 @@ pub struct Board {
     /// How many placed pods have each priority.
     priorities: BTreeMap<i32, usize>,
     homes: Homes,
+    incoming: Incoming,
 }
 
 /// The more important, then those that come back, then the older first.
@@ -154,6 +159,7 @@ impl Board {
             near: BTreeSet::new(),
             priorities: BTreeMap::new(),
             homes: Homes::default(),
+            incoming: Incoming::default(),
         }
     }
 
@@ -225,7 +231,7 @@ impl Board {
         if self.cluster_nominates(&pod) {
             self.cluster.nominate(&pod, pod.nominated.as_deref());
         }
-        match self.waiting.get_mut(key) {
+        let event = match self.waiting.get_mut(key) {
             Some(waiting) if waiting.pod.uid == pod.uid => {
                 // Our own report changes the pod's status; only what it asks for matters.
                 let asks_the_same = asks_the_same(&waiting.pod, &pod);
@@ -233,6 +239,7 @@ impl Board {
                 if asks_the_same {
                     return false;
                 }
+                Event::Changed
             }
             _ => {
                 self.unqueue(key);
@@ -247,9 +254,10 @@ impl Board {
                     refused_by: BTreeSet::new(),
                 };
                 self.waiting.insert(key.clone(), waiting);
+                Event::Came
             }
-        }
-        self.stage(key, Stage::Active);
+        };
+        self.enqueue(key, Stage::Active, event);
         true
     }
 
@@ -328,7 +336,7 @@ impl Board {
             if let Some(waiting) = self.waiting.get(key)
                 && let Some(from) = waiting.from
             {
-                self.stage(key, Stage::Due(from));
+                self.enqueue(key, Stage::Due(from), Event::Failed);
             }
         }
     }
@@ -359,11 +367,27 @@ impl Board {
         for key in &helped {
             let from = self.waiting.get(key).and_then(|waiting| waiting.from);
             match from.filter(|from| *from > now) {
-                Some(from) => self.stage(key, Stage::Due(from)),
-                None => self.stage(key, Stage::Active),
+                Some(from) => self.enqueue(key, Stage::Due(from), Event::Hint(hint)),
+                None => self.enqueue(key, Stage::Active, Event::Hint(hint)),
             }
         }
         !helped.is_empty()
+    }
+
+    /// How many pods came to each part of the queue since the begin, and why.
+    pub fn incoming(&self) -> Incoming {
+        self.incoming
+    }
+
+    /// Moves a waiting pod to another part of the queue, and counts that.
+    fn enqueue(&mut self, key: &Key, stage: Stage, event: Event) {
+        let queue = match stage {
+            Stage::Active => Queue::Active,
+            Stage::Due(_) => Queue::Backoff,
+            Stage::Parked(_) => Queue::Unschedulable,
+        };
+        self.incoming.count(queue, event);
+        self.stage(key, stage);
     }
 
     /// Moves a waiting pod to another part of the queue.
@@ -419,7 +443,7 @@ impl Board {
             waiting.attempts += 1;
             waiting.from = Some(now + wait);
             waiting.refused_by = refused_by;
-            self.stage(key, Stage::Parked(now + PARKED));
+            self.enqueue(key, Stage::Parked(now + PARKED), Event::Failed);
         }
     }
 

@@ -5,28 +5,30 @@
 //! [`kube::runtime::events::Recorder`]. That one looks through all it wrote in the last minutes on
 //! each event: with thousands of bindings a second, that would be most of the work.
 //!
-//! Few are written at once and the queue is bounded: when bindings outrun it for long, events are
-//! left out, which Kubernetes' own schedulers do too.
+//! While bindings are under way one event is written at a time, else a few: the server's time is
+//! the bindings' first. The queue is bounded: when bindings outrun it for long, events are left out,
+//! which Kubernetes' own schedulers do too.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::Client;
+use kube::api::ObjectMeta;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::act::limited;
-use crate::driver::{Key, chain};
+use crate::driver::{Key, chain, post};
 
 /// Bindings that wait for their event.
 const QUEUE: usize = 20_000;
-/// Events under way at once: enough for thousands a second, few enough to leave the server to
-/// bindings.
-const AT_ONCE: usize = 2;
+/// Events under way at once where nothing is being bound.
+const AT_ONCE: usize = 8;
 
 /// A pod that was bound.
 struct Bound {
@@ -39,13 +41,33 @@ struct Bound {
 #[derive(Clone)]
 pub struct Events {
     queue: Sender<Bound>,
+    bindings: Arc<AtomicUsize>,
+}
+
+/// While it is kept, events stand back behind a binding.
+pub struct HeldBack(Arc<AtomicUsize>);
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Events {
     /// A queue, and the work of writing what comes in as `controller`.
     pub fn begin(client: Client, controller: String) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, receiver) = channel(QUEUE);
-        (Self { queue }, write(client, controller, receiver))
+        let bindings = Arc::new(AtomicUsize::new(0));
+        (
+            Self { queue, bindings: Arc::clone(&bindings) },
+            write(client, controller, receiver, bindings),
+        )
+    }
+
+    /// A binding begins; it ends with what is returned.
+    pub fn hold_back(&self) -> HeldBack {
+        self.bindings.fetch_add(1, Ordering::Relaxed);
+        HeldBack(Arc::clone(&self.bindings))
     }
 
     /// A pod was bound.
@@ -57,23 +79,34 @@ impl Events {
     }
 }
 
-async fn write(client: Client, controller: String, receiver: Receiver<Bound>) {
-    let (client, controller, number) = (&client, &controller, &AtomicU64::new(0));
-    let queue = futures::stream::unfold(receiver, async |mut receiver| {
-        Some((receiver.recv().await?, receiver))
-    });
-    queue
-        .for_each_concurrent(AT_ONCE, |bound| async move {
-            let at = number.fetch_add(1, Ordering::Relaxed);
-            let event = event(&bound, controller, Timestamp::now(), at);
-            let api: Api<Event> = Api::namespaced(client.clone(), &bound.key.namespace);
-            let params = PostParams::default();
-            let made = async { Ok(api.create(&params, &event).await?) };
+async fn write(
+    client: Client,
+    controller: String,
+    mut queue: Receiver<Bound>,
+    bindings: Arc<AtomicUsize>,
+) {
+    let (client, controller) = (&client, &controller);
+    let mut under_way = FuturesUnordered::new();
+    let mut number = 0;
+    while let Some(bound) = queue.recv().await {
+        number += 1;
+        let event = event(&bound, controller, Timestamp::now(), number);
+        under_way.push(async move {
+            let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", bound.key.namespace);
+            let made = async { Ok(post(client, &path, &event).await?) };
             if let Err(error) = limited(made).await {
                 tracing::debug!(pod = %bound.key, error = %chain(&error), "event not written");
             }
-        })
-        .await;
+        });
+        // Also where none waits behind it: what was begun is brought to its end.
+        while under_way.len() >= at_once(&bindings) || (queue.is_empty() && !under_way.is_empty()) {
+            under_way.next().await;
+        }
+    }
+}
+
+fn at_once(bindings: &AtomicUsize) -> usize {
+    if bindings.load(Ordering::Relaxed) > 0 { 1 } else { AT_ONCE }
 }
 
 /// `at` tells events of one moment apart.
