@@ -18,12 +18,18 @@ use berth_daemon::{Ready, Tasks};
 
 /// The local copy of one kind.
 #[derive(Clone)]
-pub(crate) struct Followed<K: Resource<DynamicType = ()> + Clone + 'static> {
+pub(crate) struct Followed<K: Resource + Clone + 'static>
+where
+    K::DynamicType: Eq + Hash + Clone,
+{
     store: Store<K>,
     synced: Ready,
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Followed<K> {
+impl<K: Resource + Clone + 'static> Followed<K>
+where
+    K::DynamicType: Eq + Hash + Clone,
+{
     /// The objects last seen, in no order, or `None` before the first complete list.
     pub(crate) fn objects(&self) -> Option<Vec<Arc<K>>> {
         self.synced.is_ready().then(|| self.store.state())
@@ -39,9 +45,27 @@ pub(crate) fn follow<K>(
 ) -> Followed<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone,
 {
-    let (store, mut writer) = reflector::store();
+    follow_as(name, (), events, changed, tasks)
+}
+
+/// [`follow`] for a kind that is known only while we run.
+///
+/// A kind that this account may not see, or that there is none of, counts as empty: it must not
+/// keep the others from being acted on.
+pub(crate) fn follow_as<K>(
+    name: &'static str,
+    types: K::DynamicType,
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    changed: Arc<Notify>,
+    tasks: &Tasks,
+) -> Followed<K>
+where
+    K: Resource + Clone + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
+    let mut writer = reflector::store::Writer::new(types);
+    let store = writer.as_reader();
     let synced = Ready::default();
     let copy = Followed { store, synced: synced.clone() };
     tasks.spawn_until_stop(name, async move {
@@ -54,6 +78,11 @@ where
                 Ok(event) => event,
                 Err(error) => {
                     tracing::debug!(kind = name, %error, "watch interrupted, keeping the last copy");
+                    if is_refused(&error) && !synced.is_ready() {
+                        tracing::warn!(kind = name, %error, "not followed until it is allowed");
+                        synced.set(true);
+                        changed.notify_one();
+                    }
                     continue;
                 }
             };
@@ -67,6 +96,18 @@ where
         }
     });
     copy
+}
+
+/// Whether the API server said that there is no such kind, or not for us.
+pub(crate) fn is_refused(error: &watcher::Error) -> bool {
+    let of = |error: &kube::Error| matches!(error, kube::Error::Api(status) if matches!(status.code, 403 | 404));
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+            of(error)
+        }
+        watcher::Error::WatchError(status) => matches!(status.code, 403 | 404),
+        _ => false,
+    }
 }
 
 /// Tries again within seconds: the API server is on this machine, or close, and an endpoint that

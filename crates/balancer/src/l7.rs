@@ -39,28 +39,37 @@
 mod access_log;
 mod answers;
 mod certificates;
+pub(crate) mod clusters;
 mod connections;
-mod health;
-mod pick;
+pub(crate) mod health;
+mod lenient;
+pub(crate) mod limits;
+pub(crate) mod outlier;
+pub(crate) mod pick;
 mod proxy;
 mod routes;
 mod saved;
 mod serve;
+mod slow_start;
 mod snapshot;
 mod status;
 mod upgrade;
+pub(crate) mod weights;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use berth_daemon::Tasks;
 
-pub use routes::{Table, routes};
+pub use clusters::{Sites, follow_others};
+pub use lenient::Lenient;
+pub use routes::{Scope, Table, routes};
 pub use serve::{ServeError, serve};
-pub use snapshot::Snapshot;
+pub use snapshot::{GatewayObjects, Snapshot};
 
 /// How one balancer process works.
 #[derive(Clone, Debug)]
@@ -79,10 +88,18 @@ pub struct Config {
     pub snapshot: Option<PathBuf>,
     /// Which requests are written to standard output.
     pub access_log: AccessLog,
-    /// Whether `X-Forwarded-*` of the client are believed: only behind another proxy.
-    pub trust_forwarded: bool,
+    /// The proxies before us: what they say in `X-Forwarded-*` and `Forwarded` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether pods get RFC 7239's `Forwarded` beside `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// Whether answers are compressed for clients that ask for it.
+    pub compress: bool,
+    /// The longest body of a request, bytes, where the route says nothing; `None` for any.
+    pub max_body: Option<u64>,
     /// Connections open at once; each costs two descriptors while a request is on its way.
     pub max_connections: usize,
+    /// Of these, how many one client address may have; trusted proxies have no bound.
+    pub max_connections_each: usize,
     /// How long a client may take for a request's header.
     pub header_timeout: Duration,
     /// How long a client may pause in a body, or in taking one.
@@ -108,14 +125,27 @@ impl Config {
             addresses: Vec::new(),
             snapshot: None,
             access_log: AccessLog::Errors,
-            trust_forwarded: false,
+            trusted_proxies: Vec::new(),
+            forwarded: false,
+            compress: false,
+            max_body: None,
             max_connections: 8_000,
+            max_connections_each: 4_000,
             header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(300),
             tunnel_timeout: Duration::from_secs(3600),
             drain: Duration::from_secs(25),
+        }
+    }
+
+    /// What of it routes depend on.
+    pub(crate) fn scope(&self) -> Scope {
+        Scope {
+            ingress_class: self.ingress_class.clone(),
+            http_port: self.http.port(),
+            https_port: self.https.port(),
         }
     }
 }

@@ -22,14 +22,25 @@ const WAITING: usize = 1024;
 pub(super) struct Line<'a> {
     pub(super) time: String,
     pub(super) id: &'a str,
+    /// As the trusted proxies say.
     pub(super) client: String,
+    /// The other end of the connection.
+    pub(super) peer: String,
     pub(super) scheme: &'a str,
+    pub(super) protocol: &'a str,
     pub(super) host: &'a str,
     pub(super) method: &'a str,
     pub(super) path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_agent: Option<&'a str>,
     pub(super) status: u16,
+    /// Of the request's body.
+    pub(super) received: u64,
+    /// Of the answer's.
     pub(super) bytes: usize,
     pub(super) ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) route: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) backend: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -34,6 +34,20 @@ pub(super) async fn answer(
     Ok(())
 }
 
+/// Sends the client elsewhere.
+pub(super) async fn redirect(
+    session: &mut Session,
+    status: StatusCode,
+    request_id: &str,
+    location: &str,
+) -> Result<()> {
+    let mut response = ResponseHeader::build(status, Some(3))?;
+    response.insert_header(header::LOCATION, location)?;
+    response.insert_header(header::CONTENT_LENGTH, 0)?;
+    response.insert_header(HeaderName::from_static("x-request-id"), request_id)?;
+    session.write_response_header(Box::new(response), true).await
+}
+
 /// The status and text for a request that could not be carried; `None` when the client is gone.
 pub(super) fn explain(
     error: &Error,

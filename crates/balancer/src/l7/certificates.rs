@@ -55,6 +55,8 @@ struct ByName {
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     /// Secrets already read: reading a key takes milliseconds, endpoints change all the time.
     read: Vec<(Arc<Secret>, Option<Arc<CertifiedKey>>)>,
+    /// Of a Gateway's listener for all hosts.
+    any: Option<Arc<CertifiedKey>>,
 }
 
 impl Certificates {
@@ -67,8 +69,9 @@ impl Certificates {
         Ok(Self { by_name: ArcSwap::default(), default: Arc::new(default) })
     }
 
-    /// Takes what `class` names in `snapshot` in place of what was there.
-    pub(super) fn replace(&self, snapshot: &Snapshot, class: &str) {
+    /// Takes what `class` names in `snapshot`, and `listeners` (host and `NAMESPACE/NAME` of the
+    /// Secret) after that, in place of what was there.
+    pub(super) fn replace(&self, snapshot: &Snapshot, class: &str, listeners: &[(String, String)]) {
         let before = self.by_name.load();
         let mut now = ByName::default();
         for ingress in snapshot.served(class) {
@@ -89,14 +92,19 @@ impl Certificates {
                     rules.collect()
                 };
                 for host in hosts {
-                    let host = host.to_ascii_lowercase();
-                    let (place, name) = match host.strip_prefix("*.") {
-                        Some(domain) => (&mut now.wildcard, domain.to_owned()),
-                        None => (&mut now.exact, host),
-                    };
-                    place.entry(name).or_insert_with(|| key.clone());
+                    now.show(host, &key);
                 }
             }
+        }
+        for (host, named) in listeners {
+            let is_named = |secret: &&Arc<Secret>| {
+                named.split_once('/').is_some_and(|(namespace, name)| {
+                    secret.namespace().as_deref() == Some(namespace) && secret.name_any() == name
+                })
+            };
+            let Some(secret) = snapshot.secrets.iter().find(is_named) else { continue };
+            let Some(key) = now.certificate(secret, &before) else { continue };
+            now.show(host, &key);
         }
         self.by_name.store(Arc::new(now));
     }
@@ -105,11 +113,25 @@ impl Certificates {
         let by_name = self.by_name.load();
         let wildcard = |name: &str| by_name.wildcard.get(name.split_once('.')?.1);
         let found = name.and_then(|name| by_name.exact.get(name).or_else(|| wildcard(name)));
-        found.unwrap_or(&self.default).clone()
+        found.or(by_name.any.as_ref()).unwrap_or(&self.default).clone()
     }
 }
 
 impl ByName {
+    /// Shows `key` for `host`, unless that has one.
+    fn show(&mut self, host: &str, key: &Arc<CertifiedKey>) {
+        let host = host.to_ascii_lowercase();
+        if host.is_empty() {
+            self.any.get_or_insert_with(|| key.clone());
+            return;
+        }
+        let (place, name) = match host.strip_prefix("*.") {
+            Some(domain) => (&mut self.wildcard, domain.to_owned()),
+            None => (&mut self.exact, host),
+        };
+        place.entry(name).or_insert_with(|| key.clone());
+    }
+
     fn certificate(&mut self, secret: &Arc<Secret>, before: &Self) -> Option<Arc<CertifiedKey>> {
         let known = self.read.iter().chain(&before.read);
         let known = known.clone().find(|(read, _)| read.data == secret.data);
@@ -189,17 +211,17 @@ mod tests {
         let good = secret(&made.cert.pem(), &made.signing_key.serialize_pem());
         let certificates = Certificates::new().unwrap();
         let ours = |name: Option<&str>| certificates.find(name).cert[0] == *made.cert.der();
-        certificates.replace(&snapshot(&["A.example", "*.b.example"], good.clone()), "berth");
+        certificates.replace(&snapshot(&["A.example", "*.b.example"], good.clone()), "berth", &[]);
         assert!(ours(Some("a.example")) && ours(Some("x.b.example")));
         for other in [None, Some("b.example"), Some("x.y.b.example"), Some("rule.example")] {
             assert!(!ours(other), "{other:?}");
         }
-        certificates.replace(&snapshot(&[], good), "berth");
+        certificates.replace(&snapshot(&[], good), "berth", &[]);
         assert!(ours(Some("rule.example")) && !ours(Some("a.example")));
         let other = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
         let unlike = secret(&made.cert.pem(), &other.signing_key.serialize_pem());
         for useless in [unlike, secret("", ""), Secret::default()] {
-            certificates.replace(&snapshot(&[], useless), "berth");
+            certificates.replace(&snapshot(&[], useless), "berth", &[]);
             assert!(!ours(Some("rule.example")));
         }
     }

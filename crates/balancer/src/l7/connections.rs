@@ -1,10 +1,12 @@
 //! Listeners that several processes share, and what becomes of a connection.
 
+mod bounds;
+mod guarded;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pingora::apps::{HttpServerApp, ServerApp};
@@ -16,11 +18,15 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use berth_daemon::Tasks;
 
 use super::proxy::Proxy;
+
+pub(super) use bounds::{Clients, Resets};
+use guarded::Guarded;
+pub(super) use guarded::HeaderSeen;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -30,6 +36,12 @@ const KEEP: Duration = Duration::from_secs(60);
 const BACKLOG: i32 = 4096;
 /// The pause after a failed accept: out of descriptors, it would fail at once again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How long an HTTP/2 client that resets too much may finish what it has begun.
+const LAST_STREAMS: Duration = Duration::from_secs(1);
+/// How HTTP/2 begins where nothing was agreed upon before, RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The pause between two looks at a first line that is not whole yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Takes `address` without listening yet: a conflict is known before anything starts, and no
 /// connection comes before there are routes.
@@ -56,6 +68,8 @@ pub(super) struct Service {
     pub(super) shutdown: ShutdownWatch,
     /// One permit a connection.
     pub(super) room: Arc<Semaphore>,
+    pub(super) clients: Clients,
+    pub(super) resets: Resets,
     pub(super) header_timeout: Duration,
     pub(super) tasks: Tasks,
 }
@@ -96,18 +110,26 @@ fn start(
     service: &Service,
     permit: OwnedSemaphorePermit,
 ) {
+    let Some(place) = service.clients.enter(peer.ip()) else {
+        return tracing::debug!(%peer, "too many connections of one client");
+    };
     let connection = service.clone();
     service.tasks.spawn("connection", async move {
         serve(stream, peer, tls, connection).await;
-        drop(permit);
+        drop((permit, place));
     });
 }
 
 async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Acceptor>>, service: Service) {
     let _ = stream.set_nodelay(true);
-    let mut io = TcpIo::from(stream);
-    let digest = SocketDigest::from_raw_fd(io.as_raw_fd());
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
     let _ = digest.peer_addr.set(Some(peer.into()));
+    let preface = tls.is_none() && {
+        let looked = tokio::time::timeout(service.header_timeout, begins_http2(&stream)).await;
+        looked.unwrap_or(false)
+    };
+    let seen = HeaderSeen::default();
+    let mut io: TcpIo = Guarded::new(stream, seen.clone()).into();
     io.set_socket_digest(digest);
     let stream: Stream = match tls {
         None => Box::new(io),
@@ -117,15 +139,55 @@ async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Acceptor>>, 
             Err(_) => return tracing::debug!(%peer, "TLS handshake late"),
         },
     };
-    if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-        service.proxy.process_new(stream, &service.shutdown).await;
+    if preface || matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+        // h2 bounds headers by itself.
+        seen.set();
+        http2(stream, peer, service).await;
     } else {
-        http1(stream, service).await;
+        http1(stream, seen, service).await;
+    }
+}
+
+/// Whether the client's first bytes are HTTP/2's; they are left where they are.
+async fn begins_http2(stream: &TcpStream) -> bool {
+    let mut first = [0; 24];
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(0) | Err(_) => return false,
+            Ok(length) if length >= PREFACE.len() => return first == *PREFACE,
+            // No method of HTTP/1 begins with PRI.
+            Ok(length) if !PREFACE.starts_with(&first[..length]) => return false,
+            Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// Every stream of one connection, which leaves in order when it is told to or resets too much.
+async fn http2(stream: Stream, peer: SocketAddr, mut service: Service) {
+    let (leave, shutdown) = watch::channel(*service.shutdown.borrow());
+    let watched = service.resets.watch(peer);
+    let proxy = service.proxy.clone();
+    let mut serving = std::pin::pin!(proxy.process_new(stream, &shutdown));
+    let mut leaving = *shutdown.borrow();
+    loop {
+        tokio::select! {
+            _ = &mut serving => return,
+            changed = service.shutdown.changed(), if !leaving => {
+                leaving = changed.is_err() || *service.shutdown.borrow();
+                leave.send_replace(leaving);
+            }
+            () = watched.too_many() => {
+                tracing::info!(%peer, "an HTTP/2 client resets too many requests, cut");
+                leave.send_replace(true);
+                let _ = tokio::time::timeout(LAST_STREAMS, serving).await;
+                return;
+            }
+        }
     }
 }
 
 /// One request after another, each header within its time.
-async fn http1(stream: Stream, service: Service) {
+async fn http1(stream: Stream, seen: HeaderSeen, service: Service) {
     let mut limit = service.header_timeout;
     let mut next = Some((stream, None));
     while let Some((stream, settings)) = next {
@@ -136,7 +198,7 @@ async fn http1(stream: Stream, service: Service) {
             }
             None => session.set_keepalive(Some(KEEP.as_secs())),
         }
-        let seen = HeaderSeen::default();
+        seen.begin();
         session.set_connection_user_context(Some(Box::new(seen.clone())));
         next = tokio::select! {
             reused = service.proxy.process_new_http(session, &service.shutdown) => {
@@ -145,23 +207,5 @@ async fn http1(stream: Stream, service: Service) {
             () = seen.is_late(limit) => None,
         };
         limit = KEEP + service.header_timeout;
-    }
-}
-
-/// Whether a request's header has arrived; set by the proxy once it is read.
-#[derive(Clone, Debug, Default)]
-pub(super) struct HeaderSeen(Arc<AtomicBool>);
-
-impl HeaderSeen {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Resolves after `limit`, unless the header was seen by then.
-    async fn is_late(&self, limit: Duration) {
-        tokio::time::sleep(limit).await;
-        if self.0.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
     }
 }

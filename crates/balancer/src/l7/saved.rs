@@ -15,7 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
+use super::{GatewayObjects, Snapshot};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +25,8 @@ struct Owned {
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
     secrets: Vec<Secret>,
+    #[serde(default)]
+    gateway: GatewayObjects,
 }
 
 #[derive(Serialize)]
@@ -34,6 +36,7 @@ struct Borrowed<'a> {
     services: Vec<&'a Service>,
     slices: Vec<&'a EndpointSlice>,
     secrets: Vec<&'a Secret>,
+    gateway: &'a GatewayObjects,
 }
 
 /// Why the file is of no use.
@@ -60,6 +63,7 @@ pub(super) fn load(path: &Path) -> Result<Option<Snapshot>, SavedError> {
         services: saved.services.into_iter().map(Arc::new).collect(),
         slices: saved.slices.into_iter().map(Arc::new).collect(),
         secrets: saved.secrets.into_iter().map(Arc::new).collect(),
+        gateway: saved.gateway,
         // Whoever follows the other clusters says where they are.
         sites: super::Sites::default(),
     }))
@@ -77,6 +81,7 @@ pub(super) fn save(path: &Path, snapshot: &Snapshot) -> Result<(), SavedError> {
         services: plain(&snapshot.services),
         slices: plain(&snapshot.slices),
         secrets: plain(&snapshot.secrets),
+        gateway: &snapshot.gateway,
     };
     let text = serde_json::to_vec(&parts)
         .map_err(|source| SavedError::Understand { path: path.display().to_string(), source })?;

@@ -18,9 +18,9 @@ use berth_daemon::{Ready, Tasks};
 
 use super::access_log::Log;
 use super::certificates::{CertificateError, Certificates};
-use super::connections::{self, Service};
-use super::proxy::{Proxy, TRIES};
-use super::routes::{Table, routes};
+use super::connections::{self, Clients, Resets, Service};
+use super::proxy::{Copier, LONGEST_HEADER, MOST_TRIES, Proxy};
+use super::routes::{Scope, Table, routes};
 use super::upgrade::RequestFirst;
 use super::{Config, Snapshot, health, saved};
 
@@ -100,7 +100,7 @@ async fn serve_and_drain(
     lasting.spawn_until_stop("health", health::serve(probes, ready.clone()));
 
     let state = State {
-        class: config.ingress_class.clone(),
+        scope: config.scope(),
         table: Arc::default(),
         certificates: Arc::new(Certificates::new()?),
     };
@@ -111,8 +111,11 @@ async fn serve_and_drain(
 
     let (drain, shutdown) = watch::channel(false);
     let room = Arc::new(Semaphore::new(config.max_connections));
+    let resets = Resets::default();
     let service = Service {
-        proxy: Arc::new(proxy(&config, &state, shutdown.clone(), lasting)),
+        proxy: Arc::new(proxy(&config, &state, resets.clone(), shutdown.clone(), lasting)),
+        clients: Clients::new(config.max_connections_each, &config.trusted_proxies),
+        resets,
         shutdown,
         room: room.clone(),
         header_timeout: config.header_timeout,
@@ -150,11 +153,12 @@ async fn serve_and_drain(
 fn proxy(
     config: &Config,
     state: &State,
+    resets: Resets,
     shutdown: ShutdownWatch,
     lasting: &Tasks,
 ) -> HttpProxy<Proxy> {
     let pingora = ServerConf {
-        max_retries: TRIES,
+        max_retries: MOST_TRIES,
         upstream_keepalive_pool_size: UPSTREAM_POOL,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         // Pods are spoken to in plain HTTP: no roots to trust, none to load and hold in memory.
@@ -166,15 +170,33 @@ fn proxy(
         table: state.table.clone(),
         log: Log::start(config.access_log, lasting),
         upgrades: Arc::new(RequestFirst { timeout: config.connect_timeout }),
+        copier: Copier::new(config.connect_timeout, lasting.clone()),
+        resets,
         shutdown,
     };
     let mut proxy = HttpProxy::new(inner, Arc::new(pingora));
     proxy.handle_init_modules();
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(Duration::from_secs(60));
+    // Who came in the clear and begins with HTTP/2 was looked at before.
+    options.h2c = true;
     proxy.server_options = Some(options);
-    proxy.h2_options = Some(default_h2_options());
+    proxy.h2_options = Some(http2_options());
     proxy
+}
+
+/// What one HTTP/2 connection may hold: streams, bytes on their way, and resets before we looked.
+fn http2_options() -> pingora::protocols::http::v2::server::H2Options {
+    let mut options = default_h2_options();
+    options
+        .max_header_list_size(u32::try_from(LONGEST_HEADER).unwrap_or(u32::MAX))
+        .max_concurrent_streams(100)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(Some(100))
+        .initial_window_size(64 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buffer_size(128 * 1024);
+    options
 }
 
 fn acceptor(certificates: Arc<Certificates>) -> Result<Acceptor, rustls::Error> {
@@ -190,15 +212,15 @@ fn acceptor(certificates: Arc<Certificates>) -> Result<Acceptor, rustls::Error> 
 /// What requests are served from, exchanged while they run.
 #[derive(Clone)]
 struct State {
-    class: String,
+    scope: Scope,
     table: Arc<ArcSwap<Table>>,
     certificates: Arc<Certificates>,
 }
 
 impl State {
     fn apply(&self, snapshot: &Snapshot) {
-        self.certificates.replace(snapshot, &self.class);
-        let table = routes(snapshot, &self.class, &self.table.load());
+        let table = routes(snapshot, &self.scope, &self.table.load());
+        self.certificates.replace(snapshot, &self.scope.ingress_class, &table.certificates);
         tracing::debug!(rules = table.rules(), "routes loaded");
         self.table.store(Arc::new(table));
     }

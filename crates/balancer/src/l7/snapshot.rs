@@ -1,5 +1,7 @@
 //! What routes are made from, followed in the cluster.
 
+mod gateway;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -15,6 +17,8 @@ use berth_daemon::Tasks;
 
 use super::{Config, Sites};
 use crate::follow::follow;
+
+pub use gateway::GatewayObjects;
 
 /// The annotation of a class that is meant when an Ingress names none.
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
@@ -34,6 +38,8 @@ pub struct Snapshot {
     pub slices: Vec<Arc<EndpointSlice>>,
     /// Secrets of type `kubernetes.io/tls`.
     pub secrets: Vec<Arc<Secret>>,
+    /// The Gateway API's.
+    pub gateway: GatewayObjects,
     /// Where this process is, and what endpoints other clusters have.
     pub sites: Sites,
 }
@@ -79,6 +85,7 @@ impl Snapshot {
             secrets
                 .extend(tls.filter_map(|tls| Some((namespace.clone(), tls.secret_name.clone()?))));
         }
+        self.gateway.names(&mut services, &mut secrets);
         let key = |namespace: Option<String>, name: &str| {
             (namespace.unwrap_or_default(), name.to_owned())
         };
@@ -97,6 +104,7 @@ impl Snapshot {
             slices: self.slices.iter().filter(|slice| of_service(slice)).cloned().collect(),
             secrets: self.secrets.iter().filter(secret).cloned().collect(),
             ingresses: served.into_iter().cloned().collect(),
+            gateway: self.gateway.clone(),
             sites: self.sites.clone(),
         }
     }
@@ -137,6 +145,7 @@ pub(super) fn follow_cluster(
     let slices =
         follow("endpoints", berth_api::endpoints::follow(client.clone()), changed.clone(), tasks);
     let secrets = following!("secrets", Secret, all().fields("type=kubernetes.io/tls"));
+    let gateway = gateway::follow_gateways(client, changed.clone(), tasks);
     let class = config.ingress_class.clone();
     tasks.spawn_until_stop("ingress-snapshots", async move {
         loop {
@@ -148,6 +157,7 @@ pub(super) fn follow_cluster(
                     services: services.objects()?,
                     slices: slices.objects()?,
                     secrets: secrets.objects()?,
+                    gateway: gateway.objects()?,
                     sites: Sites::default(),
                 })
             };

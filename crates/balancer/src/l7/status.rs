@@ -1,6 +1,8 @@
-//! Where an Ingress is reached, written into its status.
+//! Where an Ingress is reached, written into its status; and what became of Gateways and routes.
 //!
 //! Every process writes; what is already so is not written again, so two agree after one write.
+
+mod gateway;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,25 +16,28 @@ use tokio::time::timeout;
 
 use berth_daemon::Backoff;
 
+use super::routes::{Table, routes};
 use super::{Address, Config, Snapshot};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Keeps the status of the class's Ingresses, for ever.
+/// Keeps the status of the class's Ingresses, of Gateways and their routes, for ever.
 pub(super) async fn keep(
     client: Client,
     config: Config,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 ) {
-    if config.addresses.is_empty() {
-        return;
-    }
     let addresses: Vec<_> = config.addresses.iter().map(entry).collect();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         let mut failed = false;
         if let Some(snapshot) = &snapshot {
+            if !snapshot.gateway.classes.is_empty() {
+                let table = routes(snapshot, &config.scope(), &Table::default());
+                failed |=
+                    !gateway::write(&client, snapshot, &table.reports, &config.addresses).await;
+            }
             for ingress in outdated(snapshot, &config.ingress_class, &addresses) {
                 failed |= !write(&client, ingress, &addresses).await;
             }
@@ -70,6 +75,9 @@ fn outdated<'a>(
         let status = ingress.status.as_ref()?.load_balancer.as_ref()?;
         status.ingress.clone()
     };
+    if addresses.is_empty() {
+        return Vec::new();
+    }
     let differs = |ingress: &&Arc<Ingress>| says(ingress).as_deref() != Some(addresses);
     snapshot.served(class).into_iter().filter(differs).collect()
 }

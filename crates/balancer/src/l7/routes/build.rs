@@ -1,138 +1,140 @@
-//! Making the table.
+//! Making the table: Ingresses here, Gateways in `gateways`, and the order of all rules.
 
-use std::collections::HashMap;
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::{Backend, NoEndpoints, PathMatch, Rule, Table};
-use crate::endpoints::Slices;
+use super::actions::{Route, Targets};
+use super::backends::{Backends, Port, Wanted};
+use super::matching::{PathMatch, Rule};
+use super::{Door, DoorName, Scope, Table, gateways};
 use crate::l7::Snapshot;
-use crate::l7::pick::Endpoint;
 
-/// The routes of `class` in `snapshot`; what is known of endpoints is taken over from `before`.
+/// How much a request's body may have, on an Ingress or an HTTPRoute: a quantity.
+pub(super) const MAX_BODY: &str = "balancer.berth.dev/max-request-body";
+
+/// The routes in `snapshot`; what is known of endpoints is taken over from `before`.
 ///
 /// # Guarantees
-/// The order of objects in the snapshot does not matter. Where two Ingresses claim a host's path,
-/// the older one has it (then the first by namespace and name).
-pub fn routes(snapshot: &Snapshot, class: &str, before: &Table) -> Table {
-    let services = snapshot.services.iter();
+/// The order of objects in the snapshot does not matter. Where two objects claim the same requests,
+/// the older one has them (then the first by namespace and name).
+pub fn routes(snapshot: &Snapshot, scope: &Scope, before: &Table) -> Table {
     let mut build = Build {
-        services: services.map(|service| (key(service), service.as_ref())).collect(),
-        slices: Slices::new(&snapshot.slices),
-        before,
+        backends: Backends::new(snapshot, before),
+        rules: Vec::new(),
+        empty: Vec::new(),
         table: Table::default(),
     };
-    for ingress in snapshot.served(class) {
+    for ingress in snapshot.served(&scope.ingress_class) {
         build.add(ingress);
     }
-    let mut table = build.table;
-    let hosts = table.hosts.values_mut().chain(table.wildcards.values_mut());
-    for rules in hosts.chain(std::iter::once(&mut table.any_host)) {
-        order(rules);
+    gateways::add(snapshot, scope, &mut build);
+    let Build { backends, mut rules, empty, mut table } = build;
+    table.sets = backends.finish();
+    // Stable: rules of one object stay in the order that they have in it.
+    rules.sort_by(|a, b| a.age.cmp(&b.age));
+    for Placed { door, host, deep, rule, .. } in rules {
+        let place = table.door_mut(door).place(&host);
+        place.deep |= deep;
+        place.rules.push(rule);
+    }
+    for (door, host) in empty {
+        table.door_mut(door).place(&host).deep = true;
+    }
+    for name in [DoorName::Http, DoorName::Https] {
+        let door: &mut Door = table.door_mut(name);
+        door.all().for_each(|host| host.rules.sort_by_cached_key(Rule::order));
     }
     table
 }
 
-fn key(service: &Arc<Service>) -> (String, String) {
-    (service.namespace().unwrap_or_default(), service.name_any())
+/// When an object was made, and what tells two of one moment apart.
+pub(super) type Age = (Option<Timestamp>, String, String);
+
+pub(super) fn age(object: &impl ResourceExt) -> Age {
+    let created = object.creation_timestamp().map(|time| time.0);
+    (created, object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Exact paths first, then the longer prefix; of equal ones the first that was added stays first.
-fn order(rules: &mut [Rule]) {
-    rules.sort_by_key(|rule| match &rule.path {
-        PathMatch::Exact(_) => (0, 0),
-        PathMatch::Prefix(prefix) => (1, usize::MAX - prefix.len()),
-    });
+/// A rule and where it belongs.
+pub(super) struct Placed {
+    pub(super) door: DoorName,
+    pub(super) host: String,
+    pub(super) deep: bool,
+    pub(super) age: Age,
+    pub(super) rule: Rule,
 }
 
-struct Build<'a> {
-    services: HashMap<(String, String), &'a Service>,
-    slices: Slices<'a>,
-    before: &'a Table,
-    table: Table,
+/// A table that is being made.
+pub(super) struct Build<'a> {
+    pub(super) backends: Backends<'a>,
+    pub(super) rules: Vec<Placed>,
+    /// Hosts that belong to a listener, with routes or without.
+    pub(super) empty: Vec<(DoorName, String)>,
+    pub(super) table: Table,
 }
 
 impl Build<'_> {
     fn add(&mut self, ingress: &Ingress) {
         let Some(spec) = &ingress.spec else { return };
-        let default = spec.default_backend.as_ref().map(|backend| self.backend(ingress, backend));
+        let limit = ingress.annotations().get(MAX_BODY).and_then(|text| bytes(text));
+        let mut route = |backend: &IngressBackend| self.route(ingress, backend, limit);
+        let default = spec.default_backend.as_ref().map(&mut route);
+        let mut placed: Vec<(String, Rule)> = Vec::new();
         for rule in spec.rules.iter().flatten() {
-            let mut rules: Vec<_> = rule
-                .http
-                .iter()
-                .flat_map(|http| &http.paths)
-                .map(|path| Rule {
-                    path: path_match(path),
-                    backend: self.backend(ingress, &path.backend),
-                })
-                .collect();
-            if let Some(backend) = &default {
-                let path = PathMatch::Prefix(String::new());
-                rules.push(Rule { path, backend: backend.clone() });
-            }
             let host = rule.host.as_deref().unwrap_or_default().to_ascii_lowercase();
-            let place = if host.is_empty() {
-                &mut self.table.any_host
-            } else if let Some(domain) = host.strip_prefix("*.") {
-                self.table.wildcards.entry(domain.to_owned()).or_default()
-            } else {
-                self.table.hosts.entry(host).or_default()
-            };
-            place.append(&mut rules);
-        }
-        if self.table.default.is_none() {
-            self.table.default = default;
-        }
-    }
-
-    fn backend(&mut self, ingress: &Ingress, backend: &IngressBackend) -> Arc<Backend> {
-        let namespace = ingress.namespace().unwrap_or_default();
-        let named = backend.service.as_ref();
-        let name = named.map(|service| service.name.clone()).unwrap_or_default();
-        let wanted = named.and_then(|service| service.port.as_ref());
-        let by_name = wanted.and_then(|port| port.name.clone());
-        let by_number = wanted.and_then(|port| port.number);
-        let is_wanted = |port: &&ServicePort| match &by_name {
-            Some(name) => port.name.as_ref() == Some(name),
-            None => Some(port.port) == by_number,
-        };
-        let ports = self.services.get(&(namespace.clone(), name.clone())).map(|service| {
-            service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default()
-        });
-        let endpoints = match ports.map(|ports| ports.iter().find(is_wanted)) {
-            None => Err(NoEndpoints::NoService),
-            Some(None) => Err(NoEndpoints::NoPort),
-            Some(Some(port)) => {
-                let port = port.name.as_deref().unwrap_or_default();
-                let found = self.slices.backends((&namespace, &name), port, "TCP", |_| true);
-                if found.is_empty() {
-                    Err(NoEndpoints::NoneReady)
-                } else {
-                    Ok(found.into_iter().map(|address| self.endpoint(address)).collect())
-                }
+            for path in rule.http.iter().flat_map(|http| &http.paths) {
+                let rule = Rule::simple(path_match(path), route(&path.backend));
+                placed.push((host.clone(), rule));
             }
-        };
-        let port = by_name.or(by_number.map(|number| number.to_string())).unwrap_or_default();
-        Arc::new(Backend {
-            ingress: format!("{namespace}/{}", ingress.name_any()),
-            service: format!("{namespace}/{name}"),
-            port,
-            endpoints,
-        })
+            if let Some(default) = &default {
+                let all = PathMatch::Prefix(String::new());
+                placed.push((host, Rule::simple(all, default.clone())));
+            }
+        }
+        for (host, rule) in placed {
+            for door in [DoorName::Http, DoorName::Https] {
+                let (host, rule) = (host.clone(), rule.clone());
+                self.rules.push(Placed { door, host, deep: false, age: age(ingress), rule });
+            }
+        }
+        for door in [DoorName::Http, DoorName::Https] {
+            let place = &mut self.table.door_mut(door).default;
+            if place.is_none() {
+                place.clone_from(&default);
+            }
+        }
     }
 
-    /// One endpoint an address, whoever names it, and the same one as in the table before.
-    fn endpoint(&mut self, address: SocketAddrV4) -> Arc<Endpoint> {
-        let known = self.table.endpoints.get(&address);
-        let endpoint = known.or_else(|| self.before.endpoints.get(&address)).cloned();
-        let endpoint = endpoint.unwrap_or_else(|| Arc::new(Endpoint::new(address)));
-        self.table.endpoints.insert(address, endpoint.clone());
-        endpoint
+    fn route(
+        &mut self,
+        ingress: &Ingress,
+        backend: &IngressBackend,
+        max_body: Option<u64>,
+    ) -> Arc<Route> {
+        let namespace = ingress.namespace().unwrap_or_default();
+        let name = format!("Ingress {namespace}/{}", ingress.name_any());
+        let service = backend.service.as_ref();
+        let port = service.and_then(|service| service.port.as_ref());
+        let by_name = port.and_then(|port| port.name.clone()).map(Port::Name);
+        let by_number = || Port::Number(port.and_then(|port| port.number).unwrap_or_default());
+        let wanted = Wanted {
+            namespace,
+            service: service.map(|service| service.name.clone()).unwrap_or_default(),
+            port: by_name.unwrap_or_else(by_number),
+            h2c: false,
+        };
+        let targets = Targets::one(self.backends.get(wanted, (&name, ingress.annotations())));
+        Arc::new(Route { name, targets, max_body, ..Route::default() })
     }
+}
+
+/// A quantity of bytes; what is none is no limit.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let quantity: berth_api::Quantity = text.parse().ok()?;
+    u64::try_from(quantity.whole()).ok()
 }
 
 fn path_match(path: &HTTPIngressPath) -> PathMatch {
@@ -140,6 +142,6 @@ fn path_match(path: &HTTPIngressPath) -> PathMatch {
     match path.path_type.as_str() {
         "Exact" => PathMatch::Exact(text.to_owned()),
         // What is implementation specific is a prefix here.
-        _ => PathMatch::Prefix(text.trim_end_matches('/').to_owned()),
+        _ => PathMatch::prefix(text),
     }
 }
