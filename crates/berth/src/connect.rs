@@ -16,6 +16,17 @@ use crate::instance::Instance;
 /// # Errors
 /// [`Exit::NotRunning`] when nothing does.
 pub async fn client(global: &Global) -> Result<Client> {
+    client_by(global, Client::try_from).await
+}
+
+/// As [`client`], made of the configuration in a way of one's own.
+///
+/// # Errors
+/// As [`client`].
+pub async fn client_by(
+    global: &Global,
+    make: impl FnOnce(Config) -> kube::Result<Client>,
+) -> Result<Client> {
     let path = kubeconfig(global)?;
     let file = Kubeconfig::read_from(&path)
         .with_context(|| format!("reading the kubeconfig {}", path.display()))?;
@@ -24,7 +35,7 @@ pub async fn client(global: &Global) -> Result<Client> {
         .with_context(|| format!("reading the kubeconfig {}", path.display()))?;
     config.connect_timeout = Some(Duration::from_secs(5));
     let server = config.cluster_url.clone();
-    let client = Client::try_from(config)?;
+    let client = make(config)?;
     let answer = tokio::time::timeout(Duration::from_secs(10), client.apiserver_version()).await;
     match answer {
         Ok(Ok(_)) => Ok(client),
@@ -42,12 +53,23 @@ pub async fn client(global: &Global) -> Result<Client> {
 /// # Errors
 /// As [`client`], or when the pod's service account cannot be read.
 pub async fn inside_or_named(global: &Global) -> Result<Client> {
+    inside_or_named_by(global, Client::try_from).await
+}
+
+/// As [`inside_or_named`], made of the configuration in a way of one's own.
+///
+/// # Errors
+/// As [`inside_or_named`].
+pub async fn inside_or_named_by(
+    global: &Global,
+    make: impl FnOnce(Config) -> kube::Result<Client>,
+) -> Result<Client> {
     let inside = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     if global.kubeconfig.is_none() && inside {
         let config = Config::incluster().context("reading the pod's service account")?;
-        return Ok(Client::try_from(config)?);
+        return Ok(make(config)?);
     }
-    client(global).await
+    client_by(global, make).await
 }
 
 /// Where the kubeconfig is.

@@ -84,7 +84,7 @@ async fn serve(global: &Global, options: Options, config: Config) -> Result<()> 
         Some(address) => Some(bind("--extender", address).await?),
         None => None,
     };
-    let client = connect::inside_or_named(global).await?;
+    let client = connect::inside_or_named_by(global, berth_controllers::driver::connect).await?;
     let tasks = Tasks::new();
     let world = Arc::new(World::for_scheduler(client.clone(), &tasks));
     let scheduler = scheduler::start_with(client.clone(), &world, config, &tasks);

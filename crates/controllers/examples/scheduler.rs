@@ -26,8 +26,8 @@ async fn main() -> Result<()> {
         serde_json::from_str::<Config>(&config).context("the configuration")?.validate()?;
     let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("reading {path}"))?;
     let options = KubeConfigOptions::default();
-    let client =
-        kube::Client::try_from(kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?)?;
+    let config_of_client = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    let client = berth_controllers::driver::connect(config_of_client)?;
     let tasks = Tasks::new();
     let world = Arc::new(World::for_scheduler(client.clone(), &tasks));
     scheduler::start_with(client, &world, config, &tasks);
