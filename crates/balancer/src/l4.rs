@@ -1,13 +1,16 @@
 //! Service addresses in the kernel: ClusterIPs, node ports and external IPs through nftables.
 //!
 //! ```text
-//! API ──reflectors──▶ Snapshot ──ruleset()──▶ Ruleset ──difference──▶ nft -f - (one transaction)
+//! API ──reflectors──▶ Snapshot ──Ruleset::change()──▶ nft -f - (one transaction)
 //! ```
 //!
 //! # What it does
 //! - One table, `ip INSTANCE`. A new connection is looked up in a verdict map (address, protocol,
-//!   port), jumps to its Service's chain and is sent to an endpoint picked at random, or to the one
-//!   that the client used before when the Service asks for `ClientIP` affinity.
+//!   port), which says among how many endpoints to pick; a number drawn at random and the same key
+//!   give the endpoint in a second map. Or the client goes where it went before, when the Service
+//!   asks for `ClientIP` affinity.
+//! - Clients outside `loadBalancerSourceRanges` get no answer from a load balancer's address.
+//! - What a change costs does not depend on how many Services there are (see `ruleset`).
 //! - A Service without endpoints refuses (TCP reset, ICMP port unreachable), and so does every
 //!   address of the service range that belongs to nobody: a client fails at once and never hangs.
 //! - An open connection stays with its endpoint until it ends, whatever happens to the rules. UDP
@@ -30,6 +33,7 @@
 
 mod conntrack;
 mod driver;
+pub mod front;
 mod host;
 mod nft;
 mod ruleset;
@@ -49,7 +53,6 @@ use crate::follow::follow;
 
 pub use driver::run;
 pub use nft::NftError;
-pub use ruleset::{Ruleset, ruleset};
 
 /// What the rules are made for.
 #[derive(Clone, Debug)]

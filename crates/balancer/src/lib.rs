@@ -2,9 +2,15 @@
 //!
 //! [`l4`] runs inside `berth up` and programs nftables; what it programmed stays when it stops.
 //! [`l7`] runs as a pod (`berth balancer`) and carries HTTP for Ingress rules, straight to pods.
-//! Both follow the API through the same reflectors and agree on which endpoints get traffic.
+//! [`streams`] carries TCP and UDP in user space, where the kernel's rules are not enough.
+//! All follow the API through the same reflectors and agree on which endpoints get traffic.
 
 mod endpoints;
 mod follow;
 pub mod l4;
 pub mod l7;
+pub mod proxy_protocol;
+pub mod sni;
+pub mod streams;
+mod tcp;
+mod udp;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use berth_daemon::{Backoff, Ready};
 
-use super::ruleset::{DISPATCH, Ruleset, ruleset};
+use super::ruleset::{DISPATCH, Ruleset, frame};
 use super::{Config, Snapshot, conntrack, host, nft};
 
 /// How long a table that somebody else flushed may stay away.
@@ -64,7 +64,7 @@ pub async fn run(
             }
         }
         let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
-        match kernel.write(ruleset(&snapshot, &kernel.config)).await {
+        match kernel.write(&snapshot).await {
             Ok(()) => {
                 ready.set(true);
                 backoff.reset();
@@ -88,36 +88,33 @@ struct Kernel {
 }
 
 impl Kernel {
-    async fn write(&mut self, wanted: Ruleset) -> Result<(), nft::NftError> {
+    async fn write(&mut self, snapshot: &Snapshot) -> Result<(), nft::NftError> {
         let started = Instant::now();
-        let partly = match &self.holds {
-            Some(held) => {
-                let script = wanted.difference(held, &self.config.instance);
-                if script.is_empty() {
-                    self.holds = Some(wanted);
+        // Until it is written we know nothing.
+        if let Some(mut holds) = self.holds.take() {
+            let change = holds.change(snapshot, &self.config);
+            let written = match change.script.as_str() {
+                "" => Ok(()),
+                script => nft::load(script).await,
+            };
+            match written {
+                Ok(()) => {
+                    if change.udp {
+                        self.forget_stale_flows(&holds).await;
+                    }
+                    tracing::debug!(ms = started.elapsed().as_millis(), "change written");
+                    self.holds = Some(holds);
                     return Ok(());
                 }
-                match nft::load(&script).await {
-                    Ok(()) => true,
-                    Err(error) => {
-                        tracing::warn!(%error, "change refused, writing the whole table");
-                        false
-                    }
-                }
+                Err(error) => tracing::warn!(%error, "change refused, writing the whole table"),
             }
-            None => false,
-        };
-        if !partly {
-            // Until it is written we know nothing.
-            self.holds = None;
-            nft::load(&wanted.full(&self.config, self.masquerade_between_pods)).await?;
         }
-        let before = self.holds.as_ref().map(Ruleset::udp_flows);
-        if before != Some(wanted.udp_flows()) {
-            self.forget_stale_flows(&wanted).await;
-        }
-        self.holds = Some(wanted);
-        tracing::debug!(ms = started.elapsed().as_millis(), partly, "service rules written");
+        let mut holds = Ruleset::default();
+        let all = holds.change(snapshot, &self.config);
+        nft::load(&(frame(&self.config, self.masquerade_between_pods) + &all.script)).await?;
+        self.forget_stale_flows(&holds).await;
+        tracing::debug!(ms = started.elapsed().as_millis(), "whole table written");
+        self.holds = Some(holds);
         Ok(())
     }
 

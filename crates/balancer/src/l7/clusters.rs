@@ -18,7 +18,7 @@ use berth_daemon::Tasks;
 
 use super::Snapshot;
 use super::pick::{BackendSet, Member, Policy, Sets};
-use super::routes::NoEndpoints;
+pub(crate) use super::routes::NoEndpoints;
 use crate::endpoints::Slices;
 use crate::follow::follow;
 
@@ -35,13 +35,13 @@ pub struct Sites {
 
 /// A Service's port as a route names it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum PortWanted<'a> {
+pub(crate) enum PortWanted<'a> {
     Name(&'a str),
     Number(i32),
 }
 
 /// Makes the sets of one table.
-pub(super) struct Backends<'a> {
+pub(crate) struct Backends<'a> {
     services: HashMap<(String, String), &'a Service>,
     sites: Vec<(&'a str, Slices<'a>)>,
     zone: Option<&'a str>,
@@ -51,7 +51,7 @@ pub(super) struct Backends<'a> {
 
 impl<'a> Backends<'a> {
     /// What is known of endpoints is taken over from `before`.
-    pub(super) fn new(snapshot: &'a Snapshot, before: &'a Sets) -> Self {
+    pub(crate) fn new(snapshot: &'a Snapshot, before: &'a Sets) -> Self {
         let key =
             |service: &Arc<Service>| (service.namespace().unwrap_or_default(), service.name_any());
         let services = snapshot.services.iter();
@@ -71,7 +71,7 @@ impl<'a> Backends<'a> {
     ///
     /// `route` names the route and gives its annotations: with a policy of its own it has a set of
     /// its own, without one it shares the Service's.
-    pub(super) fn of(
+    pub(crate) fn of(
         &mut self,
         (namespace, name): (&str, &str),
         port: PortWanted<'_>,
@@ -110,7 +110,7 @@ impl<'a> Backends<'a> {
     }
 
     /// What was made.
-    pub(super) fn finish(self) -> Sets {
+    pub(crate) fn finish(self) -> Sets {
         self.sets
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use berth_daemon::Ready;
 
-pub(super) use checks::{Check, CheckKind, keep as keep_checked};
+pub(crate) use checks::{Check, CheckKind, keep as keep_checked};
 
 /// A prober is near and quick.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const LONGEST_REQUEST: usize = 4096;
 /// Answers probes, for ever.
 ///
 /// One at a time: probes are rare, and a stuck one is cut after two seconds.
-pub(super) async fn serve(listener: TcpListener, ready: Ready) {
+pub(crate) async fn serve(listener: TcpListener, ready: Ready) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -58,6 +58,6 @@ async fn answer(mut stream: TcpStream, ready: bool) -> std::io::Result<()> {
 }
 
 /// Opens the health port.
-pub(super) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }

@@ -15,41 +15,41 @@ const LOAD_HOLDS_US: u64 = 10_000_000;
 
 /// What is allowed; 0 is no limit.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Requests open at one endpoint.
-    pub(super) open: usize,
+    pub(crate) open: usize,
     /// Requests a second to one endpoint.
-    pub(super) rate: u32,
+    pub(crate) rate: u32,
     /// Requests open on the whole route.
-    pub(super) route_open: usize,
+    pub(crate) route_open: usize,
     /// Requests a second on the whole route.
-    pub(super) route_rate: u32,
-    pub(super) load: Option<Threshold>,
+    pub(crate) route_rate: u32,
+    pub(crate) load: Option<Threshold>,
 }
 
 /// When an endpoint is overloaded.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Threshold {
+pub(crate) struct Threshold {
     /// The header of an answer that carries the value, in lower case.
-    pub(super) header: String,
+    pub(crate) header: String,
     /// Above this an endpoint gets fewer requests.
-    pub(super) value: f32,
+    pub(crate) value: f32,
     /// From here on it gets the least there is.
-    pub(super) full: f32,
+    pub(crate) full: f32,
     /// That least: requests a second.
-    pub(super) floor: u32,
+    pub(crate) floor: u32,
 }
 
 /// A limit per second. The default has none.
 #[derive(Debug, Default)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// When the next request is due, µs.
     due_us: AtomicU64,
 }
 
 impl Rate {
     /// Takes one of `per_second`; false when there is none left now. 0 is no limit.
-    pub(super) fn take(&self, per_second: u32, now_us: u64) -> bool {
+    pub(crate) fn take(&self, per_second: u32, now_us: u64) -> bool {
         if per_second == 0 {
             return true;
         }
@@ -65,7 +65,7 @@ impl Rate {
 
 /// What an endpoint said of its load last.
 #[derive(Debug, Default)]
-pub(super) struct Load {
+pub(crate) struct Load {
     /// The bits of an `f32` above, below the second when it was said.
     said: AtomicU64,
     floor: Rate,
@@ -73,7 +73,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Takes the text of the header; what is no number is passed over.
-    pub(super) fn hear(&self, text: &[u8], now_us: u64) {
+    pub(crate) fn hear(&self, text: &[u8], now_us: u64) {
         let value = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse::<f32>().ok());
         if let Some(value) = value.filter(|value| value.is_finite() && *value >= 0.0) {
             let second = u64::from(u32::try_from(now_us / 1_000_000).unwrap_or(u32::MAX));
@@ -82,7 +82,7 @@ impl Load {
     }
 
     /// Whether a request may go here, given an even draw.
-    pub(super) fn admits(&self, threshold: &Threshold, now_us: u64, draw: u32) -> bool {
+    pub(crate) fn admits(&self, threshold: &Threshold, now_us: u64, draw: u32) -> bool {
         let said = self.said.load(Ordering::Relaxed);
         let heard_us = (said & u64::from(u32::MAX)) * 1_000_000;
         if said == 0 || now_us > heard_us + LOAD_HOLDS_US {

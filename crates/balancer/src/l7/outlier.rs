@@ -18,21 +18,21 @@ const COMPANY: usize = 3;
 
 /// When an endpoint is ejected.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// Answers of 500 and above in a row; 0 for never.
-    pub(super) errors: u32,
+    pub(crate) errors: u32,
     /// Failed connections in a row; 0 for never.
-    pub(super) connects: u32,
+    pub(crate) connects: u32,
     /// Below the mean by so many standard deviations; `None` for never.
-    pub(super) deviations: Option<f64>,
+    pub(crate) deviations: Option<f64>,
     /// How often rates are compared.
-    pub(super) interval: Duration,
+    pub(crate) interval: Duration,
     /// How long the first ejection lasts.
-    pub(super) ejection: Duration,
+    pub(crate) ejection: Duration,
     /// At most this part of a route's endpoints is ejected.
-    pub(super) most_percent: u32,
+    pub(crate) most_percent: u32,
     /// With fewer usable endpoints than this part, all get requests.
-    pub(super) panic_percent: u32,
+    pub(crate) panic_percent: u32,
 }
 
 impl Default for Settings {
@@ -51,7 +51,7 @@ impl Default for Settings {
 
 /// What is counted of one endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     errors: AtomicU32,
     connects: AtomicU32,
     good: AtomicU32,
@@ -62,7 +62,7 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Counts an answer; true when the endpoint should be ejected for it.
-    pub(super) fn answered(&self, good: bool, settings: &Settings) -> bool {
+    pub(crate) fn answered(&self, good: bool, settings: &Settings) -> bool {
         self.connects.store(0, Ordering::Relaxed);
         if good {
             self.errors.store(0, Ordering::Relaxed);
@@ -75,18 +75,18 @@ impl Counts {
     }
 
     /// Counts a failed connection; true when the endpoint should be ejected for it.
-    pub(super) fn refused(&self, settings: &Settings) -> bool {
+    pub(crate) fn refused(&self, settings: &Settings) -> bool {
         self.bad.fetch_add(1, Ordering::Relaxed);
         let in_a_row = self.connects.fetch_add(1, Ordering::Relaxed) + 1;
         settings.connects > 0 && in_a_row >= settings.connects
     }
 
-    pub(super) fn is_ejected(&self, now_us: u64) -> bool {
+    pub(crate) fn is_ejected(&self, now_us: u64) -> bool {
         self.ejected_until_us.load(Ordering::Relaxed) > now_us
     }
 
     /// Ejects for longer than the last time.
-    pub(super) fn eject(&self, settings: &Settings, now_us: u64) {
+    pub(crate) fn eject(&self, settings: &Settings, now_us: u64) {
         let before = self.ejections.fetch_add(1, Ordering::Relaxed).min(LONGEST);
         let first = u64::try_from(settings.ejection.as_micros()).unwrap_or(u64::MAX);
         let until = now_us.saturating_add(first.saturating_mul(1 << before));
@@ -96,7 +96,7 @@ impl Counts {
     }
 
     /// The answers since the last call. A whole interval of good ones makes an ejection forgotten.
-    pub(super) fn interval(&self) -> (u32, u32) {
+    pub(crate) fn interval(&self) -> (u32, u32) {
         let good = self.good.swap(0, Ordering::Relaxed);
         let bad = self.bad.swap(0, Ordering::Relaxed);
         if good > 0 && bad == 0 {
@@ -108,7 +108,7 @@ impl Counts {
 }
 
 /// Whether one more of `total` may be ejected: within the floor, and never the last one.
-pub(super) fn may_eject(ejected: usize, total: usize, settings: &Settings) -> bool {
+pub(crate) fn may_eject(ejected: usize, total: usize, settings: &Settings) -> bool {
     let most = total * usize::try_from(settings.most_percent.min(100)).unwrap_or(100) / 100;
     // One of two or three may go even where the percentage rounds to none.
     let most = if settings.most_percent > 0 { most.max(1) } else { 0 };
@@ -116,12 +116,12 @@ pub(super) fn may_eject(ejected: usize, total: usize, settings: &Settings) -> bo
 }
 
 /// Whether so few of `total` are usable that health is passed over.
-pub(super) fn is_panic(usable: usize, total: usize, settings: &Settings) -> bool {
+pub(crate) fn is_panic(usable: usize, total: usize, settings: &Settings) -> bool {
     usable * 100 < total * usize::try_from(settings.panic_percent.min(100)).unwrap_or(100)
 }
 
 /// Those of (good, bad) whose rate is far below the others', worst first.
-pub(super) fn outliers(intervals: &[(u32, u32)], settings: &Settings) -> Vec<usize> {
+pub(crate) fn outliers(intervals: &[(u32, u32)], settings: &Settings) -> Vec<usize> {
     let Some(deviations) = settings.deviations else { return Vec::new() };
     let rates = intervals.iter().enumerate().filter_map(|(index, (good, bad))| {
         let all = good.saturating_add(*bad);

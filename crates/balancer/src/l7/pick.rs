@@ -28,12 +28,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 pub use endpoint::Endpoint;
-pub(super) use policy::{HashOn, Pick, Policy};
-pub(super) use set::{BackendSet, Member, OpenRequest, Sets};
+pub(crate) use policy::{HashOn, Pick, Policy};
+pub(crate) use set::{BackendSet, Member, OpenRequest, Sets};
 
 /// Why no endpoint was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// There is none.
     NoEndpoint,
     /// As many requests are open as may be.
@@ -53,13 +53,13 @@ impl fmt::Display for Refused {
 }
 
 /// Microseconds since this process first asked, and never 0.
-pub(super) fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX) + 1
 }
 
 /// Evenly spread numbers without a lock or a generator per thread (SplitMix64 over a counter).
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     static STEP: AtomicU64 = AtomicU64::new(0);
     mix(STEP.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
 }

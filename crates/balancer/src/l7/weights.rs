@@ -12,16 +12,16 @@ const ENOUGH: u64 = 714;
 
 /// How weights move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Of the way, at each step; 0 or 100 is all at once.
-    pub(super) step_percent: u32,
+    pub(crate) step_percent: u32,
     /// Between two steps; the first is taken at once.
-    pub(super) every: Duration,
+    pub(crate) every: Duration,
 }
 
 /// Weights on their way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Moving {
+pub(crate) struct Moving {
     from: Vec<u32>,
     to: Vec<u32>,
     begun_us: u64,
@@ -30,17 +30,17 @@ pub(super) struct Moving {
 
 impl Moving {
     /// From `from`, where a site that was not there had nothing, to `to`.
-    pub(super) fn new(from: Vec<u32>, to: Vec<u32>, pace: Pace, begun_us: u64) -> Self {
+    pub(crate) fn new(from: Vec<u32>, to: Vec<u32>, pace: Pace, begun_us: u64) -> Self {
         let from = if from.len() == to.len() { from } else { to.clone() };
         Self { from, to, begun_us, pace }
     }
 
-    pub(super) fn towards(&self) -> (&[u32], Pace) {
+    pub(crate) fn towards(&self) -> (&[u32], Pace) {
         (&self.to, self.pace)
     }
 
     /// The weight of site `index`.
-    pub(super) fn at(&self, index: usize, now_us: u64) -> u32 {
+    pub(crate) fn at(&self, index: usize, now_us: u64) -> u32 {
         let (from, to) = (u64::from(self.from[index]), u64::from(self.to[index]));
         let done = self.done_percent(now_us);
         u32::try_from((from * (100 - done) + to * done) / 100).unwrap_or(u32::MAX)
@@ -58,7 +58,7 @@ impl Moving {
 }
 
 /// What a site of this weight counts with `usable` of `total` endpoints, in thousandths.
-pub(super) fn effective(weight: u32, usable: usize, total: usize) -> u64 {
+pub(crate) fn effective(weight: u32, usable: usize, total: usize) -> u64 {
     if usable == 0 || total == 0 {
         return 0;
     }
@@ -67,7 +67,7 @@ pub(super) fn effective(weight: u32, usable: usize, total: usize) -> u64 {
 }
 
 /// Which of `weights` a draw falls on; `None` when all are 0.
-pub(super) fn draw(weights: impl Iterator<Item = u64> + Clone, random: u64) -> Option<usize> {
+pub(crate) fn draw(weights: impl Iterator<Item = u64> + Clone, random: u64) -> Option<usize> {
     let total: u64 = weights.clone().sum();
     if total == 0 {
         return None;

@@ -1,16 +1,23 @@
 //! The words that `nft` reads.
 //!
+//! ```text
+//! address . protocol . port ─▶ services ─goto▶ any-5: dnat to ends[address . protocol . port . random mod 5]
+//!                                       └goto▶ svc-NAMESPACE/NAME/…: the same with affinity
+//! ```
+//!
 //! Written for nft 1.0.6 (Debian 12), which wants `meta l4proto` before a port is matched or set.
 
-use std::fmt::Write;
+use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 
-use super::{Config, Front, Protocol, Ruleset};
+use super::{Config, Front, Protocol, Shared, Target};
 
 /// The chain that finds a front's chain.
 pub(in crate::l4) const DISPATCH: &str = "dispatch";
 /// The chain that says no.
-pub(in crate::l4) const REFUSE: &str = "refuse";
+const REFUSE: &str = "refuse";
+/// The chain that says nothing.
+const IGNORE: &str = "ignore";
 
 /// Our bit in the packet mark, from the lookup until the packet leaves: it tells our traffic from
 /// what other tables redirect. Bits 14 and 15 are kube-proxy's, the low byte is people's.
@@ -19,12 +26,190 @@ const MARK: u32 = 0x0010_0000;
 /// A client with affinity costs an element; 64 Ki clients an endpoint, the rest goes anywhere.
 const AFFINITY_CLIENTS: u32 = 65_536;
 
-pub(super) fn mark_as_ours() -> String {
+/// One transaction, in the order that nft wants: what is led to is there before what leads to it,
+/// and goes after it.
+#[derive(Debug)]
+pub(super) struct Script<'a> {
+    table: &'a str,
+    flushed: BTreeSet<String>,
+    forgotten: Vec<String>,
+    /// Chains that get rules, and sets.
+    made: Vec<String>,
+    rules: Vec<String>,
+    without: Vec<String>,
+    with: Vec<String>,
+    unused: BTreeSet<String>,
+    used: BTreeSet<String>,
+}
+
+impl<'a> Script<'a> {
+    pub(super) fn new(table: &'a str) -> Self {
+        Self {
+            table,
+            flushed: BTreeSet::new(),
+            forgotten: Vec::new(),
+            made: Vec::new(),
+            rules: Vec::new(),
+            without: Vec::new(),
+            with: Vec::new(),
+            unused: BTreeSet::new(),
+            used: BTreeSet::new(),
+        }
+    }
+
+    /// Leads `front` from one target to another; only elements that differ are named.
+    pub(super) fn front(&mut self, front: &Front, before: Option<&Target>, after: Option<&Target>) {
+        let table = self.table;
+        let old = before.map(|target| elements(front, target)).unwrap_or_default();
+        let new = after.map(|target| elements(front, target)).unwrap_or_default();
+        let gone = old.iter().filter(|element| !new.contains(element));
+        self.without.extend(gone.map(|Element { set, key, .. }| {
+            format!("delete element ip {table} {set} {{ {key} }}")
+        }));
+        let come = new.iter().filter(|element| !old.contains(element));
+        self.with.extend(come.map(|Element { set, key, value }| {
+            format!("add element ip {table} {set} {{ {key}{value} }}")
+        }));
+    }
+
+    pub(super) fn add(&mut self, shared: &Shared) {
+        let table = self.table;
+        match shared {
+            Shared::Any { node_port, count } => {
+                let chain = any(*node_port, *count);
+                let rules = [mark_as_ours(), choice(*node_port, *count)];
+                self.chain(&chain, rules.into_iter());
+            }
+            Shared::Sticky { chain, protocol, endpoints } => {
+                let sets: Vec<_> = endpoints.iter().map(|to| (clients(chain, to), to)).collect();
+                let rules = std::iter::once(mark_as_ours()).chain(sticky(*protocol, &sets));
+                self.chain(chain, rules.chain(std::iter::once(any_of(*protocol, endpoints))));
+            }
+            Shared::Clients { chain, seconds, endpoint } => {
+                let set = clients(chain, endpoint);
+                self.made.push(format!(
+                    "add set ip {table} {set} {{ type ipv4_addr; size {AFFINITY_CLIENTS}; \
+                     flags dynamic,timeout; timeout {seconds}s; }}"
+                ));
+            }
+            Shared::Hairpin(pod) => {
+                self.with.push(format!("add element ip {table} hairpins {{ {pod} . {pod} }}"));
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, shared: &Shared) {
+        let table = self.table;
+        match shared {
+            Shared::Any { node_port, count } => {
+                self.unused.insert(any(*node_port, *count));
+            }
+            Shared::Sticky { chain, .. } => {
+                self.flushed.insert(chain.clone());
+                self.unused.insert(chain.clone());
+            }
+            Shared::Clients { chain, endpoint, .. } => {
+                // A set whose time changed is another set, under rules that read the same.
+                self.forgotten.push(format!("delete set ip {table} {}", clients(chain, endpoint)));
+                self.flushed.insert(chain.clone());
+            }
+            Shared::Hairpin(pod) => {
+                self.without
+                    .push(format!("delete element ip {table} hairpins {{ {pod} . {pod} }}"));
+            }
+        }
+    }
+
+    fn chain(&mut self, chain: &str, rules: impl Iterator<Item = String>) {
+        let table = self.table;
+        self.made.push(format!("add chain ip {table} {chain}"));
+        self.rules.extend(rules.map(|rule| format!("add rule ip {table} {chain} {rule}")));
+        self.used.insert(chain.to_owned());
+    }
+
+    pub(super) fn finish(self) -> String {
+        let table = self.table;
+        let flushed = self.flushed.iter().map(|chain| format!("flush chain ip {table} {chain}"));
+        let unused = self.unused.difference(&self.used);
+        let unused = unused.map(|chain| format!("delete chain ip {table} {chain}"));
+        let lines = flushed.chain(self.forgotten).chain(self.made).chain(self.rules);
+        let lines = lines.chain(self.without).chain(self.with).chain(unused);
+        lines.fold(String::new(), |mut text, line| {
+            text.push_str(&line);
+            text.push('\n');
+            text
+        })
+    }
+}
+
+/// An element of a set or map.
+#[derive(Debug, PartialEq, Eq)]
+struct Element {
+    set: &'static str,
+    key: String,
+    /// With its colon, or empty.
+    value: String,
+}
+
+/// What `front` has in the maps and sets.
+fn elements(front: &Front, target: &Target) -> Vec<Element> {
+    let (ip, protocol, port) = front;
+    let (key, services, ends) = match ip {
+        Some(ip) => (format!("{ip} . {protocol} . {port}"), "services", "ends"),
+        None => (format!("{protocol} . {port}"), "node-ports", "node-ends"),
+    };
+    let chain = match &target.sticky {
+        _ if target.endpoints.is_empty() => REFUSE.to_owned(),
+        Some((chain, _)) => chain.clone(),
+        None => any(ip.is_none(), target.endpoints.len()),
+    };
+    let to = Element { set: services, key: key.clone(), value: format!(" : goto {chain}") };
+    let mut elements = vec![to];
+    if target.sticky.is_none() {
+        elements.extend(target.endpoints.iter().enumerate().map(|(index, end)| Element {
+            set: ends,
+            key: format!("{key} . {index}"),
+            value: format!(" : {} . {}", end.ip(), end.port()),
+        }));
+    }
+    if let Some(sources) = &target.sources {
+        elements.push(Element { set: "guarded", key: key.clone(), value: String::new() });
+        elements.extend(sources.iter().map(|source| Element {
+            set: "allowed",
+            key: format!("{key} . {source}"),
+            value: String::new(),
+        }));
+    }
+    elements
+}
+
+/// The chain that picks one of `count`.
+fn any(node_port: bool, count: usize) -> String {
+    let kind = if node_port { "node-any" } else { "any" };
+    format!("{kind}-{count}")
+}
+
+/// Its rule.
+fn choice(node_port: bool, count: usize) -> String {
+    let (address, map) = if node_port { ("", "node-ends") } else { ("ip daddr . ", "ends") };
+    format!(
+        "meta l4proto {{ tcp, udp, sctp }} dnat ip to {address}meta l4proto . th dport . \
+         numgen random mod {count} map @{map}"
+    )
+}
+
+/// The set of clients that `chain` sent to an endpoint. Its name carries the endpoint: when that
+/// goes, so does the memory of it.
+fn clients(chain: &str, endpoint: &SocketAddrV4) -> String {
+    format!("of-{chain}/{}/{}", endpoint.ip(), endpoint.port())
+}
+
+fn mark_as_ours() -> String {
     format!("meta mark set meta mark or {MARK:#x}")
 }
 
 /// Spreads over `endpoints` at random.
-pub(super) fn any_of(protocol: Protocol, endpoints: &[SocketAddrV4]) -> String {
+fn any_of(protocol: Protocol, endpoints: &[SocketAddrV4]) -> String {
     if let [only] = endpoints {
         return format!("meta l4proto {protocol} dnat to {only}");
     }
@@ -37,7 +222,7 @@ pub(super) fn any_of(protocol: Protocol, endpoints: &[SocketAddrV4]) -> String {
 /// Sends a client where its set says, or picks and writes it down.
 ///
 /// A set that is full ends its rule, so the plain choice has to follow.
-pub(super) fn sticky(protocol: Protocol, sets: &[(String, &SocketAddrV4)]) -> Vec<String> {
+fn sticky(protocol: Protocol, sets: &[(String, &SocketAddrV4)]) -> Vec<String> {
     let known = sets.iter().map(|(set, to)| {
         format!("meta l4proto {protocol} ip saddr @{set} update @{set} {{ ip saddr }} dnat to {to}")
     });
@@ -56,8 +241,8 @@ pub(in crate::l4) fn without_table(instance: &str) -> String {
     format!("add table ip {instance}\ndelete table ip {instance}\n")
 }
 
-/// The parts that stay the same whatever Services there are.
-fn frame(config: &Config, masquerade_between_pods: bool) -> String {
+/// The whole table but for what depends on Services; replaces one that is there.
+pub(in crate::l4) fn frame(config: &Config, masquerade_between_pods: bool) -> String {
     let Config { instance, pod_range, service_range, bridge, .. } = config;
     let between_pods = if masquerade_between_pods {
         format!("    ip saddr {pod_range} ip daddr {pod_range} masquerade\n")
@@ -69,12 +254,27 @@ fn frame(config: &Config, masquerade_between_pods: bool) -> String {
         r#"{gone}table ip {instance} {{
   map services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
   map node-ports {{ type inet_proto . inet_service : verdict; }}
+  map ends {{
+    typeof ip daddr . meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport
+  }}
+  map node-ends {{
+    typeof meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport
+  }}
+  set guarded {{ type ipv4_addr . inet_proto . inet_service; }}
+  set allowed {{ type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval; }}
   set hairpins {{ type ipv4_addr . ipv4_addr; }}
   chain {REFUSE} {{
     meta l4proto tcp reject with tcp reset
     reject with icmp type port-unreachable
   }}
+  chain {IGNORE} {{
+    drop
+  }}
+  chain guard {{
+    ip daddr . meta l4proto . th dport . ip saddr != @allowed goto {IGNORE}
+  }}
   chain {DISPATCH} {{
+    meta l4proto {{ tcp, udp, sctp }} ip daddr . meta l4proto . th dport @guarded jump guard
     meta l4proto {{ tcp, udp, sctp }} ip daddr . meta l4proto . th dport vmap @services
     ip daddr {service_range} goto {REFUSE}
     fib daddr type local meta l4proto {{ tcp, udp, sctp }} meta l4proto . th dport vmap @node-ports
@@ -98,96 +298,4 @@ fn frame(config: &Config, masquerade_between_pods: bool) -> String {
 "#,
         gone = without_table(instance),
     )
-}
-
-impl Ruleset {
-    /// One transaction that replaces the whole table.
-    pub(in crate::l4) fn full(&self, config: &Config, masquerade_between_pods: bool) -> String {
-        let frame = frame(config, masquerade_between_pods);
-        frame + &self.difference(&Self::default(), &config.instance)
-    }
-
-    /// One transaction from `before` to this: what is the same is not named. Empty for no change.
-    ///
-    /// Order matters to nft: a chain is there before a map leads to it, and is removed after.
-    pub(in crate::l4) fn difference(&self, before: &Self, instance: &str) -> String {
-        let mut text = String::new();
-        let mut line = |words: std::fmt::Arguments<'_>| {
-            text.write_fmt(words).expect("writing to a String cannot fail");
-            text.push('\n');
-        };
-        for (name, rules) in &self.chains {
-            match before.chains.get(name) {
-                None => line(format_args!("add chain ip {instance} {name}")),
-                Some(old) if old != rules => line(format_args!("flush chain ip {instance} {name}")),
-                Some(_) => {}
-            }
-        }
-        for name in before.chains.keys().filter(|name| !self.chains.contains_key(*name)) {
-            line(format_args!("flush chain ip {instance} {name}"));
-        }
-        // A set whose timeout changed is another set; chains that use it are new in any case,
-        // because the Service was edited, but their rules read the same: write them again.
-        let sets = before.sets.iter();
-        let renewed: Vec<_> =
-            sets.filter(|(set, time)| self.sets.get(*set) != Some(time)).collect();
-        for (name, _) in &renewed {
-            if let Some(user) = self.chains.keys().find(|chain| uses(name, chain)) {
-                line(format_args!("flush chain ip {instance} {user}"));
-            }
-        }
-        for (name, _) in &renewed {
-            line(format_args!("delete set ip {instance} {name}"));
-        }
-        for (name, timeout) in &self.sets {
-            if before.sets.get(name) != Some(timeout) {
-                line(format_args!(
-                    "add set ip {instance} {name} {{ type ipv4_addr; size {AFFINITY_CLIENTS}; \
-                     flags dynamic,timeout; timeout {timeout}s; }}"
-                ));
-            }
-        }
-        for (name, rules) in &self.chains {
-            let rewritten = renewed.iter().any(|(set, _)| uses(set, name));
-            if before.chains.get(name) != Some(rules) || rewritten {
-                for rule in rules {
-                    line(format_args!("add rule ip {instance} {name} {rule}"));
-                }
-            }
-        }
-        let moved = |front: &Front, chain: &String, other: &Self| {
-            other.fronts.get(front).is_none_or(|there| there != chain)
-        };
-        for (front, _) in before.fronts.iter().filter(|(front, chain)| moved(front, chain, self)) {
-            let (map, key) = element(front);
-            line(format_args!("delete element ip {instance} {map} {{ {key} }}"));
-        }
-        for (front, chain) in self.fronts.iter().filter(|(f, chain)| moved(f, chain, before)) {
-            let (map, key) = element(front);
-            line(format_args!("add element ip {instance} {map} {{ {key} : goto {chain} }}"));
-        }
-        for pod in before.hairpins.difference(&self.hairpins) {
-            line(format_args!("delete element ip {instance} hairpins {{ {pod} . {pod} }}"));
-        }
-        for pod in self.hairpins.difference(&before.hairpins) {
-            line(format_args!("add element ip {instance} hairpins {{ {pod} . {pod} }}"));
-        }
-        for name in before.chains.keys().filter(|name| !self.chains.contains_key(*name)) {
-            line(format_args!("delete chain ip {instance} {name}"));
-        }
-        text
-    }
-}
-
-/// Whether affinity set `set` belongs to `chain`.
-fn uses(set: &str, chain: &str) -> bool {
-    let rest = set.strip_prefix("of-").and_then(|rest| rest.strip_prefix(chain));
-    rest.is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn element(front: &Front) -> (&'static str, String) {
-    match front {
-        (Some(ip), protocol, port) => ("services", format!("{ip} . {protocol} . {port}")),
-        (None, protocol, port) => ("node-ports", format!("{protocol} . {port}")),
-    }
 }

@@ -45,24 +45,39 @@ const UP: &[&str] = &["ready", "serving"];
 const LEAVING: &[&str] = &["serving", "terminating"];
 const DOWN: &[&str] = &[];
 
-fn web(endpoints: &[(&str, &[&str])]) -> Ruleset {
-    let spec = json!({"clusterIP": "10.43.0.5", "ports": [{"port": 80, "targetPort": 8080}]});
-    let snapshot = Snapshot {
-        services: vec![service("web", spec)],
-        slices: vec![slice("web", json!({"port": 8080, "protocol": "TCP"}), endpoints)],
-    };
-    ruleset(&snapshot, &config())
+fn changed(services: Vec<Arc<Service>>, slices: Vec<Arc<EndpointSlice>>) -> (Ruleset, String) {
+    let mut rules = Ruleset::default();
+    let change = rules.change(&Snapshot { services, slices }, &config());
+    (rules, change.script)
+}
+
+fn web_service() -> Arc<Service> {
+    service("web", json!({"clusterIP": "10.43.0.5", "ports": [{"port": 80, "targetPort": 8080}]}))
+}
+
+fn web_slice(endpoints: &[(&str, &[&str])]) -> Arc<EndpointSlice> {
+    slice("web", json!({"port": 8080, "protocol": "TCP"}), endpoints)
+}
+
+/// The script from one set of endpoints to another.
+fn from_to(before: &[(&str, &[&str])], after: &[(&str, &[&str])]) -> String {
+    let web = web_service();
+    let (mut rules, _) = changed(vec![web.clone()], vec![web_slice(before)]);
+    let snapshot = Snapshot { services: vec![web], slices: vec![web_slice(after)] };
+    let script = rules.change(&snapshot, &config()).script;
+    assert_eq!(rules.change(&snapshot, &config()), Change::default());
+    script
 }
 
 #[test]
 fn only_ready_endpoints_get_traffic_and_serving_ones_that_terminate_when_there_are_none() {
     let check = |endpoints: &[(&str, &[&str])], expected: &[&str]| {
-        let rules = web(endpoints);
+        let (rules, script) = changed(vec![web_service()], vec![web_slice(endpoints)]);
         let front = (Some(Ipv4Addr::new(10, 43, 0, 5)), Protocol::Tcp, 80);
-        let found: Vec<_> = rules.flows[&front].iter().map(ToString::to_string).collect();
+        let target = rules.target(&front).unwrap();
+        let found: Vec<_> = target.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(found, expected, "{endpoints:?}");
-        let refused = rules.fronts[&front] == REFUSE;
-        assert_eq!(refused, expected.is_empty(), "{endpoints:?}");
+        assert_eq!(script.contains("goto refuse"), expected.is_empty(), "{endpoints:?}");
     };
     check(&[("10.42.0.3", UP), ("10.42.0.2", UP)], &["10.42.0.2:8080", "10.42.0.3:8080"]);
     check(&[("10.42.0.3", UP), ("10.42.0.2", DOWN)], &["10.42.0.3:8080"]);
@@ -74,44 +89,54 @@ fn only_ready_endpoints_get_traffic_and_serving_ones_that_terminate_when_there_a
 }
 
 #[test]
-fn an_endpoint_change_names_its_chain_only() {
-    let before = web(&[("10.42.0.2", UP), ("10.42.0.3", UP)]);
-    let after = web(&[("10.42.0.3", UP), ("10.42.0.4", UP)]);
+fn an_endpoint_change_names_its_elements_only() {
     assert_eq!(
-        after.difference(&before, "b1"),
-        "flush chain ip b1 svc-shop/web/tcp/80\n\
-         add rule ip b1 svc-shop/web/tcp/80 meta mark set meta mark or 0x100000\n\
-         add rule ip b1 svc-shop/web/tcp/80 meta l4proto tcp dnat ip to numgen random mod 2 \
-         map { 0 : 10.42.0.3 . 8080, 1 : 10.42.0.4 . 8080 }\n\
-         delete element ip b1 hairpins { 10.42.0.2 . 10.42.0.2 }\n\
+        from_to(&[("10.42.0.2", UP), ("10.42.0.3", UP)], &[("10.42.0.2", UP), ("10.42.0.4", UP)]),
+        "delete element ip b1 ends { 10.43.0.5 . tcp . 80 . 1 }\n\
+         delete element ip b1 hairpins { 10.42.0.3 . 10.42.0.3 }\n\
+         add element ip b1 ends { 10.43.0.5 . tcp . 80 . 1 : 10.42.0.4 . 8080 }\n\
          add element ip b1 hairpins { 10.42.0.4 . 10.42.0.4 }\n"
     );
-    assert_eq!(after.difference(&after, "b1"), "");
+}
+
+#[test]
+fn another_number_of_endpoints_is_another_chain() {
+    assert_eq!(
+        from_to(&[("10.42.0.2", UP)], &[("10.42.0.2", UP), ("192.0.2.4", UP)]),
+        "add chain ip b1 any-2\n\
+         add rule ip b1 any-2 meta mark set meta mark or 0x100000\n\
+         add rule ip b1 any-2 meta l4proto { tcp, udp, sctp } dnat ip to \
+         ip daddr . meta l4proto . th dport . numgen random mod 2 map @ends\n\
+         delete element ip b1 services { 10.43.0.5 . tcp . 80 }\n\
+         add element ip b1 services { 10.43.0.5 . tcp . 80 : goto any-2 }\n\
+         add element ip b1 ends { 10.43.0.5 . tcp . 80 . 1 : 192.0.2.4 . 8080 }\n\
+         delete chain ip b1 any-1\n"
+    );
 }
 
 #[test]
 fn a_service_that_loses_its_last_endpoint_refuses() {
-    let before = web(&[("10.42.0.2", UP)]);
-    let after = web(&[]);
     assert_eq!(
-        after.difference(&before, "b1"),
-        "flush chain ip b1 svc-shop/web/tcp/80\n\
-         delete element ip b1 services { 10.43.0.5 . tcp . 80 }\n\
-         add element ip b1 services { 10.43.0.5 . tcp . 80 : goto refuse }\n\
+        from_to(&[("10.42.0.2", UP)], &[]),
+        "delete element ip b1 services { 10.43.0.5 . tcp . 80 }\n\
+         delete element ip b1 ends { 10.43.0.5 . tcp . 80 . 0 }\n\
          delete element ip b1 hairpins { 10.42.0.2 . 10.42.0.2 }\n\
-         delete chain ip b1 svc-shop/web/tcp/80\n"
+         add element ip b1 services { 10.43.0.5 . tcp . 80 : goto refuse }\n\
+         delete chain ip b1 any-1\n"
     );
 }
 
 fn fronts(spec: Value, endpoints: &[(&str, &[&str])]) -> Vec<String> {
-    let snapshot = Snapshot {
-        services: vec![service("web", spec)],
-        slices: vec![slice("web", json!({"name": "http", "port": 8080}), endpoints)],
-    };
-    let rules = ruleset(&snapshot, &config());
-    let named = rules.fronts.iter().map(|((ip, protocol, port), chain)| {
+    let slice = slice("web", json!({"name": "http", "port": 8080}), endpoints);
+    let (rules, _) = changed(vec![service("web", spec)], vec![slice]);
+    let claims: BTreeSet<_> = rules.claims.keys().collect();
+    let named = claims.into_iter().map(|front| {
+        let (ip, protocol, port) = front;
         let ip = ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
-        format!("{ip} {protocol} {port} {chain}")
+        let target = rules.target(front).unwrap();
+        let count = target.endpoints.len();
+        let guard = target.sources.as_ref().map(|sources| format!(" for {sources:?}"));
+        format!("{ip} {protocol} {port} {count}{}", guard.unwrap_or_default())
     });
     named.collect()
 }
@@ -124,19 +149,15 @@ fn every_kind_of_address_is_a_front() {
     };
     check(
         json!({"clusterIP": "10.43.0.5", "externalIPs": ["192.0.2.7"], "ports": port}),
-        &[
-            "* tcp 30080 svc-shop/web/tcp/80",
-            "10.43.0.5 tcp 80 svc-shop/web/tcp/80",
-            "192.0.2.7 tcp 80 svc-shop/web/tcp/80",
-        ],
+        &["* tcp 30080 1", "10.43.0.5 tcp 80 1", "192.0.2.7 tcp 80 1"],
     );
-    check(json!({"clusterIP": "None", "ports": port}), &["* tcp 30080 ext-shop/web/tcp/80"]);
+    check(json!({"clusterIP": "None", "ports": port}), &["* tcp 30080 1"]);
     check(json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}), &[]);
     check(json!({"type": "ExternalName", "externalName": "x", "ports": port}), &[]);
     // The endpoints' port is found by name and protocol.
     check(
         json!({"clusterIP": "10.43.0.5", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}),
-        &["10.43.0.5 udp 53 refuse"],
+        &["10.43.0.5 udp 53 0"],
     );
 }
 
@@ -149,16 +170,40 @@ fn local_policies_keep_to_this_machine() {
     };
     let both: &[(&str, &[&str])] = &[("10.42.0.2", UP), ("192.0.2.9", UP)];
     let away: &[(&str, &[&str])] = &[("192.0.2.9", UP)];
-    let check = |spec: Value, endpoints, outer: &str, inner: &str| {
+    let check = |spec: Value, endpoints, outer: usize, inner: usize| {
         let expected = [format!("* tcp 30080 {outer}"), format!("10.43.0.5 tcp 80 {inner}")];
         assert_eq!(fronts(spec, endpoints), expected);
     };
-    let (svc, ext) = ("svc-shop/web/tcp/80", "ext-shop/web/tcp/80");
-    check(spec("Cluster", "Cluster"), both, svc, svc);
-    check(spec("Cluster", "Local"), both, ext, svc);
-    check(spec("Local", "Local"), both, svc, svc);
-    check(spec("Cluster", "Local"), away, REFUSE, svc);
-    check(spec("Local", "Cluster"), away, ext, REFUSE);
+    check(spec("Cluster", "Cluster"), both, 2, 2);
+    check(spec("Cluster", "Local"), both, 1, 2);
+    check(spec("Local", "Local"), both, 1, 1);
+    check(spec("Cluster", "Local"), away, 0, 1);
+    check(spec("Local", "Cluster"), away, 1, 0);
+}
+
+#[test]
+fn source_ranges_guard_the_addresses_that_a_balancer_gave() {
+    let guarded = |ranges: Value| {
+        let object = json!({"metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"clusterIP": "10.43.0.5", "loadBalancerSourceRanges": ranges,
+                "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}]}}});
+        let service = Arc::new(serde_json::from_value(object).unwrap());
+        let (_, script) = changed(vec![service], vec![web_slice(&[("192.0.2.9", UP)])]);
+        let is_guard = |line: &&str| line.contains("guarded") || line.contains("allowed");
+        script.lines().filter(is_guard).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(guarded(json!([])), [] as [String; 0]);
+    assert_eq!(
+        guarded(json!(["10.0.0.0/9", " 10.128.0.0/9", "10.1.0.0/16", "198.51.100.7/24"])),
+        [
+            "add element ip b1 guarded { 192.0.2.8 . tcp . 80 }",
+            "add element ip b1 allowed { 192.0.2.8 . tcp . 80 . 10.0.0.0/8 }",
+            "add element ip b1 allowed { 192.0.2.8 . tcp . 80 . 198.51.100.0/24 }",
+        ]
+    );
+    // Of what cannot be read, nobody is let in.
+    assert_eq!(guarded(json!(["::/0"])), ["add element ip b1 guarded { 192.0.2.8 . tcp . 80 }"]);
 }
 
 #[test]
@@ -168,51 +213,70 @@ fn affinity_is_kept_for_each_endpoint_and_goes_with_it() {
             "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}},
             "ports": [{"port": 80}]})
     };
-    let rules = |seconds, endpoints: &[(&str, &[&str])]| {
-        let snapshot = Snapshot {
-            services: vec![service("web", spec(seconds))],
-            slices: vec![slice("web", json!({"port": 80}), endpoints)],
-        };
-        ruleset(&snapshot, &config())
+    let snapshot = |seconds, endpoints: &[(&str, &[&str])]| Snapshot {
+        services: vec![service("web", spec(seconds))],
+        slices: vec![slice("web", json!({"port": 80}), endpoints)],
     };
-    let one = rules(60, &[("10.42.0.2", UP)]);
+    let one: &[(&str, &[&str])] = &[("10.42.0.2", UP)];
+    let (mut rules, chain) = (Ruleset::default(), "svc-shop/web/tcp/80");
+    let first = rules.change(&snapshot(60, one), &config()).script;
+    let set = "of-svc-shop/web/tcp/80/10.42.0.2/80";
     assert_eq!(
-        one.chains["svc-shop/web/tcp/80"],
+        first.lines().filter(|line| line.starts_with("add rule")).collect::<Vec<_>>(),
         [
-            "meta mark set meta mark or 0x100000",
-            "meta l4proto tcp ip saddr @of-svc-shop/web/tcp/80/10.42.0.2/80 \
-             update @of-svc-shop/web/tcp/80/10.42.0.2/80 { ip saddr } dnat to 10.42.0.2:80",
-            "meta l4proto tcp update @of-svc-shop/web/tcp/80/10.42.0.2/80 { ip saddr } \
-             dnat to 10.42.0.2:80",
-            "meta l4proto tcp dnat to 10.42.0.2:80",
+            format!("add rule ip b1 {chain} meta mark set meta mark or 0x100000"),
+            format!(
+                "add rule ip b1 {chain} meta l4proto tcp ip saddr @{set} update @{set} \
+                 {{ ip saddr }} dnat to 10.42.0.2:80"
+            ),
+            format!(
+                "add rule ip b1 {chain} meta l4proto tcp update @{set} {{ ip saddr }} \
+                 dnat to 10.42.0.2:80"
+            ),
+            format!("add rule ip b1 {chain} meta l4proto tcp dnat to 10.42.0.2:80"),
         ]
     );
-    let two = rules(60, &[("10.42.0.2", UP), ("10.42.0.3", UP)]);
-    let gone = one.difference(&two, "b1");
-    assert!(gone.contains("delete set ip b1 of-svc-shop/web/tcp/80/10.42.0.3/80\n"), "{gone}");
-    // Another timeout is another set, under the same rules.
-    let longer = rules(90, &[("10.42.0.2", UP)]).difference(&one, "b1");
-    let kinds: Vec<_> = longer.lines().map(|line| line.split(" ip b1").next().unwrap()).collect();
-    assert_eq!(
-        kinds,
-        ["flush chain", "delete set", "add set", "add rule", "add rule", "add rule", "add rule"]
-    );
+    // Another endpoint leaves the clients of the first where they are; its own go with it.
+    let two = snapshot(60, &[("10.42.0.2", UP), ("10.42.0.3", UP)]);
+    let more = rules.change(&two, &config()).script;
+    assert!(!more.contains(&format!("set ip b1 {set}")), "{more}");
+    let less = rules.change(&snapshot(60, one), &config()).script;
+    assert!(less.contains("delete set ip b1 of-svc-shop/web/tcp/80/10.42.0.3/80\n"), "{less}");
+    assert!(!less.contains(&format!("delete set ip b1 {set}")), "{less}");
+    // Another timeout is another set.
+    let longer = rules.change(&snapshot(90, one), &config()).script;
+    let heads: Vec<_> = longer.lines().map(|line| line.split(" ip b1").next().unwrap()).collect();
+    assert_eq!(heads[..3], ["flush chain", "delete set", "add set"], "{longer}");
+    // And without affinity the chain goes.
+    let plain = Snapshot {
+        services: vec![service("web", json!({"clusterIP": "10.43.0.5", "ports": [{"port": 80}]}))],
+        slices: vec![slice("web", json!({"port": 80}), one)],
+    };
+    let last = rules.change(&plain, &config()).script;
+    assert!(last.contains(&format!("delete chain ip b1 {chain}\n")), "{last}");
+    assert!(last.contains("goto any-1"), "{last}");
 }
 
 #[test]
 fn the_order_of_objects_does_not_matter_and_the_first_claim_of_a_front_holds() {
     let spec = json!({"clusterIP": "10.43.0.5", "ports": [{"port": 80}]});
-    let mut snapshot = Snapshot {
-        services: vec![service("b", spec.clone()), service("a", spec)],
-        slices: vec![
-            slice("a", json!({"port": 80}), &[("10.42.0.2", UP)]),
-            slice("b", json!({"port": 80}), &[("10.42.0.3", UP)]),
-        ],
-    };
-    let rules = ruleset(&snapshot, &config());
+    let (a, b) = (service("a", spec.clone()), service("b", spec));
+    let slices = vec![
+        slice("a", json!({"port": 80}), &[("10.42.0.2", UP)]),
+        slice("b", json!({"port": 80}), &[("10.42.0.3", UP)]),
+    ];
     let front = (Some(Ipv4Addr::new(10, 43, 0, 5)), Protocol::Tcp, 80);
-    assert_eq!(rules.fronts[&front], "svc-shop/a/tcp/80");
-    snapshot.services.reverse();
-    snapshot.slices.reverse();
-    assert_eq!(ruleset(&snapshot, &config()), rules);
+    let leads = |rules: &Ruleset| rules.target(&front).unwrap().endpoints[0].to_string();
+    let (_, script) = changed(vec![a.clone(), b.clone()], slices.clone());
+    let reversed = slices.iter().rev().cloned().collect();
+    let (mut rules, other) = changed(vec![b.clone(), a], reversed);
+    assert_eq!(script, other);
+    assert_eq!(leads(&rules), "10.42.0.2:80");
+    // When the first goes, the second has it.
+    let change = rules.change(&Snapshot { services: vec![b], slices }, &config());
+    assert_eq!(leads(&rules), "10.42.0.3:80");
+    assert!(change.script.contains("ends { 10.43.0.5 . tcp . 80 . 0 : 10.42.0.3 . 80 }"));
+    let gone = rules.change(&Snapshot::default(), &config()).script;
+    assert!(rules.claims.is_empty() && rules.shared.is_empty() && rules.services.is_empty());
+    assert!(gone.contains("delete element ip b1 services { 10.43.0.5 . tcp . 80 }"), "{gone}");
 }

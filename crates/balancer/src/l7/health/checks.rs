@@ -25,23 +25,23 @@ const AT_ONCE: usize = 256;
 
 /// How endpoints are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::l7) struct Check {
-    pub(in crate::l7) kind: CheckKind,
-    pub(in crate::l7) interval: Duration,
-    pub(in crate::l7) timeout: Duration,
+pub(crate) struct Check {
+    pub(crate) kind: CheckKind,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
     /// The first and the last status of HTTP that is good.
-    pub(in crate::l7) statuses: (u16, u16),
+    pub(crate) statuses: (u16, u16),
     /// What the first 64 KiB of the body must hold.
-    pub(in crate::l7) body: Option<String>,
+    pub(crate) body: Option<String>,
     /// Another port than the requests'.
-    pub(in crate::l7) port: Option<u16>,
-    pub(in crate::l7) rise: u32,
-    pub(in crate::l7) fall: u32,
+    pub(crate) port: Option<u16>,
+    pub(crate) rise: u32,
+    pub(crate) fall: u32,
 }
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::l7) enum CheckKind {
+pub(crate) enum CheckKind {
     /// Whether it takes a connection.
     Tcp,
     /// `GET` this path.
@@ -51,7 +51,7 @@ pub(in crate::l7) enum CheckKind {
 }
 
 /// Checks and sweeps what `sets` gives, for ever.
-pub(in crate::l7) async fn keep(
+pub(crate) async fn keep(
     sets: impl Fn() -> Vec<Arc<BackendSet>> + Send + 'static,
     tasks: Tasks,
 ) {

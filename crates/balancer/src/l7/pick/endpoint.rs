@@ -82,12 +82,12 @@ impl Endpoint {
     }
 
     /// Says what an active check found.
-    pub(in crate::l7) fn checked(&self, well: bool) {
+    pub(crate) fn checked(&self, well: bool) {
         self.checked.store(if well { WELL } else { ILL }, Ordering::Relaxed);
     }
 
     /// What an active check found last, if there was one.
-    pub(in crate::l7) fn check(&self) -> Option<bool> {
+    pub(crate) fn check(&self) -> Option<bool> {
         match self.checked.load(Ordering::Relaxed) {
             UNCHECKED => None,
             state => Some(state == WELL),

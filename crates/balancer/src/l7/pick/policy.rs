@@ -19,7 +19,7 @@ const BOUND_PERCENT: u32 = 125;
 
 /// How an endpoint is chosen among those that may be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::l7) enum Pick {
+pub(crate) enum Pick {
     /// Of two the one with fewer open requests times latency.
     #[default]
     LeastRequest,
@@ -35,7 +35,7 @@ pub(in crate::l7) enum Pick {
 
 /// What a key is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::l7) enum HashOn {
+pub(crate) enum HashOn {
     Client,
     /// By name in lower case.
     Header(String),
@@ -44,25 +44,25 @@ pub(in crate::l7) enum HashOn {
 
 /// Everything that annotations say of a set.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::l7) struct Policy {
-    pub(in crate::l7) pick: Pick,
+pub(crate) struct Policy {
+    pub(crate) pick: Pick,
     /// By address, pod, node or zone; others have 1.
-    pub(in crate::l7) weights: BTreeMap<String, u32>,
-    pub(in crate::l7) prefer_near: bool,
-    pub(in crate::l7) slow_start: Option<Duration>,
-    pub(in crate::l7) outlier: Settings,
-    pub(in crate::l7) check: Option<Check>,
-    pub(in crate::l7) limits: Limits,
+    pub(crate) weights: BTreeMap<String, u32>,
+    pub(crate) prefer_near: bool,
+    pub(crate) slow_start: Option<Duration>,
+    pub(crate) outlier: Settings,
+    pub(crate) check: Option<Check>,
+    pub(crate) limits: Limits,
     /// Weights of clusters by name; none for all alike.
-    pub(in crate::l7) sites: BTreeMap<String, u32>,
-    pub(in crate::l7) pace: Pace,
+    pub(crate) sites: BTreeMap<String, u32>,
+    pub(crate) pace: Pace,
 }
 
 type Annotations = BTreeMap<String, String>;
 
 impl Policy {
     /// Reads the Service's annotations and the route's over them; and what could not be read.
-    pub(in crate::l7) fn read(service: &Annotations, route: &Annotations) -> (Self, Vec<String>) {
+    pub(crate) fn read(service: &Annotations, route: &Annotations) -> (Self, Vec<String>) {
         let mut policy = Self::default();
         let mut refused = Vec::new();
         let mut kind = String::new();
@@ -133,12 +133,12 @@ impl Policy {
     }
 
     /// Whether `annotations` say anything that makes a set of its own.
-    pub(in crate::l7) fn is_in(annotations: &Annotations) -> bool {
+    pub(crate) fn is_in(annotations: &Annotations) -> bool {
         annotations.keys().any(|key| key.starts_with(PREFIX))
     }
 
     /// The weight of an endpoint that is known by these names.
-    pub(in crate::l7) fn weight<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> u32 {
+    pub(crate) fn weight<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> u32 {
         names.find_map(|name| self.weights.get(name)).copied().unwrap_or(1)
     }
 }

@@ -14,19 +14,19 @@ use crate::l7::weights::{self, Moving};
 
 /// An endpoint as a set is made of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::l7) struct Member {
-    pub(in crate::l7) address: SocketAddrV4,
-    pub(in crate::l7) weight: u32,
+pub(crate) struct Member {
+    pub(crate) address: SocketAddrV4,
+    pub(crate) weight: u32,
     /// Whether it is near.
-    pub(in crate::l7) local: bool,
+    pub(crate) local: bool,
 }
 
 /// The endpoints of a route, and how one is picked.
 #[derive(Debug)]
-pub(in crate::l7) struct BackendSet {
+pub(crate) struct BackendSet {
     /// What it was made of: one that is made of the same is the same.
     made_of: Vec<(String, Vec<Member>)>,
-    pub(in crate::l7) policy: Arc<Policy>,
+    pub(crate) policy: Arc<Policy>,
     sites: Vec<Site>,
     moving: Moving,
     open: AtomicUsize,
@@ -108,14 +108,14 @@ impl BackendSet {
     }
 
     /// Every endpoint, site by site.
-    pub(in crate::l7) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.sites.iter().flat_map(|site| &site.all.endpoints)
     }
 
     /// What a request hashes to, where that decides.
     ///
     /// `header` gives the value of a header of the request by its name in lower case.
-    pub(in crate::l7) fn key<'a>(
+    pub(crate) fn key<'a>(
         &self,
         client: Option<IpAddr>,
         header: impl Fn(&str) -> Option<&'a [u8]>,
@@ -138,7 +138,7 @@ impl BackendSet {
     ///
     /// # Errors
     /// When there is no endpoint, or all that there are have reached a limit.
-    pub(in crate::l7) fn pick(
+    pub(crate) fn pick(
         self: &Arc<Self>,
         tried: &[SocketAddrV4],
         key: Option<u64>,
@@ -230,7 +230,7 @@ impl BackendSet {
 
     /// What a site's weight is now: what was asked for, and what it counts.
     #[cfg(test)]
-    pub(in crate::l7) fn weight(&self, site: usize) -> (u32, u64) {
+    pub(crate) fn weight(&self, site: usize) -> (u32, u64) {
         let (now_us, site_of) = (now_us(), &self.sites[site]);
         let weight = self.moving.at(site, now_us);
         let usable = site_of.usable.load(Ordering::Relaxed);
@@ -238,7 +238,7 @@ impl BackendSet {
     }
 
     /// Ejects what its rate gives away once an interval is over, and counts who is usable.
-    pub(in crate::l7) fn sweep(&self, now_us: u64) {
+    pub(crate) fn sweep(&self, now_us: u64) {
         let settings = &self.policy.outlier;
         let interval = u64::try_from(settings.interval.as_micros()).unwrap_or(u64::MAX);
         let swept = self.swept_us.load(Ordering::Relaxed);
@@ -281,24 +281,24 @@ impl BackendSet {
 
 /// A request counted as open at an endpoint, until it is dropped.
 #[derive(Debug)]
-pub(in crate::l7) struct OpenRequest {
+pub(crate) struct OpenRequest {
     set: Arc<BackendSet>,
     endpoint: Arc<Endpoint>,
     begun_us: u64,
 }
 
 impl OpenRequest {
-    pub(in crate::l7) fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
     /// The header of an answer in which endpoints say how loaded they are.
-    pub(in crate::l7) fn load_header(&self) -> Option<&str> {
+    pub(crate) fn load_header(&self) -> Option<&str> {
         self.set.policy.limits.load.as_ref().map(|threshold| threshold.header.as_str())
     }
 
     /// No connection was to be had.
-    pub(in crate::l7) fn refused(&self) {
+    pub(crate) fn refused(&self) {
         let now_us = now_us();
         self.endpoint.rest(now_us);
         if self.endpoint.counts.refused(&self.set.policy.outlier) {
@@ -308,7 +308,7 @@ impl OpenRequest {
     }
 
     /// The answer has begun, or broke off before it did (not `good`, as is 500 and above).
-    pub(in crate::l7) fn answered(&self, good: bool, load: Option<&[u8]>) {
+    pub(crate) fn answered(&self, good: bool, load: Option<&[u8]>) {
         let now_us = now_us();
         if good {
             // What fails quickly is not quick.
@@ -333,14 +333,14 @@ impl Drop for OpenRequest {
 
 /// Every set of a table, by what it is the set of.
 #[derive(Debug, Default)]
-pub(in crate::l7) struct Sets(HashMap<String, Arc<BackendSet>>);
+pub(crate) struct Sets(HashMap<String, Arc<BackendSet>>);
 
 impl Sets {
     /// The set of `key` (a Service's port, and the route when it has a policy of its own), and the
     /// very same one as in `before` when nothing about it changed.
     ///
     /// `made_of` is the members of each site by its name.
-    pub(in crate::l7) fn set(
+    pub(crate) fn set(
         &mut self,
         before: &Self,
         key: String,
@@ -360,7 +360,7 @@ impl Sets {
     }
 
     /// Each set.
-    pub(in crate::l7) fn iter(&self) -> impl Iterator<Item = &Arc<BackendSet>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<BackendSet>> {
         self.0.values()
     }
 }

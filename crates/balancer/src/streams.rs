@@ -1,0 +1,278 @@
+//! TCP and UDP for Services, in user space: what the kernel's rules cannot do.
+//!
+//! ```text
+//! API ──reflectors──▶ Snapshot ──plan()──▶ Streams ──swap──▶ every connection looks up once
+//!                                             └──▶ listeners are opened and closed
+//! ```
+//!
+//! A Service says by annotation where it wants to be reached (docs/BALANCER_L4.md):
+//! `berth.dev/listen: tcp/3306=mysql, udp/53=dns, tls/8443=https`. Several Services may share a
+//! `tls` port: the name in the client's hello decides, and nothing is decrypted. Endpoints are
+//! picked, checked, ejected and limited as for HTTP, a connection counting as a request; weights
+//! of clusters hold too.
+//!
+//! # Guarantees
+//! - An open connection stays with its endpoint while both keep it; a UDP flow moves on when its
+//!   endpoint goes.
+//! - A connection that is refused goes to another endpoint: nothing of it was sent.
+//! - Bounded: connections and flows in number, what is held of a connection in bytes (what one
+//!   read gave and the other side has not taken), the time until a client says who it is.
+//! - Several processes share the ports (`SO_REUSEPORT`). Told to stop, a process closes its
+//!   listeners, lets what is open go on until the deadline, and cuts the rest.
+//!
+//! # What it refuses
+//! TCPRoute, UDPRoute and TLSRoute of the Gateway API, ending TLS, UDP with PROXY protocol.
+
+mod plan;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::Service;
+use kube::runtime::watcher::{self, watcher};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use berth_daemon::{Ready, Tasks};
+
+use crate::follow::follow;
+use crate::l7::{Sites, Snapshot, health, pick};
+use crate::{tcp, udp};
+
+pub(crate) use plan::{Streams, Target, plan};
+
+/// Connections that wait in the kernel until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// How one process works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address of all listeners.
+    pub bind: IpAddr,
+    /// Where this process says whether it serves: `GET /`.
+    pub health: SocketAddr,
+    /// Connections open at once, of all Services.
+    pub max_connections: usize,
+    /// UDP flows at once, of each listener.
+    pub max_flows: usize,
+    /// How long a client may take to say who it is, where that is asked of it.
+    pub hello_timeout: Duration,
+    /// How long an endpoint may take to accept a connection.
+    pub connect_timeout: Duration,
+    /// How long a connection may be silent, unless its Service says otherwise.
+    pub idle_timeout: Duration,
+    /// How long a UDP flow may be silent.
+    pub flow_timeout: Duration,
+    /// How long open connections get when the process is told to stop.
+    pub drain: Duration,
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new(bind: IpAddr, health: SocketAddr) -> Self {
+        Self {
+            bind,
+            health,
+            max_connections: 16_000,
+            max_flows: 16_000,
+            hello_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(3600),
+            flow_timeout: Duration::from_secs(60),
+            drain: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamsError {
+    /// The health port cannot be had.
+    #[error("listen on {address} for health")]
+    Health {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Follows the cluster and serves its Services until `tasks` are told to stop, then drains.
+///
+/// # Errors
+/// When the health port cannot be had. A Service's port that cannot be had is named in the log and
+/// tried again at the next change; the others are served.
+pub async fn run(
+    config: Config,
+    client: kube::Client,
+    sites: watch::Receiver<Sites>,
+    tasks: &Tasks,
+) -> Result<(), StreamsError> {
+    let (sender, snapshots) = watch::channel(None);
+    let changed = Arc::new(Notify::new());
+    let services = follow(
+        "services",
+        watcher(kube::Api::<Service>::all(client.clone()), watcher::Config::default()),
+        changed.clone(),
+        tasks,
+    );
+    let slices = follow("endpoints", berth_api::endpoints::follow(client), changed.clone(), tasks);
+    let mut moved = sites.clone();
+    tasks.spawn_until_stop("stream-snapshots", async move {
+        loop {
+            tokio::select! {
+                () = changed.notified() => {}
+                Ok(()) = moved.changed() => {}
+            }
+            if let (Some(services), Some(slices)) = (services.objects(), slices.objects()) {
+                let sites = moved.borrow_and_update().clone();
+                let services = services.into_iter().filter(plan::is_listened).collect();
+                sender.send_replace(Some(Arc::new(Snapshot {
+                    services,
+                    slices,
+                    sites,
+                    ..Snapshot::default()
+                })));
+            }
+        }
+    });
+    serve(config, snapshots, tasks).await
+}
+
+/// Serves what `snapshots` say until `tasks` are told to stop, then drains.
+///
+/// # Errors
+/// When the health port cannot be had.
+pub async fn serve(
+    config: Config,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    tasks: &Tasks,
+) -> Result<(), StreamsError> {
+    let address = config.health;
+    let probes = health::listen(address).await;
+    let probes = probes.map_err(|source| StreamsError::Health { address, source })?;
+    let ready = Ready::default();
+    tasks.spawn_until_stop("health", health::serve(probes, ready.clone()));
+    let streams: Arc<ArcSwap<Streams>> = Arc::default();
+    let checked = streams.clone();
+    let checks = health::keep_checked(move || checked.load().sets(), tasks.clone());
+    tasks.spawn_until_stop("checks", checks);
+
+    let room = Arc::new(Semaphore::new(config.max_connections));
+    let serving =
+        Serving { config, streams: streams.clone(), room: room.clone(), tasks: tasks.clone() };
+    let mut listeners = Listeners { open: HashMap::new(), serving: serving.clone() };
+    loop {
+        tokio::select! {
+            () = tasks.stopping() => break,
+            changed = snapshots.changed() => if changed.is_err() {
+                // Nobody will say more; what is known holds.
+                tasks.stopping().await;
+                break;
+            },
+        }
+        let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+        streams.store(Arc::new(plan(&snapshot, &streams.load())));
+        listeners.follow(&streams.load());
+        ready.set(true);
+    }
+    ready.set(false);
+    drop(listeners);
+    let all = u32::try_from(serving.config.max_connections).unwrap_or(u32::MAX);
+    let deadline = Instant::now() + serving.config.drain;
+    if timeout_at(deadline, room.acquire_many(all)).await.is_err() {
+        let open = serving.config.max_connections - room.available_permits();
+        tracing::warn!(open, "connections cut at the end of the drain");
+    }
+    Ok(())
+}
+
+/// What every listener needs.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub(crate) config: Config,
+    pub(crate) streams: Arc<ArcSwap<Streams>>,
+    /// One permit a connection.
+    pub(crate) room: Arc<Semaphore>,
+    /// Connections belong to these; listeners to groups within them.
+    pub(crate) tasks: Tasks,
+}
+
+/// TCP or UDP, and the port.
+type Place = (bool, u16);
+
+/// The open ports; one that is dropped closes.
+struct Listeners {
+    open: HashMap<Place, Tasks>,
+    serving: Serving,
+}
+
+impl Listeners {
+    fn follow(&mut self, streams: &Streams) {
+        let tcp = streams.tcp.keys().map(|port| (true, *port));
+        let wanted: Vec<Place> = tcp.chain(streams.udp.keys().map(|port| (false, *port))).collect();
+        self.open.retain(|place, group| {
+            let stays = wanted.contains(place);
+            if !stays {
+                group.cancel();
+            }
+            stays
+        });
+        for (is_tcp, port) in wanted {
+            if self.open.contains_key(&(is_tcp, port)) {
+                continue;
+            }
+            let group = self.serving.tasks.child();
+            let address = SocketAddr::new(self.serving.config.bind, port);
+            match self.start(is_tcp, address, &group) {
+                Ok(()) => {
+                    tracing::info!(%address, protocol = if is_tcp { "TCP" } else { "UDP" }, "serving");
+                    self.open.insert((is_tcp, port), group);
+                }
+                Err(error) => tracing::warn!(%address, %error, "a Service's port is not to be had"),
+            }
+        }
+    }
+
+    fn start(&self, is_tcp: bool, address: SocketAddr, group: &Tasks) -> std::io::Result<()> {
+        let kind = if is_tcp { Type::STREAM } else { Type::DGRAM };
+        let protocol = if is_tcp { Protocol::TCP } else { Protocol::UDP };
+        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        let serving = self.serving.clone();
+        if is_tcp {
+            socket.listen(BACKLOG)?;
+            let listener = tokio::net::TcpListener::from_std(socket.into())?;
+            let stop = group.clone();
+            group.spawn("tcp", tcp::accept(listener, address.port(), serving, stop));
+        } else {
+            let socket = tokio::net::UdpSocket::from_std(socket.into())?;
+            group.spawn_until_stop("udp", udp::serve(socket, address.port(), serving));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        self.open.values().for_each(Tasks::cancel);
+    }
+}
+
+/// Picks for a client that was at `tried` in vain.
+pub(crate) fn pick_for(
+    target: &Target,
+    client: SocketAddr,
+    tried: &[std::net::SocketAddrV4],
+) -> Result<pick::OpenRequest, String> {
+    let set = target.set.as_ref().map_err(ToString::to_string)?;
+    let key = set.key(Some(client.ip()), |_| None);
+    set.pick(tried, key, pick::random()).map_err(|refused| refused.to_string())
+}
