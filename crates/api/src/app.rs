@@ -1,10 +1,15 @@
 //! The App: one service as a developer thinks of it.
 //!
-//! It holds what the controllers read today and nothing else: image, size, environment, routes,
-//! health. Everything it causes is a standard Kubernetes object, so that whatever works with those
-//! works with an App.
+//! It holds what the controllers act on and nothing else. Everything it causes is a standard
+//! Kubernetes object, so that whatever works with those works with an App.
+
+mod runs;
+mod strategy;
 
 use std::collections::BTreeMap;
+
+pub use runs::{Config, Cron, Init, Port, Probe, Probes, Scale, SecretUse, Storage, TcpRoute};
+pub use strategy::{Check, Step, Strategy, StrategyType};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt};
@@ -40,13 +45,25 @@ pub struct AppSpec {
     #[serde(default = "one")]
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// The port that the container listens on; without one, the App has no Service and no URL.
+    /// Between how many instances and by what the App is scaled; its scaler then writes `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Scale>,
+    /// The port on which the container answers HTTP; without one, the App has no URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
+    /// Further ports, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
     /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Values and files; each version of them is a ConfigMap of its own that never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Config>,
+    /// Secrets that containers get as variables or files; the App never holds their values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretUse>,
     /// What to run instead of the image's entry point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -60,13 +77,61 @@ pub struct AppSpec {
     /// empty list: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
+    /// TCP ports that are reached from outside the cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tcp: Vec<TcpRoute>,
     /// How to tell that an instance works. Absent: it works when its port accepts connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Probes that say more than `health` does; each takes the place of the one made from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
+    /// What runs to its end before the container starts, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub init: Vec<Init>,
+    /// What runs by the clock, with the App's image, environment and configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cron: Vec<Cron>,
+    /// Disks that stay with an instance; with one, the App is a StatefulSet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<Storage>,
+    /// Whether instances have names and an order, as a StatefulSet's do; cannot change later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stateful: bool,
+    /// Whether instances use the node's network instead of one of their own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_network: bool,
+    /// Which scheduler places the instances. Absent: the cluster's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_name: Option<String>,
+    /// How a new version comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
+    /// What happens when somebody else changes the objects that the App stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
     /// How long an instance may take to end after it was told to.
     #[serde(default = "half_a_minute")]
     #[schemars(range(min = 0))]
     pub termination_grace_period_seconds: i64,
+}
+
+impl AppSpec {
+    /// Whether the instances are a StatefulSet's.
+    pub fn is_stateful(&self) -> bool {
+        self.stateful || !self.storage.is_empty()
+    }
+}
+
+/// What is done about differences between an App and its objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Drift {
+    /// The objects are made as the App says.
+    #[default]
+    Repair,
+    /// What others changed stays, and what an App can say is taken into it.
+    Adopt,
 }
 
 /// Limits and requests of one instance, as Kubernetes writes quantities.
@@ -110,6 +175,9 @@ pub struct Route {
     /// Requests whose path begins with this.
     #[serde(default = "root")]
     pub path: String,
+    /// The name of the port that answers. Absent: `port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
     /// The Secret with the host's certificate and key; with it, the route answers over TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_secret: Option<String>,
@@ -147,9 +215,36 @@ pub struct AppStatus {
     /// The label selector of its pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// `Available`, `Progressing` and `Failing`, as of the App's Deployment.
+    /// The release whose version runs, or is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// What others changed lately in the App's objects, and what was done about it; newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Drifted>,
+    /// `Available`, `Progressing` and `Failing`, as of the App's workload.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<AppCondition>,
+}
+
+/// One field that was not as the App says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Drifted {
+    /// `Deployment/hello`.
+    pub object: String,
+    /// `spec.template.spec.containers[hello].image`.
+    pub field: String,
+    /// What the App says, as JSON.
+    pub wanted: String,
+    /// What was there, as JSON; empty where nothing was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub found: String,
+    /// Who had changed it, as far as the object tells.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// `repaired`, `adopted` (the App says it now) or `kept` (it differs from the App).
+    pub outcome: String,
+    /// When, RFC 3339.
+    pub at: String,
 }
 
 /// One thing that is or is not the case.

@@ -10,6 +10,7 @@ pub mod labels;
 pub mod names;
 pub mod quantity;
 pub mod quota;
+pub mod release;
 pub mod selector;
 pub mod zone;
 

@@ -1,34 +1,35 @@
-//! The App controller: an App is a Deployment, a Service and an Ingress, and tells how they are.
+//! The App controller: an App is a workload, Services, Ingresses, an autoscaler, CronJobs and
+//! ConfigMaps, and tells how they are.
 //!
 //! What is asked for is written by server-side apply under one field manager, so whatever others add
-//! to the objects stays theirs. The App owns all three: they go with it.
+//! to the objects stays theirs; what they change of ours is put right or taken over, as the App says.
+//! The App owns all of it: it goes with the App. Which version runs, and how much of it, is decided
+//! by [`crate::releases`].
 
+pub mod drift;
+mod put;
 pub mod status;
 pub mod template;
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_api::app::App;
 use berth_api::labels;
+use berth_api::release::Release;
 use berth_daemon::{Backoff, Tasks};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::networking::v1::Ingress;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, Client, Resource};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::{Value, json};
 
-use crate::driver::{
-    Cache, Controller, Error, Kept, Key, Queue, World, chain, controller_of, gone_is_none,
-};
-use template::{Domain, Wanted};
+use crate::driver::{Cache, Controller, Error, Kept, Key, Queue, World, chain, controller_of};
+use crate::releases::drive::{self, Outcome, Releases};
+use crate::releases::scene;
+use put::{Found, Put};
+use template::{Domain, Target, Wanted};
 
 /// The field manager of all that is applied for an App.
 pub const MANAGER: &str = "berth-apps";
@@ -36,40 +37,115 @@ pub const MANAGER: &str = "berth-apps";
 /// Makes every App what it says.
 pub struct Apps {
     domain: Domain,
-    // What was applied last for each App, with how the objects looked then: while both are the same
-    // there is nothing to apply.
-    applied: Mutex<HashMap<Key, (u64, u64)>>,
+    releases: Releases,
 }
 
 impl Apps {
-    /// With the addresses under which Apps are reached.
-    pub fn new(domain: Domain) -> Self {
-        Self { domain, applied: Mutex::default() }
+    /// With the addresses under which Apps are reached, and whether their pods' scheduler keeps
+    /// reservations. Follows Releases in `tasks`.
+    pub fn new(domain: Domain, reserves: bool, world: &World, tasks: &Tasks) -> Self {
+        Self { domain, releases: Releases::follow(world, reserves, tasks) }
     }
 
+    /// Makes the objects as `outcome` and the App say; what others had done to them.
     async fn apply(
         &self,
         world: &World,
         key: &Key,
         app: &App,
+        outcome: &Outcome,
+        wanted: &Wanted,
+    ) -> Result<Found, Error> {
+        // While a release is on its way its plan decides, and differences are put right.
+        let drift = app.spec.drift.filter(|_| !outcome.active).unwrap_or_default();
+        let mut put = Put { world, app, key, drift, found: Found::default() };
+        let name = key.name.as_str();
+        if let Some(map) = &wanted.config {
+            put.put(&self.releases.maps, map).await?;
+        }
+        if let Some((target, release)) = &outcome.main {
+            self.workload(&mut put, target, release).await?;
+        }
+        if let Some((count, release)) = &outcome.candidate {
+            let template = drive::of(app, release).ok_or(Error::Incomplete("name or UID"))?;
+            let (name, strategy) = (release.name_any(), &release.spec.strategy);
+            let set = template::candidate(app, template, &name, *count, strategy);
+            put.put(&world.replica_sets, &set.ok_or(Error::Incomplete("name or UID"))?).await?;
+        }
+        // Requests are led to what is there by now, and only then what they leave may go.
+        let preview = format!("{name}-preview");
+        put.put_or_remove(&world.services, wanted.service.as_ref(), name).await?;
+        put.put_or_remove(&world.services, wanted.preview.as_ref(), &preview).await?;
+        let (pods, doors) = (format!("{name}-pods"), format!("{name}-tcp"));
+        put.put_or_remove(&world.services, wanted.headless.as_ref(), &pods).await?;
+        put.put_or_remove(&world.services, wanted.doors.as_ref(), &doors).await?;
+        put.put_or_remove(&world.ingresses, wanted.ingress.as_ref(), name).await?;
+        put.put_or_remove(&world.ingresses, wanted.preview_ingress.as_ref(), &preview).await?;
+        put.put_or_remove(&world.autoscalers, wanted.autoscaler.as_ref(), name).await?;
+        for job in &wanted.cron_jobs {
+            put.put(&world.cron_jobs, job).await?;
+        }
+        self.remove_others(&put, outcome, wanted).await?;
+        Ok(put.found)
+    }
+
+    async fn workload(
+        &self,
+        put: &mut Put<'_>,
+        target: &Target,
+        release: &Release,
+    ) -> Result<(), Error> {
+        let (app, world) = (put.app, put.world);
+        let template = drive::of(app, release).ok_or(Error::Incomplete("name or UID"))?;
+        let (spec, strategy) = (&release.spec.app_spec, &release.spec.strategy);
+        if app.spec.is_stateful() {
+            let set = template::stateful_set(app, spec, template, target, strategy);
+            put.put(&world.stateful_sets, &set.ok_or(Error::Incomplete("name or UID"))?).await
+        } else {
+            let made = template::deployment(app, template, target, strategy);
+            put.put(&world.deployments, &made.ok_or(Error::Incomplete("name or UID"))?).await
+        }
+    }
+
+    /// What earlier specs and releases left.
+    async fn remove_others(
+        &self,
+        put: &Put<'_>,
+        outcome: &Outcome,
         wanted: &Wanted,
     ) -> Result<(), Error> {
-        let desired = digest(wanted);
-        let known = self.applied.lock().expect("no holder of the lock panics").get(key).copied();
-        if known == Some((desired, live(world, key))) {
-            return Ok(());
+        let (app, world, key) = (put.app, put.world, put.key);
+        let wanted: Vec<String> = wanted.cron_jobs.iter().map(ResourceExt::name_any).collect();
+        for job in world.cron_jobs.list(&key.namespace) {
+            if owned(job.as_ref(), app) && !wanted.contains(&job.name_any()) {
+                put.remove(&world.cron_jobs, &job.name_any()).await?;
+            }
         }
-        put(world, key, &world.deployments, &wanted.deployment).await?;
-        match &wanted.service {
-            Some(service) => put(world, key, &world.services, service).await?,
-            None => remove(world, key, app, &world.services).await?,
+        let candidate = outcome.candidate.as_ref().map(|(_, release)| release.name_any());
+        for set in world.replica_sets.list(&key.namespace) {
+            if owned(set.as_ref(), app) && Some(set.name_any()) != candidate {
+                put.remove(&world.replica_sets, &set.name_any()).await?;
+            }
         }
-        match &wanted.ingress {
-            Some(ingress) => put(world, key, &world.ingresses, ingress).await?,
-            None => remove(world, key, app, &world.ingresses).await?,
+        // The other kind of workload goes once this one is there.
+        if !outcome.active {
+            if app.spec.is_stateful() {
+                put.remove(&world.deployments, &key.name).await?;
+            } else {
+                put.remove(&world.stateful_sets, &key.name).await?;
+            }
         }
-        let now = (desired, live(world, key));
-        self.applied.lock().expect("no holder of the lock panics").insert(key.clone(), now);
+        Ok(())
+    }
+
+    /// Takes into the App what others did to its objects.
+    async fn adopt(&self, world: &World, key: &Key, adopt: &[Value]) -> Result<(), Error> {
+        for spec in adopt {
+            let patch = Patch::Merge(json!({ "spec": spec }));
+            let api = world.api::<App>(&key.namespace);
+            let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+            world.apps.remember(api.patch(&key.name, &params, &patch).await?);
+        }
         Ok(())
     }
 }
@@ -81,9 +157,15 @@ impl Controller for Apps {
     fn wire(&self, world: &World, queue: &Queue<Key>) {
         let own = queue.clone();
         world.apps.subscribe(move |change| own.add(Key::of(&change.latest().metadata)));
+        wake_owner(&self.releases.all, queue);
+        wake_owner(&self.releases.maps, queue);
         wake_owner(&world.deployments, queue);
+        wake_owner(&world.stateful_sets, queue);
+        wake_owner(&world.replica_sets, queue);
         wake_owner(&world.services, queue);
         wake_owner(&world.ingresses, queue);
+        wake_owner(&world.autoscalers, queue);
+        wake_owner(&world.cron_jobs, queue);
         let own = queue.clone();
         world.pods.subscribe(move |change| {
             if let Some(key) = app_of(change.latest()) {
@@ -93,24 +175,32 @@ impl Controller for Apps {
     }
 
     async fn reconcile(&self, world: &World, key: &Key) -> Result<Option<Duration>, Error> {
-        let Some(app) = world.apps.at(key) else {
-            self.applied.lock().expect("no holder of the lock panics").remove(key);
-            return Ok(None);
-        };
+        self.releases.ready().await;
+        let Some(app) = world.apps.at(key) else { return Ok(None) };
         if app.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let wanted = template::plan(&app, &self.domain).ok_or(Error::Incomplete("name or UID"))?;
-        self.apply(world, key, &app, &wanted).await?;
-        let deployment = world.deployments.at(key).filter(|found| owned(found.as_ref(), &app));
         let pods: Vec<Arc<Pod>> = world
             .pods
             .list(&key.namespace)
             .into_iter()
             .filter(|pod| app_of(pod).as_ref() == Some(key))
             .collect();
-        let now = Timestamp::now();
-        let status = status::plan(&app, deployment.as_deref(), &pods, wanted.url, now);
+        let outcome = self.releases.step(world, key, &app, &pods).await?;
+        let wanted = template::plan(&app, &self.domain, &outcome.traffic)
+            .ok_or(Error::Incomplete("name or UID"))?;
+        let found = self.apply(world, key, &app, &outcome, &wanted).await?;
+        self.adopt(world, key, &found.adopt).await?;
+        let seen = status::Seen {
+            deployment: world.deployments.at(key).filter(|one| owned(one.as_ref(), &app)),
+            stateful_set: world.stateful_sets.at(key).filter(|one| owned(one.as_ref(), &app)),
+            candidate: scene::candidates(world, key, &app).first().map(|set| scene::side(set)),
+            pods,
+            url: wanted.url,
+            release: outcome.shown,
+            drifted: found.drifted,
+        };
+        let status = status::plan(&app, &seen, Timestamp::now());
         if app.status.as_ref() != Some(&status) {
             let params = PatchParams::default();
             // A merge leaves what is not said as it was: an address that is no more has to be said.
@@ -122,29 +212,34 @@ impl Controller for Apps {
                 world.api::<App>(&key.namespace).patch_status(&key.name, &params, &patch).await?;
             world.apps.remember(app);
         }
-        Ok(None)
+        Ok(outcome.again)
     }
 }
 
-/// Brings the kind's definition to the server, until it takes it.
+/// Brings the definitions of App and Release to the server, until it takes them.
 pub fn define(client: Client, tasks: &Tasks) {
     tasks.spawn_until_stop("define apps", async move {
-        let definitions: Api<CustomResourceDefinition> = Api::all(client);
-        let definition = berth_api::app::definition();
-        let name = definition.metadata.name.clone().unwrap_or_default();
-        let params = PatchParams::apply(MANAGER).force();
-        let patch = Patch::Apply(&definition);
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-        loop {
-            let call = definitions.patch(&name, &params, &patch);
-            match tokio::time::timeout(Duration::from_secs(30), call).await {
-                Ok(Ok(_)) => return,
-                Ok(Err(error)) => tracing::warn!(error = %chain(&error), "define apps"),
-                Err(_) => tracing::warn!("define apps: no answer"),
-            }
-            tokio::time::sleep(backoff.next_delay()).await;
+        for definition in [berth_api::app::definition(), berth_api::release::definition()] {
+            bring(&client, &definition).await;
         }
     });
+}
+
+async fn bring(client: &Client, definition: &CustomResourceDefinition) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let name = definition.metadata.name.clone().unwrap_or_default();
+    let params = PatchParams::apply(MANAGER).force();
+    let patch = Patch::Apply(definition);
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    loop {
+        let call = definitions.patch(&name, &params, &patch);
+        match tokio::time::timeout(Duration::from_secs(30), call).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => tracing::warn!(name, error = %chain(&error), "define"),
+            Err(_) => tracing::warn!(name, "define: no answer"),
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
 }
 
 fn wake_owner<K: Kept>(cache: &Cache<K>, queue: &Queue<Key>) {
@@ -169,50 +264,4 @@ fn app_of(pod: &Pod) -> Option<Key> {
 
 fn owned<K: Resource>(object: &K, app: &App) -> bool {
     controller_of(object.meta()).is_some_and(|owner| Some(&owner.uid) == app.metadata.uid.as_ref())
-}
-
-async fn put<K>(world: &World, key: &Key, cache: &Cache<K>, object: &K) -> Result<(), Error>
-where
-    K: Kept + Serialize + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    let params = PatchParams::apply(MANAGER).force();
-    let api: Api<K> = world.api(&key.namespace);
-    cache.remember(api.patch(&key.name, &params, &Patch::Apply(object)).await?);
-    Ok(())
-}
-
-/// Removes what an earlier spec asked for, if it is the App's own.
-async fn remove<K>(world: &World, key: &Key, app: &App, cache: &Cache<K>) -> Result<(), Error>
-where
-    K: Kept + DeserializeOwned + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    let Some(object) = cache.at(key).filter(|object| owned(object.as_ref(), app)) else {
-        return Ok(());
-    };
-    let uid = object.meta().uid.clone();
-    let params =
-        DeleteParams::background().preconditions(Preconditions { uid, resource_version: None });
-    gone_is_none(world.api::<K>(&key.namespace).delete(&key.name, &params).await)?;
-    Ok(())
-}
-
-/// How the three objects look, as far as an App decides it.
-fn live(world: &World, key: &Key) -> u64 {
-    let deployment = world.deployments.at(key);
-    let service = world.services.at(key);
-    let ingress = world.ingresses.at(key);
-    digest(&(
-        deployment
-            .as_ref()
-            .map(|it: &Arc<Deployment>| (&it.metadata.uid, &it.spec, &it.metadata.labels)),
-        service.as_ref().map(|it: &Arc<Service>| (&it.metadata.uid, &it.spec, &it.metadata.labels)),
-        ingress.as_ref().map(|it: &Arc<Ingress>| (&it.metadata.uid, &it.spec, &it.metadata.labels)),
-    ))
-}
-
-fn digest(value: &impl Serialize) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    // What cannot be written down differs from everything: it is applied again.
-    serde_json::to_vec(value).unwrap_or_default().hash(&mut hasher);
-    hasher.finish()
 }

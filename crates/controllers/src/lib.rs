@@ -19,6 +19,7 @@ pub mod kinds;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod quota;
+pub mod releases;
 pub mod scheduler;
 pub mod service_accounts;
 pub mod volumes;
@@ -91,7 +92,7 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
         http_port: config.balancer_http_port,
         https_port: config.balancer_https_port,
     };
-    driver::run(Apps::new(domain), &world, tasks);
+    driver::run(Apps::new(domain, true, &world, tasks), &world, tasks);
     if let Some(issuer) = config.issuer {
         let ca_pem = config.ca_pem.clone();
         driver::run(AccountTokens { issuer: issuer.clone(), ca_pem }, &world, tasks);

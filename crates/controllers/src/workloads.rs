@@ -17,7 +17,7 @@ mod claim;
 mod cronjob;
 mod daemonset;
 mod deployment;
-mod hash;
+pub(crate) mod hash;
 mod history;
 mod job;
 pub(crate) mod pod;

@@ -1,13 +1,14 @@
-//! How an App is: read off its Deployment and its pods.
+//! How an App is: read off its workload and its pods.
 
 use std::sync::Arc;
 
-use berth_api::app::{App, AppCondition, AppStatus};
-use k8s_openapi::api::apps::v1::Deployment;
+use berth_api::app::{App, AppCondition, AppStatus, Drifted};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
 
 use super::template::selector;
+use crate::releases::transfer::Side;
 
 /// Why a container waits that will not start by waiting alone.
 const FAILURES: [&str; 7] = [
@@ -20,23 +21,43 @@ const FAILURES: [&str; 7] = [
     "CreateContainerError",
 ];
 
+/// What others did is shown for the last so many fields.
+const DRIFT_SHOWN: usize = 20;
+
+/// What an App's status is read off.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Its Deployment, if it has one.
+    pub deployment: Option<Arc<Deployment>>,
+    /// Its StatefulSet, if it has one.
+    pub stateful_set: Option<Arc<StatefulSet>>,
+    /// The candidate of a release.
+    pub candidate: Option<Side>,
+    /// Its pods.
+    pub pods: Vec<Arc<Pod>>,
+    /// Where it answers.
+    pub url: Option<String>,
+    /// The release that runs or is on its way.
+    pub release: Option<String>,
+    /// What others did just now.
+    pub drifted: Vec<Drifted>,
+}
+
 /// The status of `app`; a condition keeps its time while its status stays.
-pub fn plan(
-    app: &App,
-    deployment: Option<&Deployment>,
-    pods: &[Arc<Pod>],
-    url: Option<String>,
-    now: Timestamp,
-) -> AppStatus {
+pub fn plan(app: &App, seen: &Seen, now: Timestamp) -> AppStatus {
     let name = app.metadata.name.as_deref().unwrap_or_default();
-    let counts = deployment.and_then(|deployment| deployment.status.as_ref());
-    let ready = counts.and_then(|counts| counts.ready_replicas).unwrap_or(0);
+    let (mut replicas, mut ready, updated) = counts(app, seen);
+    if let Some(candidate) = seen.candidate {
+        replicas += candidate.there;
+        ready += candidate.available;
+    }
     let selector: Vec<String> =
         selector(name).iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let known = app.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let mut conditions = conditions(deployment, pods);
+    let before = app.status.clone().unwrap_or_default();
+    let mut conditions = conditions(app, seen);
     for condition in &mut conditions {
-        let same = known
+        let same = before
+            .conditions
             .iter()
             .find(|known| known.kind == condition.kind && known.status == condition.status);
         condition.last_transition_time = match same {
@@ -46,23 +67,53 @@ pub fn plan(
     }
     AppStatus {
         observed_generation: app.metadata.generation,
-        replicas: counts.and_then(|counts| counts.replicas).unwrap_or(0),
+        replicas,
         ready_replicas: ready,
-        updated_replicas: counts.and_then(|counts| counts.updated_replicas).unwrap_or(0),
+        updated_replicas: updated,
         ready: format!("{ready}/{}", app.spec.replicas),
-        url,
+        url: seen.url.clone(),
         selector: Some(selector.join(",")),
+        release: seen.release.clone(),
+        drift: drift(before.drift, &seen.drifted),
         conditions,
     }
 }
 
-fn conditions(deployment: Option<&Deployment>, pods: &[Arc<Pod>]) -> Vec<AppCondition> {
+/// There, ready, of the newest version.
+fn counts(app: &App, seen: &Seen) -> (i32, i32, i32) {
+    if app.spec.is_stateful() {
+        let status = seen.stateful_set.as_ref().and_then(|set| set.status.clone());
+        let status = status.unwrap_or_default();
+        let updated = status.updated_replicas.unwrap_or(0);
+        return (status.replicas, status.ready_replicas.unwrap_or(0), updated);
+    }
+    let status = seen.deployment.as_ref().and_then(|deployment| deployment.status.clone());
+    let status = status.unwrap_or_default();
+    let ready = status.ready_replicas.unwrap_or(0);
+    (status.replicas.unwrap_or(0), ready, status.updated_replicas.unwrap_or(0))
+}
+
+/// What was known and what is new; the same fact is told once.
+fn drift(mut known: Vec<Drifted>, new: &[Drifted]) -> Vec<Drifted> {
+    for one in new {
+        let told = one.outcome == "kept"
+            && known.iter().any(|old| {
+                (&old.object, &old.field, &old.found, &old.outcome)
+                    == (&one.object, &one.field, &one.found, &one.outcome)
+            });
+        if !told {
+            known.push(one.clone());
+        }
+    }
+    let old = known.len().saturating_sub(DRIFT_SHOWN);
+    known.split_off(old)
+}
+
+fn conditions(app: &App, seen: &Seen) -> Vec<AppCondition> {
+    let pods = &seen.pods;
     let of = |kind: &str| {
-        let mut all = deployment
-            .and_then(|deployment| deployment.status.as_ref())
-            .and_then(|status| status.conditions.as_ref())
-            .into_iter()
-            .flatten();
+        let status = seen.deployment.as_ref().and_then(|deployment| deployment.status.as_ref());
+        let mut all = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
         let found = all.find(|condition| condition.type_ == kind);
         AppCondition {
             kind: kind.to_owned(),
@@ -71,6 +122,21 @@ fn conditions(deployment: Option<&Deployment>, pods: &[Arc<Pod>]) -> Vec<AppCond
             message: found.and_then(|found| found.message.clone()).unwrap_or_default(),
             last_transition_time: None,
         }
+    };
+    // A StatefulSet has no conditions of its own.
+    let by_count = |kind: &str, holds: bool| AppCondition {
+        kind: kind.to_owned(),
+        status: if holds { "True" } else { "False" }.to_owned(),
+        reason: String::new(),
+        message: String::new(),
+        last_transition_time: None,
+    };
+    let (available, progressing) = if app.spec.is_stateful() {
+        let (replicas, ready, _) = counts(app, seen);
+        let whole = ready >= app.spec.replicas;
+        (by_count("Available", whole), by_count("Progressing", !whole || replicas > ready))
+    } else {
+        (of("Available"), of("Progressing"))
     };
     let (status, reason, message) = match pods.iter().find_map(|pod| failure(pod)) {
         Some((reason, message)) => ("True", reason, message),
@@ -83,7 +149,7 @@ fn conditions(deployment: Option<&Deployment>, pods: &[Arc<Pod>]) -> Vec<AppCond
         message,
         last_transition_time: None,
     };
-    vec![of("Available"), of("Progressing"), failing]
+    vec![available, progressing, failing]
 }
 
 /// Why an instance does not run, if there is such a reason.
@@ -126,7 +192,8 @@ mod tests {
         let deployment: Deployment = serde_json::from_value(deployment).unwrap();
         let pods: Vec<Pod> = serde_json::from_value(pods).unwrap();
         let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
-        plan(&app, Some(&deployment), &pods, None, Timestamp::UNIX_EPOCH)
+        let seen = Seen { deployment: Some(Arc::new(deployment)), pods, ..Seen::default() };
+        plan(&app, &seen, Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -12,7 +12,18 @@ fn wanted(spec: Value) -> Value {
     }))
     .expect("an App");
     let domain = Domain { name: "apps.test".into(), http_port: 8080, https_port: 443 };
-    serde_json::to_value(plan(&app, &domain).expect("has name and UID")).expect("serialises")
+    let wanted = plan(&app, &domain, &Traffic::default()).expect("has name and UID");
+    let mut all = serde_json::to_value(wanted).expect("serialises");
+    let target = Target { replicas: app.spec.replicas, ..Target::default() };
+    let strategy = app.spec.strategy.clone().unwrap_or_default();
+    let pods = pods(&app, &app.spec).expect("has name and UID");
+    let (made, set) = (
+        deployment(&app, pods.clone(), &target, &strategy),
+        stateful_set(&app, &app.spec, pods, &target, &strategy),
+    );
+    all["deployment"] = serde_json::to_value(made).expect("serialises");
+    all["statefulSet"] = serde_json::to_value(set).expect("serialises");
+    all
 }
 
 #[test]
