@@ -146,9 +146,16 @@ impl Node {
     }
 }
 
+impl Pod {
+    /// Whether it asks for devices anywhere: a share, or something that nodes count by number.
+    pub fn may_have_devices(&self) -> bool {
+        self.share.is_some() || !self.requests.extended.is_empty()
+    }
+}
+
 /// What `pod` asks of the devices of `node`: its share, or whole ones by number.
 pub fn asked(pod: &Pod, node: &Node) -> Option<Share> {
-    if pod.share.is_none() && pod.requests.extended.is_empty() {
+    if !pod.may_have_devices() {
         return None;
     }
     let whole = pod.requests.extended.get(node.device_resource()).copied().unwrap_or(0);

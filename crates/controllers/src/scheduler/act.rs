@@ -1,5 +1,6 @@
 //! Carries decisions out: binds, says why not, evicts victims. Every call ends within a limit.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ impl Act {
             if !pod.claims.is_empty() {
                 self.bind_claims(&pod, &placement.node).await?;
             }
-            limited(self.bind_pod(&key, &pod.uid, &placement.node)).await
+            limited(self.bind_pod(&key, &pod, &placement.node)).await
         };
         match bound.await {
             Ok(()) => {
@@ -86,7 +87,7 @@ impl Act {
         Ok(self.pods(key).get_opt(&key.name).await?)
     }
 
-    async fn bind_pod(&self, key: &Key, uid: &str, node: &str) -> Result<(), Error> {
+    async fn bind_pod(&self, key: &Key, pod: &snapshot::Pod, node: &str) -> Result<(), Error> {
         if !self.leadership.holds() {
             return Err(Error::Unfinished("another scheduler may be at work".to_owned()));
         }
@@ -94,8 +95,8 @@ impl Act {
             metadata: ObjectMeta {
                 name: Some(key.name.clone()),
                 namespace: Some(key.namespace.clone()),
-                uid: Some(uid.to_owned()),
-                annotations: self.board.lock().expect("no holder of the lock panics").given(key),
+                uid: Some(pod.uid.clone()),
+                annotations: self.given(key, pod),
                 ..ObjectMeta::default()
             },
             target: ObjectReference {
@@ -107,6 +108,14 @@ impl Act {
         };
         let path = format!("/api/v1/namespaces/{}/pods/{}/binding", key.namespace, key.name);
         Ok(post(&self.client, &path, &binding).await?)
+    }
+
+    /// The devices that a pod was given, as its annotation.
+    fn given(&self, key: &Key, pod: &snapshot::Pod) -> Option<BTreeMap<String, String>> {
+        if !pod.may_have_devices() {
+            return None;
+        }
+        self.board.lock().expect("no holder of the lock panics").given(key)
     }
 
     /// Chooses volumes or has them made, and waits until every claim is bound.
