@@ -1,0 +1,364 @@
+//! The program and its tables: loaded, pinned, taken over by the next process, written.
+//!
+//! Everything is pinned in a folder of a BPF file system, so that the kernel forwards on when this
+//! process stops, dies or is replaced. The next one finds the tables as they are and exchanges the
+//! program in one step.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, Xdp as Program, XdpMode};
+use aya::{EbpfError, EbpfLoader};
+
+use super::config::{Front, Mode, Protocol, Way};
+use super::maglev::SLOTS;
+use super::plan::{Entry, Held, Key, Place, Plan};
+
+const PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/front.bpf.o"));
+/// Another layout of what is pinned is another folder.
+const LAYOUT: &str = "v1";
+const LINK: &str = "link";
+const TABLES: [&str; 6] = ["services", "tables", "backends", "flows", "loads", "counted"];
+/// `struct table`.
+const TABLE: usize = (SLOTS + 3) * 2;
+const PLACE: usize = 16;
+const LOAD: usize = 3 * 8;
+const COUNTS: usize = 4 * 8;
+
+/// Why there is no front.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    /// What was said cannot be right.
+    #[error(transparent)]
+    Wrong(#[from] super::config::Wrong),
+    /// The file cannot be read.
+    #[error("read {}", path.display())]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The interface is not there or has no address.
+    #[error("interface {interface}: {what}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// What is wrong, and what would help.
+        what: String,
+    },
+    /// Nothing can be pinned there.
+    #[error("keep programs in {}: a BPF file system is wanted there, mount -t bpf bpf /sys/fs/bpf",
+        path.display())]
+    Pins {
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The object or its tables were refused.
+    #[error("load the program that balances")]
+    Load(#[source] Box<EbpfError>),
+    /// The verifier or the interface refused the program.
+    #[error("{doing} the program that balances")]
+    Program {
+        /// What was tried.
+        doing: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// The program could not be pinned, or taken over.
+    #[error("{doing} the program that balances")]
+    Link {
+        /// What was tried.
+        doing: &'static str,
+        /// What the kernel said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A table could not be read or written.
+    #[error("the table {table} of the program that balances")]
+    Table {
+        /// Its name.
+        table: &'static str,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+}
+
+/// What went to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Load {
+    /// Packets of clients.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Connections that began.
+    pub connections: u64,
+}
+
+/// What was not sent on, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Lost {
+    /// No backend takes new connections.
+    pub no_backend: u64,
+    /// No way to the backend, or its neighbour's address, is known.
+    pub unreachable: u64,
+    /// Does not fit the way with a second header.
+    pub too_large: u64,
+    /// Not lost: went to another backend, since its own is gone.
+    pub moved: u64,
+}
+
+/// The tables.
+pub(super) struct Kernel {
+    services: HashMap<MapData, [u8; 8], [u8; 8]>,
+    tables: Array<MapData, [u8; TABLE]>,
+    backends: Array<MapData, [u8; PLACE]>,
+    loads: PerCpuArray<MapData, [u8; LOAD]>,
+    counted: PerCpuArray<MapData, [u8; COUNTS]>,
+}
+
+/// Where what belongs to an interface is pinned.
+pub(super) fn folder(pins: &Path, interface: &str) -> PathBuf {
+    pins.join(interface).join(LAYOUT)
+}
+
+fn failed(table: &'static str) -> impl Fn(MapError) -> FrontError {
+    move |source| FrontError::Table { table, source: Box::new(source) }
+}
+
+impl Kernel {
+    /// Puts the program on the interface, or takes over where an earlier process left.
+    pub(super) fn attach(front: &Front, own: Ipv4Addr) -> Result<Self, FrontError> {
+        let folder = folder(&front.pins, &front.interface);
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| FrontError::Pins { path: folder.clone(), source })?;
+        let own = u32::from_ne_bytes(own.octets());
+        let mut loader = EbpfLoader::new();
+        loader.override_global("own", &own, true).map_max_entries("flows", front.connections);
+        for table in TABLES {
+            loader.map_pin_path(table, folder.join(table));
+        }
+        let mut program =
+            loader.load(PROGRAM).map_err(|source| FrontError::Load(Box::new(source)))?;
+        let failed = |doing| {
+            move |source: ProgramError| FrontError::Program { doing, source: Box::new(source) }
+        };
+        let taken = program.program_mut("front").expect("the object has it");
+        let xdp: &mut Program = taken.try_into().map_err(failed("find"))?;
+        xdp.load().map_err(failed("verify"))?;
+        let link = folder.join(LINK);
+        if !take_over(xdp, &link)? {
+            // Such as that of an interface which is there no more.
+            drop(std::fs::remove_file(&link));
+            let id = attach(xdp, front)?;
+            let owned = xdp.take_link(id).map_err(failed("hold"))?;
+            let linked = |source| FrontError::Link { doing: "hold", source: Box::new(source) };
+            let owned = FdLink::try_from(owned).map_err(linked)?;
+            let pinned = owned.pin(&link);
+            pinned.map_err(|error| FrontError::Link { doing: "pin", source: Box::new(error) })?;
+        }
+        Self::of(|table| program.take_map(table).expect("the object has it"))
+    }
+
+    /// The tables of a front that is there, whoever put it there.
+    pub(super) fn open(folder: &Path) -> Result<Self, FrontError> {
+        let mut maps = Vec::new();
+        for table in TABLES {
+            let data = MapData::from_pin(folder.join(table)).map_err(failed(table))?;
+            let map = match table {
+                "services" => Map::HashMap(data),
+                "tables" | "backends" => Map::Array(data),
+                "flows" => Map::LruHashMap(data),
+                _ => Map::PerCpuArray(data),
+            };
+            maps.push((table, map));
+        }
+        Self::of(|table| {
+            let at = maps.iter().position(|(name, _)| *name == table).expect("all were opened");
+            maps.swap_remove(at).1
+        })
+    }
+
+    fn of(mut map: impl FnMut(&'static str) -> Map) -> Result<Self, FrontError> {
+        Ok(Self {
+            services: map("services").try_into().map_err(failed("services"))?,
+            tables: map("tables").try_into().map_err(failed("tables"))?,
+            backends: map("backends").try_into().map_err(failed("backends"))?,
+            loads: map("loads").try_into().map_err(failed("loads"))?,
+            counted: map("counted").try_into().map_err(failed("counted"))?,
+        })
+    }
+
+    /// What is there. Tables are not read: they are written once anew.
+    pub(super) fn held(&self) -> Result<Held, FrontError> {
+        let mut held = Held::default();
+        for entry in self.services.iter() {
+            let (key, value) = entry.map_err(failed("services"))?;
+            held.services.extend(key_from(&key).map(|key| (key, entry_from(&value))));
+        }
+        for place in self.backends.iter() {
+            held.places.push(place_from(&place.map_err(failed("backends"))?));
+        }
+        while held.places.last() == Some(&Place::EMPTY) {
+            held.places.pop();
+        }
+        Ok(held)
+    }
+
+    /// Writes what `plan` says, in its order.
+    pub(super) fn write(&mut self, plan: &Plan) -> Result<(), FrontError> {
+        for (at, place) in &plan.come {
+            self.backends.set(*at, place_to(place), 0).map_err(failed("backends"))?;
+        }
+        for (number, slots) in &plan.tables {
+            let mut bytes = [0xFF; TABLE];
+            for (to, slot) in bytes.chunks_exact_mut(2).zip(slots) {
+                to.copy_from_slice(&slot.to_ne_bytes());
+            }
+            self.tables.set(*number, bytes, 0).map_err(failed("tables"))?;
+        }
+        for (key, entry) in &plan.services {
+            let (key, entry) = (key_to(key), entry_to(entry));
+            self.services.insert(key, entry, 0).map_err(failed("services"))?;
+        }
+        for key in &plan.withdrawn {
+            self.services.remove(&key_to(key)).map_err(failed("services"))?;
+        }
+        for (at, place) in &plan.gone {
+            self.backends.set(*at, place_to(place), 0).map_err(failed("backends"))?;
+        }
+        Ok(())
+    }
+
+    /// What went to the backend at that place, since it was the first time used.
+    pub(super) fn load(&self, place: u32) -> Result<Load, FrontError> {
+        let all = self.loads.get(&place, 0).map_err(failed("loads"))?;
+        let [packets, bytes, connections] = sums(all.iter().map(<[u8; LOAD]>::as_slice));
+        Ok(Load { packets, bytes, connections })
+    }
+
+    /// What was not sent on.
+    pub(super) fn lost(&self) -> Result<Lost, FrontError> {
+        let all = self.counted.get(&0, 0).map_err(failed("counted"))?;
+        let [no_backend, unreachable, too_large, moved] =
+            sums(all.iter().map(<[u8; COUNTS]>::as_slice));
+        Ok(Lost { no_backend, unreachable, too_large, moved })
+    }
+}
+
+fn sums<'a, const N: usize>(all: impl Iterator<Item = &'a [u8]>) -> [u64; N] {
+    let mut sums = [0; N];
+    for one in all {
+        for (sum, bytes) in sums.iter_mut().zip(one.chunks_exact(8)) {
+            *sum += bytes.try_into().map_or(0, u64::from_ne_bytes);
+        }
+    }
+    sums
+}
+
+/// Exchanges the program of a pinned link for this one; `false` where there is none that can be.
+fn take_over(xdp: &mut Program, link: &Path) -> Result<bool, FrontError> {
+    if !link.exists() {
+        return Ok(false);
+    }
+    let linked = |source: LinkError| FrontError::Link { doing: "open", source: Box::new(source) };
+    let pinned: FdLink = PinnedLink::from_pin(link).map_err(linked)?.into();
+    let pinned = XdpLink::try_from(pinned).map_err(linked)?;
+    let Ok(id) = xdp.attach_to_link(pinned) else { return Ok(false) };
+    // The pin holds it; this process need not.
+    drop(xdp.take_link(id));
+    Ok(true)
+}
+
+fn attach(xdp: &mut Program, front: &Front) -> Result<aya::programs::xdp::XdpLinkId, FrontError> {
+    let failed = |source| FrontError::Program { doing: "attach", source: Box::new(source) };
+    let native = match front.mode {
+        Mode::Generic => None,
+        Mode::Best if is_pair(&front.interface) => None,
+        Mode::Native => return xdp.attach(&front.interface, XdpMode::Driver).map_err(failed),
+        Mode::Best => xdp.attach(&front.interface, XdpMode::Driver).ok(),
+    };
+    match native {
+        Some(id) => Ok(id),
+        None => xdp.attach(&front.interface, XdpMode::Skb).map_err(failed),
+    }
+}
+
+/// Whether it is one end of a virtual cable. A driver of those throws away what a program sends
+/// unless the other end polls (its GRO is on, or it has a program too), and says nothing.
+fn is_pair(interface: &str) -> bool {
+    let dir = Path::new("/sys/class/net").join(interface);
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+    match (read("ifindex"), read("iflink"), read("uevent")) {
+        // Others with a link of their own, such as VLANs, say what they are.
+        (Some(own), Some(link), Some(said)) => own != link && !said.contains("DEVTYPE="),
+        _ => false,
+    }
+}
+
+fn key_to(key: &Key) -> [u8; 8] {
+    let [a, b, c, d] = key.address.octets();
+    let [high, low] = key.port.to_be_bytes();
+    [a, b, c, d, high, low, key.protocol as u8, 0]
+}
+
+fn key_from(bytes: &[u8; 8]) -> Option<Key> {
+    let [a, b, c, d, high, low, protocol, _] = *bytes;
+    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|one| *one as u8 == protocol)?;
+    let port = u16::from_be_bytes([high, low]);
+    Some(Key { address: Ipv4Addr::new(a, b, c, d), port, protocol })
+}
+
+fn entry_to(entry: &Entry) -> [u8; 8] {
+    let [a, b, c, d] = entry.number.to_ne_bytes();
+    [a, b, c, d, u8::from(entry.way == Way::Tunnelled), u8::from(entry.by_address), 0, 0]
+}
+
+fn entry_from(bytes: &[u8; 8]) -> Entry {
+    let [a, b, c, d, way, by_address, ..] = *bytes;
+    let way = if way == 0 { Way::Routed } else { Way::Tunnelled };
+    Entry { number: u32::from_ne_bytes([a, b, c, d]), way, by_address: by_address != 0 }
+}
+
+/// A place that was never used is all zeros in the kernel; its service is written plus one.
+fn place_to(place: &Place) -> [u8; PLACE] {
+    let mut bytes = [0; PLACE];
+    bytes[..4].copy_from_slice(&place.address.octets());
+    bytes[4..8].copy_from_slice(&place.generation.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&u32::from(place.there).to_ne_bytes());
+    bytes[12..].copy_from_slice(&place.service.wrapping_add(1).to_ne_bytes());
+    bytes
+}
+
+fn place_from(bytes: &[u8; PLACE]) -> Place {
+    let [a, b, c, d, ..] = *bytes;
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Place {
+        address: Ipv4Addr::new(a, b, c, d),
+        generation: word(4),
+        there: word(8) != 0,
+        service: word(12).wrapping_sub(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let key = Key { address: Ipv4Addr::new(192, 0, 2, 10), port: 443, protocol: Protocol::Udp };
+        assert_eq!(key_from(&key_to(&key)), Some(key));
+        let entry = Entry { number: 200, way: Way::Tunnelled, by_address: true };
+        assert_eq!(entry_from(&entry_to(&entry)), entry);
+        let place =
+            Place { address: Ipv4Addr::new(10, 0, 0, 1), generation: 7, there: true, service: 0 };
+        assert_eq!(place_from(&place_to(&place)), place);
+        assert_eq!(place_from(&[0; PLACE]), Place::EMPTY);
+    }
+}
