@@ -204,3 +204,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod gateway_tests;

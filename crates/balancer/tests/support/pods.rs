@@ -16,8 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// finishes what it has begun.
 pub struct Pod {
     pub address: SocketAddr,
+    /// The first line and the body's length of each request that came.
+    pub seen: Seen,
     tasks: Tasks,
 }
+
+pub type Seen = Arc<std::sync::Mutex<Vec<String>>>;
 
 impl Pod {
     pub async fn start(name: &str) -> Self {
@@ -33,27 +37,28 @@ impl Pod {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, name) = (Tasks::new(), Arc::<str>::from(name));
-        let group = tasks.clone();
+        let (group, seen) = (tasks.clone(), Seen::default());
+        let shown = seen.clone();
         tasks.spawn("pod", async move {
             loop {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted.unwrap().0,
                     () = group.stopping() => break,
                 };
-                let (name, connection) = (name.clone(), group.clone());
+                let (name, connection, seen) = (name.clone(), group.clone(), shown.clone());
                 group.spawn("pod-connection", async move {
-                    let _ = answer_all(accepted, &name, polite, connection).await;
+                    let _ = answer_all(accepted, &name, polite, connection, seen).await;
                 });
             }
             // A server that ends in order takes what the kernel has queued.
             while let Some(Ok((stream, _))) = futures::FutureExt::now_or_never(listener.accept()) {
-                let (name, connection) = (name.clone(), group.clone());
+                let (name, connection, seen) = (name.clone(), group.clone(), shown.clone());
                 group.spawn("pod-connection", async move {
-                    let _ = answer_all(stream, &name, polite, connection).await;
+                    let _ = answer_all(stream, &name, polite, connection, seen).await;
                 });
             }
         });
-        Self { address, tasks }
+        Self { address, seen, tasks }
     }
 
     pub async fn stop(self) {
@@ -66,6 +71,7 @@ async fn answer_all(
     name: &str,
     polite: bool,
     tasks: Tasks,
+    seen: Seen,
 ) -> std::io::Result<()> {
     let mut stream = BufStream::new(stream);
     let mut first = true;
@@ -81,12 +87,30 @@ async fn answer_all(
         let length = head.length();
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
+        if head.line.contains("/chunks") {
+            // As it came, up to the last chunk.
+            while !body.ends_with(b"0\r\n\r\n") {
+                body.push(stream.read_u8().await?);
+            }
+        }
         let path = head.line.split(' ').nth(1).unwrap_or_default();
+        seen.lock().unwrap().push(format!("{} +{length}", head.line));
+        let mut status = "200 OK";
         let text = match path {
+            _ if name.starts_with("ill") => {
+                status = "503 Service Unavailable";
+                name.to_owned()
+            }
+            path if path.starts_with("/show") => {
+                let headers = head.headers.iter().map(|(key, value)| format!("{key}: {value}\n"));
+                head.line.clone() + "\n" + &headers.collect::<String>()
+            }
+            "/text" => "word ".repeat(2000),
             "/ws" => return echo(stream).await,
             "/echo" => {
                 head.headers.iter().map(|(key, value)| format!("{key}: {value}\n")).collect()
             }
+            "/chunks" => String::from_utf8_lossy(&body).into_owned(),
             "/length" => length.to_string(),
             "/slow" => {
                 tokio::time::sleep(Duration::from_millis(500)).await;
@@ -94,7 +118,11 @@ async fn answer_all(
             }
             _ => name.to_owned(),
         };
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        let kind = if path == "/text" { "text/plain" } else { "application/octet-stream" };
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        );
         stream.write_all(answer.as_bytes()).await?;
         stream.flush().await?;
         if !polite && count == 3 {
@@ -152,6 +180,7 @@ async fn read_head(stream: &mut BufStream<TcpStream>) -> std::io::Result<Option<
 /// What a client got.
 pub struct Answer {
     pub status: u16,
+    pub headers: HashMap<String, String>,
     pub body: String,
     /// Whether the server ends the connection.
     pub closes: bool,
@@ -219,6 +248,7 @@ impl Client {
         stream.read_exact(&mut body).await?;
         let status = head.line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let closes = head.headers.get("connection").is_some_and(|value| value == "close");
-        Ok(Answer { status: status.unwrap(), body: String::from_utf8(body).unwrap(), closes })
+        let (status, body) = (status.unwrap(), String::from_utf8(body).unwrap());
+        Ok(Answer { status, headers: head.headers, body, closes })
     }
 }

@@ -1,4 +1,5 @@
-//! The objects that every cluster of ours has: DNS, balancer, their accounts, the App kind.
+//! The objects that every cluster of ours has: DNS, balancer, their accounts, the App kind, the
+//! Gateway API's kinds.
 //!
 //! They are applied server-side, so what people change about fields that we do not name stays.
 //! The pods run two processes each on one port (SO_REUSEPORT). Their health ports are in two
@@ -8,7 +9,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use berth_api::gateway;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -40,6 +43,7 @@ struct Part {
 pub async fn apply(client: &Client, instance: &Instance, image: &str) -> Result<()> {
     let crd = serde_json::to_value(berth_api::app::definition())?;
     apply_one(client, serde_json::from_value(crd)?).await?;
+    gateway_definitions(client).await?;
     let (mut text, mut others) = (MANIFESTS.to_owned(), Vec::new());
     let options = &instance.options;
     for (word, value) in [
@@ -158,6 +162,26 @@ fn deployment(text: &str, name: &str) -> Result<DynamicObject> {
 fn objects(text: &str) -> Result<Vec<DynamicObject>> {
     let documents = text.split("\n---\n");
     documents.map(|text| serde_saphyr::from_str(text).context("reading our manifests")).collect()
+}
+
+/// Applies the Gateway API's definitions, but for those that somebody else brought.
+async fn gateway_definitions(client: &Client) -> Result<()> {
+    let api = Api::<CustomResourceDefinition>::all(client.clone());
+    for crd in gateway::definitions() {
+        let name = crd.metadata.name.clone().unwrap_or_default();
+        let known = api.get_opt(&name).await.context("reading the Gateway API's definitions")?;
+        let is_ours = |known: &CustomResourceDefinition| {
+            known.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(gateway::OURS))
+        };
+        if known.as_ref().is_none_or(is_ours) {
+            apply_one(client, serde_json::from_value(serde_json::to_value(crd)?)?).await?;
+        }
+        let established = kube::runtime::conditions::is_crd_established();
+        let ready = kube::runtime::wait::await_condition(api.clone(), &name, established);
+        let ready = tokio::time::timeout(READY_WITHIN, ready).await;
+        ready.with_context(|| format!("{name} is not established"))??;
+    }
+    Ok(())
 }
 
 async fn apply_one(client: &Client, object: DynamicObject) -> Result<()> {

@@ -23,7 +23,8 @@ pub(super) fn begin(
     let mut compression = Box::new(ResponseCompressionCtx::new(LEVEL, false, false));
     compression.request_filter(request);
     compression.response_header_filter(response, false);
-    Some(compression)
+    // Without a coding that both know it has none, and nothing comes out of it.
+    compression.get_info().is_some().then_some(compression)
 }
 
 fn is_wanted(request: &RequestHeader, response: &ResponseHeader) -> bool {
