@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::{AnyPool, QueryBuilder, Row};
+use sqlx::{AnyPool, Row};
 use tokio::sync::mpsc;
 
 use berth_daemon::Tasks;
@@ -114,19 +114,18 @@ impl Acts {
     /// # Errors
     /// When the database does not answer.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Act>, DatabaseError> {
-        let mut query = QueryBuilder::<sqlx::Any>::new(
-            "SELECT at, account, address, verb, path, status, milliseconds FROM acts WHERE at < ",
-        );
-        query.push_bind(filter.before.unwrap_or(i64::MAX));
-        if !filter.account.is_empty() {
-            query.push(" AND account = ").push_bind(&filter.account);
-        }
-        if !filter.path.is_empty() {
-            let escaped = filter.path.replace('!', "!!").replace('%', "!%").replace('_', "!_");
-            query.push(" AND path LIKE ").push_bind(format!("%{escaped}%")).push(" ESCAPE '!'");
-        }
-        query.push(" ORDER BY at DESC LIMIT ").push_bind(Self::PAGE);
-        let rows = query.build().fetch_all(&self.pool).await?;
+        let query = "SELECT at, account, address, verb, path, status, milliseconds FROM acts \
+                     WHERE at < $1 AND ($2 = '' OR account = $2) \
+                     AND ($3 = '' OR path LIKE $3 ESCAPE '!') ORDER BY at DESC LIMIT $4";
+        let escaped = filter.path.replace('!', "!!").replace('%', "!%").replace('_', "!_");
+        let pattern = if escaped.is_empty() { escaped } else { format!("%{escaped}%") };
+        let rows = sqlx::query(query)
+            .bind(filter.before.unwrap_or(i64::MAX))
+            .bind(&filter.account)
+            .bind(pattern)
+            .bind(Self::PAGE)
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter()
             .map(|row| {
                 Ok(Act {
@@ -163,4 +162,50 @@ async fn write(pool: &AnyPool, batch: &[Act]) -> Result<(), sqlx::Error> {
             .await?;
     }
     transaction.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::both::both;
+
+    #[tokio::test]
+    async fn acts_are_found_by_person_path_and_time() {
+        for database in both().await {
+            let tasks = Tasks::new();
+            let acts = Acts::start(database.pool.clone(), &tasks);
+            let now = crate::database::now();
+            for (account, path, at) in
+                [("ann", "/a_b", now), ("ann", "/axb", now + 1), ("eve", "/a%b", now + 2)]
+            {
+                let act = Act {
+                    at,
+                    account: account.to_owned(),
+                    address: "127.0.0.1".to_owned(),
+                    verb: "POST".to_owned(),
+                    path: path.to_owned(),
+                    status: 201,
+                    milliseconds: 1,
+                };
+                acts.keep(act).await;
+            }
+            let all = async {
+                while acts.list(&Filter::default()).await.unwrap().len() < 3 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
+            let found = async |account: &str, path: &str, before: Option<i64>| {
+                let (account, path) = (account.to_owned(), path.to_owned());
+                let acts = acts.list(&Filter { account, path, before }).await.unwrap();
+                acts.into_iter().map(|act| act.path).collect::<Vec<_>>()
+            };
+            assert_eq!(found("", "", None).await, ["/a%b", "/axb", "/a_b"]);
+            assert_eq!(found("ann", "", None).await, ["/axb", "/a_b"]);
+            assert_eq!(found("", "a_b", None).await, ["/a_b"], "no pattern");
+            assert_eq!(found("", "%", None).await, ["/a%b"], "no pattern");
+            assert_eq!(found("", "", Some(now + 1)).await, ["/a_b"]);
+            tasks.stop(Duration::from_secs(5)).await;
+        }
+    }
 }

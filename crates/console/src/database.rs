@@ -98,6 +98,9 @@ pub(crate) fn now() -> i64 {
 }
 
 #[cfg(test)]
+pub(crate) mod both;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

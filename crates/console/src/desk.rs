@@ -7,6 +7,9 @@ mod login;
 mod pages;
 mod visitor;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use axum::Router;

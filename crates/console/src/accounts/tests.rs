@@ -1,19 +1,15 @@
-//! The same on SQLite and on a PostgreSQL, when `BERTH_TEST_POSTGRES` names one.
+//! The same on SQLite and on a PostgreSQL.
 
 use super::sessions::TIMES;
 use super::*;
-
-async fn pools() -> Vec<(AnyPool, tempfile::TempDir)> {
-    let dir = tempfile::tempdir().unwrap();
-    let address = format!("sqlite://{}/console.db", dir.path().display());
-    vec![(crate::database::open(&address).await.unwrap(), dir)]
-}
+use crate::database::both::both;
 
 const PASSWORD: &str = "correct horse battery";
 
 #[tokio::test]
 async fn who_knows_the_password_is_let_in_until_the_account_is_disabled() {
-    for (pool, _dir) in pools().await {
+    for database in both().await {
+        let pool = database.pool.clone();
         let accounts = Accounts::new(pool);
         let groups = ["berth:admins".to_owned()];
         accounts.add("ann", PASSWORD, &groups).await.unwrap();
@@ -33,7 +29,8 @@ async fn who_knows_the_password_is_let_in_until_the_account_is_disabled() {
 
 #[tokio::test]
 async fn names_groups_and_passwords_are_checked() {
-    for (pool, _dir) in pools().await {
+    for database in both().await {
+        let pool = database.pool.clone();
         let accounts = Accounts::new(pool);
         for name in ["", "a b", "system:admin", "ann\n", "'; DROP TABLE accounts; --"] {
             let refused = accounts.add(name, PASSWORD, &[]).await.unwrap_err();
@@ -53,7 +50,8 @@ async fn names_groups_and_passwords_are_checked() {
 #[tokio::test]
 async fn a_cookie_is_exchanged_and_the_one_before_betrays_a_thief() {
     let [idle, longest, rotate, grace] = TIMES;
-    for (pool, _dir) in pools().await {
+    for database in both().await {
+        let pool = database.pool.clone();
         let (accounts, sessions) = (Accounts::new(pool.clone()), Sessions::new(pool));
         accounts.add("ann", PASSWORD, &[]).await.unwrap();
         let begun = sessions.start_at("ann", 0).await.unwrap();
@@ -83,7 +81,8 @@ async fn a_cookie_is_exchanged_and_the_one_before_betrays_a_thief() {
 
 #[tokio::test]
 async fn another_password_logs_everybody_out() {
-    for (pool, _dir) in pools().await {
+    for database in both().await {
+        let pool = database.pool.clone();
         let (accounts, sessions) = (Accounts::new(pool.clone()), Sessions::new(pool));
         accounts.add("ann", PASSWORD, &[]).await.unwrap();
         let begun = sessions.start("ann").await.unwrap();

@@ -130,7 +130,7 @@ mod tests {
     fn a_flood_of_names_is_held_in_bounds() {
         let (throttle, start) = (Throttle::default(), Instant::now());
         for number in 0..2 * HELD {
-            throttle.failed(&number.to_string(), HERE, start);
+            throttle.failed(&number.to_string(), HERE, start + Duration::from_nanos(number as u64));
         }
         assert!(throttle.failures.lock().unwrap().len() <= HELD + 1);
         assert!(throttle.allow("another", HERE, start).is_err());

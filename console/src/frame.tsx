@@ -1,0 +1,188 @@
+// What is around every page: where one can go, which namespace, who one is.
+
+import {
+  ActionIcon,
+  AppShell,
+  Autocomplete,
+  Burger,
+  Button,
+  Group,
+  NavLink,
+  Text,
+  useComputedColorScheme,
+  useMantineColorScheme,
+} from "@mantine/core";
+import { useDisclosure } from "@mantine/hooks";
+import {
+  IconActivity,
+  IconApps,
+  IconLanguage,
+  IconListDetails,
+  IconMoon,
+  IconRocket,
+  IconServer2,
+  IconShieldCheck,
+  IconSun,
+} from "@tabler/icons-react";
+import { Suspense, lazy, useMemo, useState } from "react";
+import { useTranslation } from "react-i18next";
+import { Link, Redirect, Route, Switch, useLocation } from "wouter";
+import { type Person, logOut } from "./api";
+import { choose } from "./i18n";
+import { useLive } from "./live";
+import { Now } from "./pages/now";
+import { ScopeContext } from "./scope";
+
+const Apps = lazy(() => import("./pages/apps"));
+const App = lazy(() => import("./pages/app"));
+const Releases = lazy(() => import("./pages/releases"));
+const Fleet = lazy(() => import("./pages/fleet"));
+const Workloads = lazy(() => import("./pages/workloads"));
+const Item = lazy(() => import("./pages/item"));
+const Audit = lazy(() => import("./pages/audit"));
+
+const PAGES = [
+  { path: "/now", word: "now", icon: IconActivity },
+  { path: "/apps", word: "apps", icon: IconApps },
+  { path: "/releases", word: "releases", icon: IconRocket },
+  { path: "/fleet", word: "fleet", icon: IconServer2 },
+  { path: "/workloads", word: "workloads", icon: IconListDetails },
+  { path: "/audit", word: "audit", icon: IconShieldCheck },
+] as const;
+
+const KEPT = "berth.namespace";
+
+export function Frame({ person, left }: { person: Person; left: () => void }) {
+  const { t, i18n } = useTranslation();
+  const [opened, menu] = useDisclosure();
+  const [location] = useLocation();
+  const [namespace, setNamespace] = useState(localStorage.getItem(KEPT) ?? "");
+  const { setColorScheme } = useMantineColorScheme();
+  const dark = useComputedColorScheme("light") === "dark";
+  const namespaces = useLive("/api/v1/namespaces");
+  const scope = useMemo(
+    () => ({
+      namespace,
+      choose: (next: string) => {
+        localStorage.setItem(KEPT, next);
+        setNamespace(next);
+      },
+    }),
+    [namespace],
+  );
+
+  return (
+    <ScopeContext.Provider value={scope}>
+      <AppShell
+        header={{ height: 52 }}
+        navbar={{ width: 190, breakpoint: "sm", collapsed: { mobile: !opened } }}
+        padding="md"
+      >
+        <AppShell.Header px="md">
+          <Group h="100%" justify="space-between" wrap="nowrap">
+            <Group gap="sm" wrap="nowrap">
+              <Burger
+                opened={opened}
+                onClick={menu.toggle}
+                hiddenFrom="sm"
+                size="sm"
+                aria-label={t("menu")}
+              />
+              <Text fw={700}>Berth</Text>
+              <Namespace
+                key={namespace}
+                chosen={namespace}
+                names={namespaces.rows.map((row) => row.name)}
+                choose={scope.choose}
+              />
+            </Group>
+            <Group gap="xs" wrap="nowrap">
+              <ActionIcon
+                variant="subtle"
+                aria-label={t("language")}
+                onClick={() => choose(i18n.language === "zh" ? "en" : "zh")}
+              >
+                <IconLanguage size={18} />
+              </ActionIcon>
+              <ActionIcon
+                variant="subtle"
+                aria-label={t("theme")}
+                onClick={() => setColorScheme(dark ? "light" : "dark")}
+              >
+                {dark ? <IconSun size={18} /> : <IconMoon size={18} />}
+              </ActionIcon>
+              <Text size="sm" visibleFrom="sm">
+                {person.name}
+              </Text>
+              <Button
+                size="compact-sm"
+                variant="default"
+                onClick={() => void logOut().finally(left)}
+              >
+                {t("logOut")}
+              </Button>
+            </Group>
+          </Group>
+        </AppShell.Header>
+        <AppShell.Navbar p="xs">
+          {PAGES.map((page) => (
+            <NavLink
+              key={page.path}
+              component={Link}
+              href={page.path}
+              label={t(page.word)}
+              leftSection={<page.icon size={18} />}
+              active={location.startsWith(page.path)}
+              onClick={menu.close}
+            />
+          ))}
+        </AppShell.Navbar>
+        <AppShell.Main>
+          <Suspense fallback={<Text>{t("loading")}</Text>}>
+            <Switch>
+              <Route path="/now" component={Now} />
+              <Route path="/apps" component={Apps} />
+              <Route path="/apps/:namespace/:name" component={App} />
+              <Route path="/releases" component={Releases} />
+              <Route path="/fleet" component={Fleet} />
+              <Route path="/workloads/:group?/:version?/:resource?" component={Workloads} />
+              <Route path="/item/*" component={Item} />
+              <Route path="/audit" component={Audit} />
+              <Route path="/">
+                <Redirect to="/now" replace />
+              </Route>
+              <Route>
+                <Text>{t("notFound")}</Text>
+              </Route>
+            </Switch>
+          </Suspense>
+        </AppShell.Main>
+      </AppShell>
+    </ScopeContext.Provider>
+  );
+}
+
+/** Who may not list namespaces types the name of theirs. */
+function Namespace(given: { chosen: string; names: string[]; choose: (name: string) => void }) {
+  const { t } = useTranslation();
+  const [typed, setTyped] = useState(given.chosen);
+  return (
+    <Autocomplete
+      size="xs"
+      w={190}
+      aria-label={t("namespace")}
+      placeholder={t("allNamespaces")}
+      data={given.names}
+      value={typed}
+      limit={100}
+      clearable
+      onChange={(text) => {
+        setTyped(text);
+        if (text === "" || given.names.includes(text)) given.choose(text);
+      }}
+      onKeyDown={(event) => {
+        if (event.key === "Enter") given.choose(typed);
+      }}
+    />
+  );
+}

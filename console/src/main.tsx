@@ -1,0 +1,40 @@
+import "@mantine/core/styles.css";
+import "./i18n";
+import "./page.css";
+
+import { MantineProvider, createTheme } from "@mantine/core";
+import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { Refused } from "./api";
+import { Entry } from "./entry";
+
+const theme = createTheme({
+  fontFamily: "system-ui, 'Segoe UI', 'PingFang SC', 'Noto Sans CJK SC', sans-serif",
+  fontFamilyMonospace: "ui-monospace, 'SF Mono', Menlo, Consolas, monospace",
+  primaryShade: { light: 8, dark: 7 },
+  defaultRadius: "sm",
+});
+
+const queries = new QueryClient({
+  defaultOptions: {
+    queries: {
+      staleTime: 10_000,
+      // What was refused stays refused.
+      retry: (count, error) => !(error instanceof Refused && error.status < 500) && count < 3,
+    },
+  },
+});
+
+const root = document.getElementById("root");
+if (root) {
+  createRoot(root).render(
+    <StrictMode>
+      <MantineProvider theme={theme} defaultColorScheme="auto">
+        <QueryClientProvider client={queries}>
+          <Entry />
+        </QueryClientProvider>
+      </MantineProvider>
+    </StrictMode>,
+  );
+}

@@ -1,0 +1,150 @@
+// One app: its instances with what they use, their logs, its events, its configuration.
+
+import { Anchor, Group, Stack, Table, Tabs, Text, Title } from "@mantine/core";
+import { useQuery } from "@tanstack/react-query";
+import { dump } from "js-yaml";
+import { useCallback, useMemo, useState } from "react";
+import { useTranslation } from "react-i18next";
+import { Link } from "wouter";
+import { get } from "../api";
+import { type Row, type Table as Live, cell, useLive } from "../live";
+import { Logs } from "../parts/logs";
+import { bytes, cores, quantity } from "../parts/quantity";
+import { LiveTable } from "../parts/table";
+import { since } from "../parts/time";
+
+const NAME = "app.kubernetes.io/name";
+const MEASURED_EVERY = 15_000;
+
+interface App {
+  metadata: { managedFields?: unknown };
+  spec: { image?: string };
+  status?: { url?: string };
+}
+
+interface Measured {
+  items: {
+    metadata: { name: string };
+    containers: { usage: { cpu?: string; memory?: string } }[];
+  }[];
+}
+
+export default function AppPage({ params }: { params: { namespace: string; name: string } }) {
+  const { t } = useTranslation();
+  const { namespace, name } = params;
+  const [tab, setTab] = useState<string | null>("instances");
+  const path = `/apis/berth.dev/v1/namespaces/${namespace}/apps/${name}`;
+  const app = useQuery({
+    queryKey: ["item", path],
+    queryFn: () => get<App>(path),
+    refetchInterval: 5_000,
+  });
+  const pods = useLive(`/api/v1/namespaces/${namespace}/pods`);
+  const own = useMemo(() => pods.rows.filter((row) => row.labels[NAME] === name), [pods, name]);
+  const mine = useCallback(
+    (row: Row, table: Live) => {
+      const object = cell(table, row, "Object");
+      const of = object.slice(object.indexOf("/") + 1);
+      return of === name || of.startsWith(`${name}-`);
+    },
+    [name],
+  );
+
+  return (
+    <Stack>
+      <Group justify="space-between">
+        <Title order={1} size="h3">
+          {name}
+        </Title>
+        <Text size="sm">{app.data?.spec.image}</Text>
+        {app.data?.status?.url && (
+          <Anchor href={app.data.status.url} rel="noreferrer">
+            {app.data.status.url}
+          </Anchor>
+        )}
+      </Group>
+      <Tabs value={tab} onChange={setTab} keepMounted={false}>
+        <Tabs.List>
+          <Tabs.Tab value="instances">{t("instances")}</Tabs.Tab>
+          <Tabs.Tab value="logs">{t("logs")}</Tabs.Tab>
+          <Tabs.Tab value="events">{t("events")}</Tabs.Tab>
+          <Tabs.Tab value="configuration">{t("configuration")}</Tabs.Tab>
+        </Tabs.List>
+        <Tabs.Panel value="instances" pt="md">
+          <Instances namespace={namespace} name={name} table={pods} rows={own} />
+        </Tabs.Panel>
+        <Tabs.Panel value="logs" pt="md">
+          <Logs sources={own.map((row) => ({ namespace, pod: row.name }))} />
+        </Tabs.Panel>
+        <Tabs.Panel value="events" pt="md">
+          <LiveTable
+            title={t("events")}
+            path={`/api/v1/namespaces/${namespace}/events`}
+            keep={mine}
+            short
+          />
+        </Tabs.Panel>
+        <Tabs.Panel value="configuration" pt="md">
+          <Link href={`/item/berth.dev/v1/apps/${namespace}/${name}`}>{t("edit")}</Link>
+          <pre className="diff">{app.data ? dump(app.data.spec) : t("loading")}</pre>
+        </Tabs.Panel>
+      </Tabs>
+    </Stack>
+  );
+}
+
+function Instances(given: { namespace: string; name: string; table: Live; rows: Row[] }) {
+  const { t } = useTranslation();
+  const { namespace, name, table, rows } = given;
+  const selector = encodeURIComponent(`${NAME}=${name}`);
+  const path = `/apis/metrics.k8s.io/v1beta1/namespaces/${namespace}/pods?labelSelector=${selector}`;
+  const measured = useQuery({
+    queryKey: ["use", path],
+    queryFn: () => get<Measured>(path),
+    refetchInterval: MEASURED_EVERY,
+    retry: false,
+  });
+  const use = new Map(
+    measured.data?.items.map((item) => [
+      item.metadata.name,
+      {
+        cpu: item.containers.reduce((sum, one) => sum + quantity(one.usage.cpu), 0),
+        memory: item.containers.reduce((sum, one) => sum + quantity(one.usage.memory), 0),
+      },
+    ]),
+  );
+  return (
+    <Table.ScrollContainer minWidth={640}>
+      <Table>
+        <Table.Thead>
+          <Table.Tr>
+            {(["name", "ready", "status", "restarts", "cpu", "memory", "node", "age"] as const).map(
+              (word) => (
+                <Table.Th key={word}>{t(word)}</Table.Th>
+              ),
+            )}
+          </Table.Tr>
+        </Table.Thead>
+        <Table.Tbody>
+          {rows.map((row) => {
+            const used = use.get(row.name);
+            return (
+              <Table.Tr key={row.uid}>
+                <Table.Td>
+                  <Link href={`/item/core/v1/pods/${row.namespace}/${row.name}`}>{row.name}</Link>
+                </Table.Td>
+                <Table.Td>{cell(table, row, "Ready")}</Table.Td>
+                <Table.Td>{cell(table, row, "Status")}</Table.Td>
+                <Table.Td>{cell(table, row, "Restarts")}</Table.Td>
+                <Table.Td>{used ? cores(used.cpu) : "–"}</Table.Td>
+                <Table.Td>{used ? bytes(used.memory) : "–"}</Table.Td>
+                <Table.Td>{cell(table, row, "Node")}</Table.Td>
+                <Table.Td>{row.created ? since(row.created) : ""}</Table.Td>
+              </Table.Tr>
+            );
+          })}
+        </Table.Tbody>
+      </Table>
+    </Table.ScrollContainer>
+  );
+}

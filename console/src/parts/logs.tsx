@@ -1,0 +1,141 @@
+// What several pods print, as it comes. Lines are held in bounds: old ones go, long ones are cut.
+
+import { Checkbox, Group, Text, TextInput } from "@mantine/core";
+import { useVirtualizer } from "@tanstack/react-virtual";
+import { useDeferredValue, useEffect, useMemo, useRef, useState } from "react";
+import { useTranslation } from "react-i18next";
+import { Refused, stream } from "../api";
+
+export interface Source {
+  namespace: string;
+  pod: string;
+  container?: string;
+}
+
+const HELD = 20_000;
+const LONG = 4_000;
+const TAIL = 500;
+const LINE = 18;
+/** How often what came is shown, milliseconds. */
+const SHOW = 100;
+
+export function Logs({ sources }: { sources: Source[] }) {
+  const { t } = useTranslation();
+  const [lines, setLines] = useState<string[]>([]);
+  const [search, setSearch] = useState("");
+  const [follow, setFollow] = useState(true);
+  const scroller = useRef<HTMLDivElement>(null);
+  const wanted = useDeferredValue(search.toLowerCase());
+  const key = sources.map((one) => `${one.namespace}/${one.pod}/${one.container ?? ""}`).join();
+
+  useEffect(() => {
+    const stop = new AbortController();
+    let held: string[] = [];
+    let news = false;
+    const add = (line: string) => {
+      held.push(line);
+      if (held.length > HELD * 1.2) held = held.slice(-HELD);
+      news = true;
+    };
+    const turn = setInterval(() => {
+      if (news) setLines(held.slice(-HELD));
+      news = false;
+    }, SHOW);
+    for (const source of sources) {
+      const prefix = sources.length > 1 ? `${source.pod} ` : "";
+      void read(source, (line) => add(prefix + line), stop.signal);
+    }
+    return () => {
+      clearInterval(turn);
+      stop.abort();
+      setLines([]);
+    };
+    // `key` says what `sources` hold.
+  }, [key]);
+
+  const shown = useMemo(
+    () => (wanted ? lines.filter((line) => line.toLowerCase().includes(wanted)) : lines),
+    [lines, wanted],
+  );
+  const view = useVirtualizer({
+    count: shown.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => LINE,
+    overscan: 30,
+  });
+  useEffect(() => {
+    if (follow && shown.length > 0) view.scrollToIndex(shown.length - 1);
+  }, [shown, follow, view]);
+
+  return (
+    <>
+      <Group mb="xs">
+        <TextInput
+          size="xs"
+          aria-label={t("search")}
+          placeholder={t("search")}
+          value={search}
+          onChange={(event) => setSearch(event.currentTarget.value)}
+        />
+        <Checkbox
+          label={t("follow")}
+          checked={follow}
+          onChange={(event) => setFollow(event.currentTarget.checked)}
+        />
+        <Text size="sm" c="dimmed" role="status">
+          {t("shown", { shown: shown.length, count: lines.length })}
+        </Text>
+      </Group>
+      <div
+        className="log"
+        ref={scroller}
+        tabIndex={0}
+        role="log"
+        aria-label={t("logs")}
+        aria-live="off"
+      >
+        <div style={{ height: view.getTotalSize(), position: "relative" }}>
+          {view.getVirtualItems().map((item) => (
+            <div
+              key={item.key}
+              style={{ position: "absolute", top: 0, transform: `translateY(${item.start}px)` }}
+            >
+              {shown[item.index]}
+            </div>
+          ))}
+        </div>
+      </div>
+    </>
+  );
+}
+
+async function read(source: Source, add: (line: string) => void, signal: AbortSignal) {
+  const container = source.container ? `&container=${encodeURIComponent(source.container)}` : "";
+  const path = `/api/v1/namespaces/${source.namespace}/pods/${source.pod}/log?follow=true&tailLines=${TAIL}${container}`;
+  try {
+    const answer = await stream(path, signal);
+    const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const piece = await reader?.read();
+      if (!piece || piece.done) break;
+      const parts = (rest + piece.value).split("\n");
+      rest = parts.pop() ?? "";
+      for (const part of parts) add(printable(part));
+      // A line without an end is not gathered for ever: what is too long would be cut anyway.
+      if (rest.length > LONG) rest = rest.slice(0, LONG);
+    }
+    if (rest) add(printable(rest));
+  } catch (error) {
+    if (!signal.aborted)
+      add(error instanceof Refused ? `! ${error.message}` : `! ${String(error)}`);
+  }
+}
+
+/** Colours and cursor movements mean nothing here, and may hide what was printed. */
+function printable(line: string): string {
+  const cut = line.length > LONG ? `${line.slice(0, LONG)} …` : line;
+  return cut
+    .replace(/\u001b\[[0-9;?]*[ -/]*[@-~]/g, "")
+    .replace(/[\u0000-\u0008\u000b-\u001f\u007f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+}
