@@ -23,10 +23,13 @@ impl Changes {
         self.modified
     }
 
-    fn put(&mut self, step: &Step, below: Self) {
-        self.added.put(step.clone(), below.added);
-        self.removed.put(step.clone(), below.removed);
-        self.modified.put(step.clone(), below.modified);
+    fn put(&mut self, step: impl Fn() -> Step, below: Self) {
+        let sets = [&mut self.added, &mut self.removed, &mut self.modified];
+        for (set, below) in sets.into_iter().zip([below.added, below.removed, below.modified]) {
+            if !below.is_empty() {
+                set.put(step(), below);
+            }
+        }
     }
 }
 
@@ -58,10 +61,10 @@ fn maps(
 ) {
     let below = |key: &str| schema.and_then(|schema| schema.child(key));
     for (key, value) in before {
-        let step = set::field(key);
+        let step = || set::field(key);
         match after.get(key) {
-            Some(after) => changes.put(&step, values(value, after, below(key))),
-            None => changes.removed.put(step, whole(key, value, schema, false)),
+            Some(after) => changes.put(step, values(value, after, below(key))),
+            None => changes.removed.put(step(), whole(key, value, schema, false)),
         }
     }
     for (key, value) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
@@ -158,7 +161,7 @@ fn lists(changes: &mut Changes, before: &[Value], after: &[Value], schema: &Sche
     for (step, item) in &old {
         match (item, new.get(step)) {
             (Item::One(item), Some(Item::One(after))) => {
-                changes.put(step, values(item, after, schema.item()));
+                changes.put(|| step.clone(), values(item, after, schema.item()));
             }
             (Item::Several, Some(Item::Several)) => {
                 let is_it = |item: &&Value| fields::step(item, schema).as_ref() == Ok(step);

@@ -1,6 +1,5 @@
 //! Sets of field paths, as a tree.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
@@ -12,10 +11,37 @@ pub type Step = String;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Set {
     member: bool,
-    children: BTreeMap<Step, Set>,
+    /// By step. Most have few: a tree's node would hold more room than all of them.
+    children: Vec<(Step, Set)>,
 }
 
 impl Set {
+    fn place(&self, step: &str) -> Result<usize, usize> {
+        // They mostly come in order.
+        match self.children.last() {
+            Some((last, _)) if last.as_str() < step => Err(self.children.len()),
+            _ => self.children.binary_search_by(|(own, _)| own.as_str().cmp(step)),
+        }
+    }
+
+    fn child_mut(&mut self, step: &str) -> Option<&mut Self> {
+        let place = self.place(step).ok()?;
+        Some(&mut self.children[place].1)
+    }
+
+    fn insert(&mut self, step: Step, set: Self) {
+        match self.place(&step) {
+            Ok(place) => self.children[place].1 = set,
+            Err(place) => self.children.insert(place, (step, set)),
+        }
+    }
+
+    fn remove(&mut self, step: &str) {
+        if let Ok(place) = self.place(step) {
+            self.children.remove(place);
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         !self.member && self.children.is_empty()
     }
@@ -32,17 +58,17 @@ impl Set {
         self.member = false;
     }
 
-    pub fn children(&self) -> impl Iterator<Item = (&Step, &Set)> {
-        self.children.iter()
+    pub fn children(&self) -> impl ExactSizeIterator<Item = (&Step, &Set)> {
+        self.children.iter().map(|(step, set)| (step, set))
     }
 
     pub fn child(&self, step: &str) -> Option<&Self> {
-        self.children.get(step)
+        self.place(step).ok().map(|place| &self.children[place].1)
     }
 
     /// Every child, to be changed.
     pub fn children_mut(&mut self) -> impl Iterator<Item = (&Step, &mut Self)> {
-        self.children.iter_mut()
+        self.children.iter_mut().map(|(step, set)| (&*step, set))
     }
 
     /// Makes it one member that has nothing below.
@@ -56,16 +82,18 @@ impl Set {
     /// Puts a set below a step; an empty one is nothing.
     pub fn put(&mut self, step: Step, below: Self) {
         if !below.is_empty() {
-            self.children.insert(step, below);
+            self.insert(step, below);
         }
     }
 
     pub fn remove_field(&mut self, name: &str) {
-        self.children.remove(&field(name));
+        if !self.children.is_empty() {
+            self.remove(&field(name));
+        }
     }
 
     pub fn child_field(&mut self, name: &str) -> Option<&mut Self> {
-        self.children.get_mut(&field(name))
+        if self.children.is_empty() { None } else { self.child_mut(&field(name)) }
     }
 
     /// Removes a field below which nothing is left.
@@ -76,7 +104,7 @@ impl Set {
     }
 
     pub fn intersection(&self, other: &Self) -> Self {
-        let mut both = Self { member: self.member && other.member, children: BTreeMap::new() };
+        let mut both = Self { member: self.member && other.member, children: Vec::new() };
         for (step, set) in &self.children {
             if let Some(other) = other.child(step) {
                 both.put(step.clone(), set.intersection(other));
@@ -88,7 +116,7 @@ impl Set {
     /// Gives up all but the members of `other`.
     pub fn keep(&mut self, other: &Self) {
         self.member &= other.member;
-        self.children.retain(|step, set| match other.child(step) {
+        self.children.retain_mut(|(step, set)| match other.child(step) {
             Some(other) => {
                 set.keep(other);
                 !set.is_empty()
@@ -100,12 +128,27 @@ impl Set {
     /// Takes in the members of `other`.
     pub fn absorb(&mut self, other: Self) {
         self.member |= other.member;
+        if self.children.is_empty() {
+            self.children = other.children;
+            return;
+        }
+        if other.children.is_empty() {
+            return;
+        }
+        let own = std::mem::take(&mut self.children);
+        self.children.reserve(own.len() + other.children.len());
+        let mut own = own.into_iter().peekable();
         for (step, set) in other.children {
-            match self.children.get_mut(&step) {
-                Some(own) => own.absorb(set),
-                None => drop(self.children.insert(step, set)),
+            self.children.extend(std::iter::from_fn(|| own.next_if(|(own, _)| *own < step)));
+            match own.next_if(|(own, _)| *own == step) {
+                Some((step, mut same)) => {
+                    same.absorb(set);
+                    self.children.push((step, same));
+                }
+                None => self.children.push((step, set)),
             }
         }
+        self.children.extend(own);
     }
 
     /// Gives up the members of `other`.
@@ -124,13 +167,16 @@ impl Set {
     }
 
     fn subtract_below(&mut self, other: &Self, subtract: fn(&mut Self, &Self)) {
-        for (step, set) in &other.children {
-            let Some(own) = self.children.get_mut(step) else { continue };
-            subtract(own, set);
-            if own.is_empty() {
-                self.children.remove(step);
-            }
+        if other.children.is_empty() {
+            return;
         }
+        self.children.retain_mut(|(step, own)| match other.child(step) {
+            Some(set) => {
+                subtract(own, set);
+                !own.is_empty()
+            }
+            None => true,
+        });
     }
 
     /// Whether every member is one of `fieldsV1`, written as we write it.
@@ -197,7 +243,7 @@ impl Set {
             if child.children.is_empty() {
                 child.member = true;
             }
-            set.children.insert(step, child);
+            set.insert(step, child);
         }
         set
     }
