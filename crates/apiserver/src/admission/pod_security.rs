@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Asked, Operation};
-use crate::object;
 use crate::status::Failure;
+use crate::{object, record};
 
 /// A newly labelled namespace is looked through as far as this.
 const PODS_LOOKED_AT: usize = 3000;
@@ -38,15 +38,15 @@ struct Policy {
 }
 
 impl Policy {
-    /// What the namespace says for a mode.
-    fn of(namespace: &Value, mode: &str) -> Self {
-        let labels = &namespace["metadata"]["labels"];
-        let level = match labels[format!("{PREFIX}{mode}")].as_str() {
+    /// What the namespace's labels say for a mode.
+    fn of(labels: &BTreeMap<String, String>, mode: &str) -> Self {
+        let label = |name: String| labels.get(&name).map(String::as_str);
+        let level = match label(format!("{PREFIX}{mode}")) {
             None | Some("privileged") => Level::Privileged,
             Some("baseline") => Level::Baseline,
             Some(_) => Level::Restricted,
         };
-        let version = labels[format!("{PREFIX}{mode}-version")].as_str();
+        let version = label(format!("{PREFIX}{mode}-version"));
         Self { level, minor: version.and_then(minor) }
     }
 
@@ -89,9 +89,11 @@ pub(super) async fn check(asked: &Asked<'_>, new: &Value) -> Result<(), Failure>
     }
 }
 
-async fn namespace_of(asked: &Asked<'_>) -> Result<Value, Failure> {
-    let found = asked.core.core_object("namespaces", "", asked.namespace).await?;
-    Ok(found.unwrap_or_default())
+/// The labels of the namespace; the rest of it is not built.
+async fn labels_of(asked: &Asked<'_>) -> Result<BTreeMap<String, String>, Failure> {
+    let key = format!("{}{}", record::kind_prefix("", "namespaces"), asked.namespace);
+    let (found, _) = asked.core.store.get(key.as_bytes()).await?;
+    Ok(found.map(|entry| record::labels(&entry.value)).unwrap_or_default())
 }
 
 async fn pod(asked: &Asked<'_>, new: &Value) -> Result<(), Failure> {
@@ -99,8 +101,8 @@ async fn pod(asked: &Asked<'_>, new: &Value) -> Result<(), Failure> {
     if asked.old.is_some_and(|old| old["spec"] == new["spec"]) {
         return Ok(());
     }
-    let namespace = namespace_of(asked).await?;
-    let enforced = Policy::of(&namespace, "enforce");
+    let labels = labels_of(asked).await?;
+    let enforced = Policy::of(&labels, "enforce");
     if enforced.level != Level::Privileged {
         let notes = &asked.call.notes;
         notes.annotate(format!("{PREFIX}enforce-policy"), enforced.shown());
@@ -109,26 +111,25 @@ async fn pod(asked: &Asked<'_>, new: &Value) -> Result<(), Failure> {
             return Err(asked.forbid(format!("violates PodSecurity \"{shown}\": {said}")));
         }
     }
-    tell(asked, &namespace, &new["metadata"], &new["spec"]);
+    tell(asked, &labels, &new["metadata"], &new["spec"]);
     Ok(())
 }
 
 async fn told(asked: &Asked<'_>, meta: &Value, spec: &Value) -> Result<(), Failure> {
-    let namespace = namespace_of(asked).await?;
-    tell(asked, &namespace, meta, spec);
+    tell(asked, &labels_of(asked).await?, meta, spec);
     Ok(())
 }
 
-fn tell(asked: &Asked<'_>, namespace: &Value, meta: &Value, spec: &Value) {
+fn tell(asked: &Asked<'_>, labels: &BTreeMap<String, String>, meta: &Value, spec: &Value) {
     let notes = &asked.call.notes;
     let said = |policy: &Policy| {
         let said = policy.violations(meta, spec)?;
         Some(format!("would violate PodSecurity \"{}\": {said}", policy.shown()))
     };
-    if let Some(said) = said(&Policy::of(namespace, "audit")) {
+    if let Some(said) = said(&Policy::of(labels, "audit")) {
         notes.annotate(format!("{PREFIX}audit-violations"), said);
     }
-    if let Some(said) = said(&Policy::of(namespace, "warn")) {
+    if let Some(said) = said(&Policy::of(labels, "warn")) {
         notes.warn(said);
     }
 }
@@ -172,7 +173,8 @@ async fn namespace(asked: &Asked<'_>, new: &Value) -> Result<(), Failure> {
         }
     }
     let Some(old) = asked.old else { return Ok(()) };
-    let (before, after) = (Policy::of(old, "enforce"), Policy::of(new, "enforce"));
+    let enforced = |namespace: &Value| Policy::of(&object::labels(namespace), "enforce");
+    let (before, after) = (enforced(old), enforced(new));
     if before == after || after.level == Level::Privileged {
         return Ok(());
     }

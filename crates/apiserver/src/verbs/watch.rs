@@ -37,6 +37,10 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// do not all come back at once.
 const DEFAULT_SECONDS: u64 = 1800;
 
+/// Events that wait together go out in pieces of this size: larger ones are memory that the kernel
+/// gives and takes back each time.
+const PIECE: usize = 48 * 1024;
+
 /// What a running watch holds.
 struct Watching {
     core: Arc<Core>,
@@ -202,9 +206,16 @@ impl Watching {
                     return self.queue.pop_front();
                 }
                 // In one piece: a frame of its own each would be a TLS record each.
-                let size = self.queue.iter().map(Bytes::len).sum();
+                let mut size = 0;
+                let count = self.queue.iter().take_while(|event| {
+                    let is_first = size == 0;
+                    size += event.len();
+                    is_first || size <= PIECE
+                });
+                let count = count.count();
+                let size = self.queue.iter().take(count).map(Bytes::len).sum();
                 let mut out = Vec::with_capacity(size);
-                self.queue.drain(..).for_each(|event| out.extend_from_slice(&event));
+                self.queue.drain(..count).for_each(|event| out.extend_from_slice(&event));
                 return Some(Bytes::from(out));
             }
             if self.ended {

@@ -108,10 +108,13 @@ impl Disk {
     pub(super) fn commit(&self, changes: &[Arc<Change>]) -> Result<(), fjall::Error> {
         let Some(last) = changes.last() else { return Ok(()) };
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        // fjall copies what it is given: one place serves all.
+        let mut value = Vec::new();
         for change in changes {
             match &**change {
                 Change::Put { entry, .. } => {
-                    batch.insert(&self.keyspace, stored_key(&entry.key), encode(entry));
+                    encode(&mut value, entry);
+                    batch.insert(&self.keyspace, stored_key(&entry.key), &value[..]);
                 }
                 Change::Delete { previous, .. } => {
                     batch.remove(&self.keyspace, stored_key(&previous.key))
@@ -129,7 +132,7 @@ impl Disk {
         entries: impl Iterator<Item = io::Result<Entry>>,
     ) -> Result<(), OpenError> {
         let fjall = |error| from_fjall(&self.dir, error);
-        let (mut batch, mut bytes) = (self.database.batch(), 0);
+        let (mut batch, mut bytes, mut value) = (self.database.batch(), 0, Vec::new());
         for entry in entries {
             let entry = entry.map_err(|source| OpenError::Io { dir: self.dir.clone(), source })?;
             if entry.modified > revision {
@@ -137,7 +140,8 @@ impl Disk {
                 return Err(OpenError::Damaged { dir: self.dir.clone(), what });
             }
             bytes += entry.key.len() + entry.value.len();
-            batch.insert(&self.keyspace, stored_key(&entry.key), encode(&entry));
+            encode(&mut value, &entry);
+            batch.insert(&self.keyspace, stored_key(&entry.key), &value[..]);
             if bytes > FILL_BYTES {
                 std::mem::replace(&mut batch, self.database.batch()).commit().map_err(fjall)?;
                 bytes = 0;
@@ -169,12 +173,13 @@ fn stored_key(key: &[u8]) -> Vec<u8> {
     stored
 }
 
-fn encode(entry: &Entry) -> Vec<u8> {
-    let mut value = Vec::with_capacity(HEADER + entry.value.len());
+/// Puts into `value` what is stored of an entry.
+fn encode(value: &mut Vec<u8>, entry: &Entry) {
+    value.clear();
+    value.reserve(HEADER + entry.value.len());
     value.extend_from_slice(&entry.created.0.to_le_bytes());
     value.extend_from_slice(&entry.modified.0.to_le_bytes());
     value.extend_from_slice(&entry.value);
-    value
 }
 
 fn decode(key: &[u8], stored: &[u8]) -> Option<Entry> {
