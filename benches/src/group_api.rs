@@ -73,9 +73,13 @@ pub fn measure() -> Result<Vec<Budget>> {
     let own = i32::try_from(std::process::id())?;
     side::pin(own, Place::Client)?;
     sides.iter().try_for_each(|side| side.pin(Place::Server))?;
-    for (round, goal) in
-        [(Round::Reads, 15.0), (Round::Streams, 15.0), (Round::Lists, 10.0), (Round::Creates, 8.0)]
-    {
+    for (round, goal) in [
+        (Round::Reads, 15.0),
+        (Round::StreamedReads, 15.0),
+        (Round::Lists, 10.0),
+        (Round::Creates, 8.0),
+        (Round::StreamedCreates, 8.0),
+    ] {
         if is_wanted(round.name()) {
             budgets.extend(rates(&runtime, &sides, round, goal)?);
         }

@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 
 use super::client::{Connection, Target};
 use super::side::Side;
-use super::streams;
+use super::streams::{self, Ask};
 
 const CONNECTIONS: usize = 64;
 const NODES: usize = 1_000;
@@ -24,9 +24,11 @@ const PACED: Duration = Duration::from_secs(6);
 #[derive(Clone, Copy, PartialEq)]
 pub enum Round {
     Creates,
+    /// Over HTTP/2.
+    StreamedCreates,
     Reads,
     /// Over HTTP/2.
-    Streams,
+    StreamedReads,
     Lists,
 }
 
@@ -34,8 +36,9 @@ impl Round {
     pub fn name(self) -> &'static str {
         match self {
             Self::Creates => "creates",
+            Self::StreamedCreates => "http2-creates",
             Self::Reads => "reads",
-            Self::Streams => "http2-reads",
+            Self::StreamedReads => "http2-reads",
             Self::Lists => "lists-of-500",
         }
     }
@@ -48,7 +51,7 @@ pub struct Done {
 }
 
 /// A ConfigMap of 1 KiB.
-fn config_map(name: &str) -> String {
+pub fn config_map(name: &str) -> String {
     let filler = "x".repeat(900);
     format!(
         "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"{name}\"}},\
@@ -107,8 +110,13 @@ pub async fn prepare(side: &Side) -> Result<()> {
 
 /// A round over 64 connections; each has one request under way.
 pub async fn run(side: &Side, round: Round, turn: usize, lasts: Duration) -> Result<Done> {
-    if round == Round::Streams {
-        return streams::reads(&side.target, lasts).await;
+    let ask = match round {
+        Round::StreamedReads => Some(Ask::Reads),
+        Round::StreamedCreates => Some(Ask::Creates { turn }),
+        _ => None,
+    };
+    if let Some(ask) = ask {
+        return streams::run(&side.target, ask, lasts).await;
     }
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -123,11 +131,11 @@ pub async fn run(side: &Side, round: Round, turn: usize, lasts: Duration) -> Res
             let mut count = 0_u64;
             while begun.elapsed() < lasts {
                 let request = match round {
-                    Round::Creates => {
+                    Round::Creates | Round::StreamedCreates => {
                         let body = config_map(&format!("made-{turn}-{lane}-{count}"));
                         target.request("POST", MAPS, JSON, &body)
                     }
-                    Round::Reads | Round::Streams => {
+                    Round::Reads | Round::StreamedReads => {
                         let at = (lane as u64 * 31 + count) % 600;
                         target.request("GET", &format!("{MAPS}/fill-{at}"), "", "")
                     }

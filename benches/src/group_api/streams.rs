@@ -1,10 +1,11 @@
-//! Reads over HTTP/2, as client-go makes them: few connections, many streams on each.
+//! Reads and creates over HTTP/2, as client-go makes them: few connections, many streams on each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
@@ -13,10 +14,46 @@ use tokio::task::LocalSet;
 use tokio_rustls::TlsConnector;
 
 use super::client::Target;
-use super::load::Done;
+use super::load::{self, Done};
 
 const CONNECTIONS: usize = 4;
 const STREAMS: usize = 16;
+const MAPS: &str = "https://127.0.0.1/api/v1/namespaces/default/configmaps";
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub enum Ask {
+    /// Single ConfigMaps that are there.
+    Reads,
+    /// New ConfigMaps; their names begin with the turn.
+    Creates { turn: usize },
+}
+
+impl Ask {
+    /// Request number `count` of a stream, and how it is to be answered.
+    fn request(
+        self,
+        target: &Target,
+        stream: usize,
+        count: u64,
+    ) -> Result<(hyper::Request<Full<Bytes>>, u16)> {
+        let (request, body, wanted) = match self {
+            Self::Reads => {
+                let at = (stream as u64 * 31 + count) % 600;
+                (hyper::Request::get(format!("{MAPS}/fill-{at}")), String::new(), 200)
+            }
+            Self::Creates { turn } => {
+                let body = load::config_map(&format!("streamed-{turn}-{stream}-{count}"));
+                (hyper::Request::post(MAPS).header("content-type", "application/json"), body, 201)
+            }
+        };
+        let mut request = request.header("accept", "application/json");
+        if let Some((name, value)) = target.credential.trim().split_once(": ") {
+            request = request.header(name, value);
+        }
+        Ok((request.body(Full::new(Bytes::from(body)))?, wanted))
+    }
+}
 
 /// Runs hyper's tasks on the one thread that the client has.
 #[derive(Clone)]
@@ -28,7 +65,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
     }
 }
 
-async fn open(target: &Target) -> Result<SendRequest<Empty<hyper::body::Bytes>>> {
+async fn open(target: &Target) -> Result<SendRequest<Full<Bytes>>> {
     let tcp = TcpStream::connect(("127.0.0.1", target.port)).await?;
     tcp.set_nodelay(true)?;
     let mut tls = rustls::ClientConfig::clone(&target.tls);
@@ -40,8 +77,8 @@ async fn open(target: &Target) -> Result<SendRequest<Empty<hyper::body::Bytes>>>
     Ok(sender)
 }
 
-/// Reads single ConfigMaps for as long as `lasts`.
-pub async fn reads(target: &Target, lasts: Duration) -> Result<Done> {
+/// Asks for as long as `lasts`, one request under way on each stream.
+pub async fn run(target: &Target, ask: Ask, lasts: Duration) -> Result<Done> {
     let local = LocalSet::new();
     local
         .run_until(async {
@@ -51,21 +88,14 @@ pub async fn reads(target: &Target, lasts: Duration) -> Result<Done> {
                 let sender = open(target).await.context("opening HTTP/2")?;
                 for stream in 0..STREAMS {
                     let (mut sender, target) = (sender.clone(), target.clone());
-                    let from = (lane * STREAMS + stream) as u64 * 31;
+                    let stream = lane * STREAMS + stream;
                     running.push(tokio::task::spawn_local(async move {
                         let mut count = 0_u64;
                         while begun.elapsed() < lasts {
-                            let at = (from + count) % 600;
-                            let mut request = hyper::Request::get(format!(
-                                "https://127.0.0.1/api/v1/namespaces/default/configmaps/fill-{at}"
-                            ))
-                            .header("accept", "application/json");
-                            if let Some((name, value)) = target.credential.trim().split_once(": ") {
-                                request = request.header(name, value);
-                            }
+                            let (request, wanted) = ask.request(&target, stream, count)?;
                             sender.ready().await?;
-                            let answer = sender.send_request(request.body(Empty::new())?).await?;
-                            ensure!(answer.status() == 200, "a read: {}", answer.status());
+                            let answer = sender.send_request(request).await?;
+                            ensure!(answer.status() == wanted, "an answer: {}", answer.status());
                             let mut body = answer.into_body();
                             while let Some(frame) = body.frame().await {
                                 frame?;
