@@ -29,6 +29,7 @@ mod feed;
 mod queue;
 mod read;
 mod send;
+mod slim;
 mod world;
 
 use std::fmt;

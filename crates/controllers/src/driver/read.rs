@@ -94,8 +94,8 @@ pub async fn accepted(response: Response<Body>) -> kube::Result<Response<Body>> 
 }
 
 /// A body, line by line.
-struct Lines {
-    body: Body,
+struct Lines<B> {
+    body: B,
     held: Vec<u8>,
     /// Where the next line begins,
     begin: usize,
@@ -103,7 +103,11 @@ struct Lines {
     seen: usize,
 }
 
-impl Lines {
+impl<B> Lines<B>
+where
+    B: http_body::Body<Error = kube::Error> + Unpin,
+    B::Data: AsRef<[u8]>,
+{
     /// The next whole line; nothing where the body ends.
     async fn next(&mut self) -> kube::Result<Option<&[u8]>> {
         loop {
@@ -122,7 +126,7 @@ impl Lines {
                 None => return Ok(None),
                 Some(frame) => {
                     if let Some(bytes) = frame?.data_ref() {
-                        self.held.extend_from_slice(bytes);
+                        self.held.extend_from_slice(bytes.as_ref());
                     }
                 }
             }
@@ -232,9 +236,9 @@ mod tests {
         for size in [1, 7, text.len(), all.len()] {
             let parts: Vec<_> = all.as_bytes().chunks(size).map(<[u8]>::to_vec).collect();
             let stream = futures::stream::iter(parts.into_iter().map(|part| {
-                Ok::<_, std::io::Error>(http_body::Frame::data(axum::body::Bytes::from(part)))
+                Ok::<_, kube::Error>(http_body::Frame::data(axum::body::Bytes::from(part)))
             }));
-            let body = Body::wrap_body(http_body_util::StreamBody::new(stream));
+            let body = http_body_util::StreamBody::new(stream);
             let mut lines = Lines { body, held: Vec::new(), begin: 0, seen: 0 };
             let mut count = 0;
             while let Some(line) = lines.next().await.unwrap() {

@@ -24,6 +24,7 @@ use kube::{Api, Client};
 use super::budgets::Budgets;
 use super::cache::{Cache, Kept};
 use super::feed::{Feed, Objects, Sink, follow};
+use super::slim::SlimPods;
 
 /// The name of the ConfigMap with the cluster's CA in every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
@@ -131,7 +132,7 @@ impl World {
     pub fn for_scheduler(client: Client, tasks: &Tasks) -> Self {
         let read = Start { client: &client, tasks };
         Self {
-            pods: read.of(),
+            pods: read.fed(SlimPods::new(client.clone())),
             nodes: read.of(),
             namespaces: read.of(),
             services: read.of(),

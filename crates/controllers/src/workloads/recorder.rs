@@ -3,8 +3,13 @@
 //! One Event for each thing said about an object, counted when it is said again: twenty scaling
 //! steps are twenty messages, a refusal that repeats with every retry is one. kube's own recorder
 //! counts by reason alone and keeps only the first message.
+//!
+//! About one object a controller says a good deal at once and then little: a set of ten thousand pods
+//! is not ten thousand Events. The measure is that of client-go's spam filter.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource};
@@ -22,15 +27,48 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Leaves room for the hash in an object's name of at most 253 characters.
 const MOST_NAME: usize = 230;
 
+/// What may be said about one object at once, and how long until one more may be.
+const BURST: f64 = 25.0;
+const REFILL: Duration = Duration::from_secs(300);
+/// Objects that are remembered; those about which everything may be said again go first.
+const MOST_OBJECTS: usize = 4096;
+
 /// Writes Events under the name of one controller.
 pub(crate) struct Recorder {
     client: kube::Client,
     controller: &'static str,
+    said: Mutex<Said>,
+}
+
+/// How much was said about which object, by UID.
+#[derive(Default)]
+struct Said(HashMap<String, (f64, Instant)>);
+
+impl Said {
+    /// Whether one more Event may be written; if so, it counts as written.
+    fn take(&mut self, uid: &str, now: Instant) -> bool {
+        let left = |(left, at): (f64, Instant)| {
+            let passed = now.saturating_duration_since(at).as_secs_f64();
+            (left + passed / REFILL.as_secs_f64()).min(BURST)
+        };
+        let before = self.0.get(uid).copied().map_or(BURST, left);
+        if before < 1.0 {
+            return false;
+        }
+        if !self.0.contains_key(uid) && self.0.len() >= MOST_OBJECTS {
+            self.0.retain(|_, known| left(*known) < BURST);
+            if self.0.len() >= MOST_OBJECTS {
+                self.0.clear();
+            }
+        }
+        self.0.insert(uid.to_owned(), (before - 1.0, now));
+        true
+    }
 }
 
 impl Recorder {
     pub(crate) fn new(world: &World, controller: &'static str) -> Self {
-        Self { client: world.client.clone(), controller }
+        Self { client: world.client.clone(), controller, said: Mutex::default() }
     }
 
     /// Tells people; that it could not be written is no reason for its caller to fail.
@@ -38,6 +76,10 @@ impl Recorder {
     where
         O: kube::Resource<DynamicType = ()>,
     {
+        let uid = about.meta().uid.as_deref().unwrap_or_default();
+        if !self.said.lock().expect("no holder of the lock panics").take(uid, Instant::now()) {
+            return;
+        }
         let event = self.event(about, type_, note, Timestamp::now());
         match tokio::time::timeout(PATIENCE, self.write(&event)).await {
             Ok(Ok(())) => {}
@@ -94,5 +136,33 @@ impl Recorder {
             source: Some(EventSource { component: Some(self.controller.into()), host: None }),
             ..Default::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn about_one_object_much_is_said_at_once_and_then_little() {
+        let (mut said, begun) = (Said::default(), Instant::now());
+        let at_once = (0..100).filter(|_| said.take("a", begun)).count();
+        assert_eq!(at_once, 25);
+        assert!(said.take("b", begun), "of another object");
+        assert!(!said.take("a", begun + Duration::from_secs(299)));
+        assert!(said.take("a", begun + Duration::from_secs(301)));
+        assert!(!said.take("a", begun + Duration::from_secs(302)));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (mut said, now) = (Said::default(), Instant::now());
+        for at in 0..3 * MOST_OBJECTS {
+            assert!(said.take(&at.to_string(), now));
+            assert!(said.0.len() <= MOST_OBJECTS);
+        }
+        let later = now + 2 * REFILL;
+        assert!(said.take("new", later));
+        assert_eq!(said.0.len(), 1, "the others may say everything again");
     }
 }
