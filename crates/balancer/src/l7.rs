@@ -58,6 +58,7 @@ pub(crate) mod weights;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -174,11 +175,16 @@ pub enum AccessLog {
 ///
 /// # Errors
 /// When a port cannot be had, or the default certificate not be made.
-pub async fn run(config: Config, client: kube::Client, tasks: &Tasks) -> Result<(), ServeError> {
+pub async fn run(
+    config: Config,
+    client: kube::Client,
+    sites: watch::Receiver<Sites>,
+    tasks: &Tasks,
+) -> Result<(), ServeError> {
     let (sender, snapshots) = watch::channel(None);
     // Pods go on changing under the requests that are still open in a drain.
     let lasting = serve::outlasting(tasks);
-    snapshot::follow_cluster(&client, &config, sender, &lasting);
+    snapshot::follow_cluster(&client, &config.ingress_class, sites, sender, &lasting);
     tasks.spawn_until_stop(
         "ingress-status",
         status::keep(client, config.clone(), snapshots.clone()),
@@ -186,4 +192,16 @@ pub async fn run(config: Config, client: kube::Client, tasks: &Tasks) -> Result<
     let served = serve(config, snapshots, tasks).await;
     lasting.cancel();
     served
+}
+
+/// Follows what the Ingresses of `class` need; `None` until all of it is known.
+pub fn follow_ingresses(
+    client: &kube::Client,
+    class: &str,
+    sites: watch::Receiver<Sites>,
+    tasks: &Tasks,
+) -> watch::Receiver<Option<Arc<Snapshot>>> {
+    let (sender, snapshots) = watch::channel(None);
+    snapshot::follow_cluster(client, class, sites, sender, tasks);
+    snapshots
 }

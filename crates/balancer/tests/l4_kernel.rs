@@ -1,6 +1,17 @@
-//! Service addresses in a real kernel: a network namespace with a bridge, three pods and their
-//! servers. Needs root and nftables.
+//! Layer 4. Here: Service addresses in a real kernel, a network namespace with a bridge, three pods
+//! and their servers; needs root and nftables. In the modules: the other doors.
 #![allow(clippy::unwrap_used)] // a test's helpers fail like the test
+
+#[path = "l4_kernel/clusters.rs"]
+mod clusters;
+#[path = "l4_kernel/front.rs"]
+mod front;
+#[path = "l4_kernel/keepalived.rs"]
+mod keepalived;
+#[path = "l4_kernel/nginx.rs"]
+mod nginx;
+#[path = "l4_kernel/streams.rs"]
+mod streams;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -293,6 +304,14 @@ async fn lead_to_pods() {
     until("affinity moved", || ask(vip).unwrap().split_once(' ').unwrap().0 != home.to_string())
         .await;
     assert_eq!(answering(vip, 20).len(), 1);
+
+    // A hundred changes a second lose no connection: every set of endpoints is whole.
+    for round in 0..100 {
+        sender.send_replace(snapshot("None", [&[2, 3][..], &[4], &[3, 4], &[2, 3, 4]][round % 4]));
+        ask(vip).unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        ask(vip).unwrap();
+    }
 
     // All endpoints gone, and back.
     sender.send_replace(snapshot("None", &[]));

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use berth_api::endpoints::SERVICE_NAME;
 use berth_daemon::Tasks;
 
-use super::{Config, Sites};
+use super::Sites;
 use crate::follow::follow;
 
 pub use gateway::GatewayObjects;
@@ -46,7 +46,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The Ingresses that `class` serves, oldest first: where two claim the same, it has it.
-    pub(super) fn served(&self, class: &str) -> Vec<&Arc<Ingress>> {
+    pub(crate) fn served(&self, class: &str) -> Vec<&Arc<Ingress>> {
         let ours = self.classes.iter().find(|candidate| candidate.name_any() == class);
         let is_default = ours.is_some_and(|class| {
             class.annotations().get(DEFAULT_CLASS).is_some_and(|value| value == "true")
@@ -123,7 +123,8 @@ fn backends(ingress: &Ingress) -> impl Iterator<Item = &IngressBackend> {
 /// Sends a snapshot of the cluster after each change, once all kinds are known.
 pub(super) fn follow_cluster(
     client: &kube::Client,
-    config: &Config,
+    class: &str,
+    mut sites: watch::Receiver<Sites>,
     sender: watch::Sender<Option<Arc<Snapshot>>>,
     tasks: &Tasks,
 ) {
@@ -146,10 +147,14 @@ pub(super) fn follow_cluster(
         follow("endpoints", berth_api::endpoints::follow(client.clone()), changed.clone(), tasks);
     let secrets = following!("secrets", Secret, all().fields("type=kubernetes.io/tls"));
     let gateway = gateway::follow_gateways(client, changed.clone(), tasks);
-    let class = config.ingress_class.clone();
+    let class = class.to_owned();
     tasks.spawn_until_stop("ingress-snapshots", async move {
         loop {
-            changed.notified().await;
+            tokio::select! {
+                () = changed.notified() => {}
+                Ok(()) = sites.changed() => {}
+            }
+            let others = sites.borrow_and_update().clone();
             let complete = || {
                 Some(Snapshot {
                     ingresses: ingresses.objects()?,
@@ -158,7 +163,7 @@ pub(super) fn follow_cluster(
                     slices: slices.objects()?,
                     secrets: secrets.objects()?,
                     gateway: gateway.objects()?,
-                    sites: Sites::default(),
+                    sites: others,
                 })
             };
             if let Some(snapshot) = complete() {

@@ -112,6 +112,21 @@ impl BackendSet {
         self.sites.iter().flat_map(|site| &site.all.endpoints)
     }
 
+    /// Every endpoint with its weight now, that of its site counted in: for data planes that pick
+    /// by themselves.
+    pub(crate) fn weighted(&self) -> Vec<(SocketAddrV4, u32)> {
+        let now_us = now_us();
+        let one_site = self.sites.len() < 2;
+        let sites = self.sites.iter().enumerate();
+        sites
+            .flat_map(|(index, site)| {
+                let of_site = if one_site { 1 } else { self.moving.at(index, now_us) };
+                let endpoints = site.all.endpoints.iter();
+                endpoints.map(move |e| (e.address(), e.weight().saturating_mul(of_site)))
+            })
+            .collect()
+    }
+
     /// What a request hashes to, where that decides.
     ///
     /// `header` gives the value of a header of the request by its name in lower case.
