@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::forward::Route;
 use crate::name::{self, Domain};
 use crate::own::{MOST_NSID, Own};
+use crate::query_log::QueryLog;
+use crate::serve::tls::{CertificateError, Tls};
+use crate::transfer::{Rules, RulesError, Secondary, Transfers, TsigKey};
 use crate::zone::file::{self, Problem};
 use crate::zone::policy::Wanted;
 use crate::zone::{Policies, Sites};
@@ -44,6 +47,16 @@ pub struct Config {
     pub longest: u32,
     /// UDP answers a second to one client network on each thread; 0 for no limit.
     pub rate: u32,
+    /// DNS over TLS; `None` for none.
+    pub tls: Option<Tls>,
+    /// Keys shared with other servers.
+    pub keys: Vec<TsigKey>,
+    /// Who may have whole zones.
+    pub transfers: Transfers,
+    /// Zones that other servers have.
+    pub secondaries: Vec<Secondary>,
+    /// Where some of the queries are written; `None` for nowhere.
+    pub query_log: Option<QueryLog>,
     /// A socket for `berth dns cache` and `flush`; `None` for none.
     pub control: Option<PathBuf>,
     /// What this server calls itself when asked (RFC 5001); at most 32 bytes.
@@ -101,6 +114,11 @@ impl Config {
             // Longer would only save questions that a resolver next door answers as fast.
             longest: 30,
             rate: 0,
+            tls: None,
+            keys: vec![],
+            transfers: Transfers::default(),
+            secondaries: vec![],
+            query_log: None,
             control: None,
             nsid: None,
             secret: None,
@@ -140,7 +158,8 @@ impl Config {
                 .ok_or_else(|| StartError::Name { key: "forward", name: suffix.clone() })?;
             routes.push(Route::new(name, upstreams.clone()));
         }
-        Ok(Valid { domains, policies, own, sites, routes })
+        let rules = Rules::new(&self.keys, &self.transfers, &self.secondaries)?;
+        Ok(Valid { domains, policies, own, sites, routes, rules })
     }
 }
 
@@ -151,6 +170,21 @@ pub(crate) struct Valid {
     pub own: Own,
     pub sites: BTreeMap<String, u8>,
     pub routes: Vec<Route>,
+    pub rules: Rules,
+}
+
+impl Valid {
+    /// The numbers of the sites of clusters.
+    pub(crate) fn sites_of(&self, clusters: &[Option<String>]) -> Result<Vec<u8>, StartError> {
+        let number = |site: &Option<String>| match site {
+            Some(site) => self.sites.get(site).copied().ok_or_else(|| StartError::Site {
+                site: site.clone(),
+                what: "a cluster is there, and no networks are said to be",
+            }),
+            None => Ok(0),
+        };
+        clusters.iter().map(number).collect()
+    }
 }
 
 /// What is wrong with a zone file; harmless problems too. Empty for a zone in order.
@@ -218,6 +252,20 @@ pub enum StartError {
     /// The kernel does not take what answers in it.
     #[error(transparent)]
     Xdp(#[from] crate::XdpError),
+    /// Keys, transfers or secondaries cannot be right.
+    #[error("transfers of zones")]
+    Rules(#[from] RulesError),
+    /// The certificate of DNS over TLS cannot be used.
+    #[error("DNS over TLS")]
+    Certificate(#[from] CertificateError),
+    /// The query log cannot be written.
+    #[error("query log {}", path.display())]
+    QueryLog {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A thread could not be started.
     #[error("start a thread")]
     Thread(#[source] std::io::Error),

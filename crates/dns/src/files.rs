@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_daemon::Tasks;
-use tokio::sync::watch;
 
 use crate::config::{StartError, ZoneFile};
+use crate::served::Served;
 use crate::written::{Origin, Written, ZoneError};
 
 /// How often files are looked at; a look is one system call a file.
@@ -40,20 +40,20 @@ impl Files {
         Ok(all)
     }
 
-    /// Looks for changes until `tasks` end; whenever `reload` changes, at all of them.
-    pub(crate) fn follow(mut self, mut reload: watch::Receiver<u64>, tasks: &Tasks) {
-        if self.files.is_empty() {
-            return;
-        }
+    /// Looks for changes until `tasks` end. A new list is taken whenever there is one, and
+    /// all files are read then.
+    pub(crate) fn follow(mut self, served: Arc<Served>, tasks: &Tasks) {
+        let mut lists = served.lists.subscribe();
         tasks.spawn_until_stop("zone files", async move {
+            let _held = served;
             let mut looks = tokio::time::interval(LOOK_EVERY);
             loop {
                 let all = tokio::select! {
                     _ = looks.tick() => false,
-                    told = reload.changed() => {
-                        if told.is_err() {
-                            return;
-                        }
+                    told = lists.changed() => {
+                        told.expect("this task holds the sender too");
+                        let list = lists.borrow_and_update().clone();
+                        self.replace(list);
                         true
                     }
                 };
@@ -72,12 +72,25 @@ impl Files {
         });
     }
 
+    /// Forgets the zones of files that are not in the list.
+    fn replace(&mut self, list: Vec<ZoneFile>) {
+        for origin in self.written.origins() {
+            if let Origin::File(path) = &origin
+                && !list.iter().any(|file| file.path.display().to_string() == *path)
+            {
+                self.written.forget(&origin);
+            }
+        }
+        self.changed = vec![None; list.len()];
+        self.files = list;
+    }
+
     async fn read(&mut self, number: usize) -> Result<(), ZoneError> {
         let ZoneFile { path, origin } = self.files[number].clone();
         self.changed[number] = Some(modified(&self.files[number]).await?);
         let written = Arc::clone(&self.written);
         let shown = path.display().to_string();
-        let from = Origin::File(number, shown.clone());
+        let from = Origin::File(shown.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let text = std::fs::read(path)?;
             written.read(from, &text, origin.as_deref())

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::Record;
 
@@ -44,7 +45,7 @@ pub(crate) struct Question {
 #[derive(Debug)]
 pub(crate) struct Forward {
     /// Longest suffix first: the first that a name is under says whom to ask.
-    routes: Vec<Route>,
+    routes: ArcSwap<Vec<Route>>,
     zone: Arc<Current>,
     cache: cache::Cache,
 }
@@ -87,8 +88,15 @@ impl Forward {
         answers: usize,
         longest: u32,
     ) -> Self {
-        routes.sort_by_key(|route| std::cmp::Reverse(route.suffix.len()));
+        sort(&mut routes);
+        let routes = ArcSwap::from_pointee(routes);
         Self { routes, zone, cache: cache::Cache::new(answers, longest) }
+    }
+
+    /// Asks others from now on; what is under way goes on.
+    pub(crate) fn set_routes(&self, mut routes: Vec<Route>) {
+        sort(&mut routes);
+        self.routes.store(Arc::new(routes));
     }
 
     /// How many answers are kept for all threads together.
@@ -185,7 +193,8 @@ impl Forward {
     }
 
     async fn ask(&self, question: &Question) -> Option<(Message, u32)> {
-        let route = self.routes.iter().find(|route| is_under(&question.name, &route.suffix))?;
+        let routes = self.routes.load_full();
+        let route = routes.iter().find(|route| is_under(&question.name, &route.suffix))?;
         let count = route.upstreams.len();
         let first = route.preferred.load(Ordering::Relaxed);
         for turn in 0..count * upstream::ROUNDS {
@@ -210,6 +219,10 @@ impl Forward {
         }
         None
     }
+}
+
+fn sort(routes: &mut [Route]) {
+    routes.sort_by_key(|route| std::cmp::Reverse(route.suffix.len()));
 }
 
 /// An answer that only says `code`, to whatever `packet` asks.

@@ -1,4 +1,4 @@
-//! The smallest HTTP server that a probe is content with.
+//! The smallest HTTP server that a probe and Prometheus are content with.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,17 +9,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::StartError;
+use crate::served::Served;
+use crate::{StartError, metrics};
 
 /// Probes come one at a time; more connections than this are somebody else's.
 const MOST_CONNECTIONS: usize = 16;
 const MOST_REQUEST: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers 200 while `ready` is up and 503 while it is not, on any path.
+/// Answers `/metrics`, and 200 while `ready` is up and 503 while it is not on any other path.
 pub(crate) async fn serve(
     address: SocketAddr,
     ready: Ready,
+    served: Arc<Served>,
     tasks: &Tasks,
 ) -> Result<(), StartError> {
     let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
@@ -33,9 +35,9 @@ pub(crate) async fn serve(
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-            let ready = ready.is_ready();
+            let (ready, served) = (ready.is_ready(), Arc::clone(&served));
             inner.spawn_until_stop("health", async move {
-                let _ = tokio::time::timeout(PATIENCE, reply(stream, ready)).await;
+                let _ = tokio::time::timeout(PATIENCE, reply(stream, ready, &served)).await;
                 drop(permit);
             });
         }
@@ -43,7 +45,7 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-async fn reply(mut stream: TcpStream, ready: bool) -> std::io::Result<()> {
+async fn reply(mut stream: TcpStream, ready: bool, served: &Served) -> std::io::Result<()> {
     let mut request = Vec::new();
     let mut part = [0u8; 512];
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -53,10 +55,15 @@ async fn reply(mut stream: TcpStream, ready: bool) -> std::io::Result<()> {
         }
         request.extend_from_slice(&part[..read]);
     }
-    let (status, body) =
-        if ready { ("200 OK", "ok\n") } else { ("503 Service Unavailable", "no names yet\n") };
+    let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let (status, body) = match line.split(|byte| *byte == b' ').nth(1) {
+        Some(b"/metrics") => ("200 OK", metrics::page(served)),
+        _ if ready => ("200 OK", "ok\n".to_owned()),
+        _ => ("503 Service Unavailable", "no names yet\n".to_owned()),
+    };
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(head.as_bytes()).await?;

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::facts::{Facts, ZoneText};
-use crate::zone::{self, Change, Current};
+use crate::zone::{self, Change, Current, Policies};
 
 /// The clusters that are followed.
 #[derive(Debug)]
@@ -31,6 +31,14 @@ impl Clusters {
             self.zone.set_clusters(&all);
         }
         any
+    }
+
+    /// Puts all names in force under other policies, and with clusters at other sites.
+    pub(crate) fn configure(&self, policies: Policies, sites: &[u8]) {
+        let mut all = self.lock();
+        if all.configure(policies, sites) {
+            self.zone.set_clusters(&all);
+        }
     }
 
     /// Keeps the text of a zone that is in force, or forgets it, for the next start.

@@ -10,6 +10,8 @@ pub(crate) const HEADER: usize = 12;
 pub(crate) mod flag {
     pub(crate) const RESPONSE: u16 = 1 << 15;
     pub(crate) const OPCODE: u16 = 0xF << 11;
+    /// RFC 1996, within [`OPCODE`].
+    pub(crate) const NOTIFY: u16 = 4 << 11;
     pub(crate) const AUTHORITATIVE: u16 = 1 << 10;
     pub(crate) const TRUNCATED: u16 = 1 << 9;
     pub(crate) const RECURSION_DESIRED: u16 = 1 << 8;
@@ -42,6 +44,10 @@ pub(crate) mod kind {
     pub(crate) const SRV: u16 = 33;
     pub(crate) const OPT: u16 = 41;
     pub(crate) const DS: u16 = 43;
+    pub(crate) const HTTPS: u16 = 65;
+    pub(crate) const TSIG: u16 = 250;
+    pub(crate) const IXFR: u16 = 251;
+    pub(crate) const AXFR: u16 = 252;
     /// From here to 254: transfers and other questions about zones, not about names.
     pub(crate) const FIRST_META: u16 = 128;
     pub(crate) const ANY: u16 = 255;
@@ -80,6 +86,8 @@ pub(crate) struct Query<'a> {
     pub kind: u16,
     pub class: u16,
     pub edns: Option<Edns<'a>>,
+    /// A signature follows (RFC 8945), which is not looked at here.
+    pub signed: bool,
 }
 
 /// Why a packet is no query that can be answered.
@@ -121,7 +129,7 @@ pub(crate) fn parse(packet: &[u8]) -> Result<Query<'_>, Refused<'_>> {
     let kind = u16::from_be_bytes([fixed[0], fixed[1]]);
     let class = u16::from_be_bytes([fixed[2], fixed[3]]);
     let bad = with(code::FORMAT_ERROR, question, false);
-    let options = additional(packet, end + 4, additionals).ok_or(bad)?;
+    let (options, signed) = additional(packet, end + 4, additionals).ok_or(bad)?;
     if let Some((version, _)) = options
         && version != 0
     {
@@ -129,7 +137,7 @@ pub(crate) fn parse(packet: &[u8]) -> Result<Query<'_>, Refused<'_>> {
     }
     let edns = options.map(|(_, edns)| edns);
     let name = &question[..question.len() - 4];
-    Ok(Query { id, flags, question, name, kind, class, edns })
+    Ok(Query { id, flags, question, name, kind, class, edns, signed })
 }
 
 /// The position after the name at `at`.
@@ -151,10 +159,11 @@ fn name_end(packet: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// The OPT record among the additional ones, with its version; the outer `None` for a malformed
-/// section.
-fn additional(packet: &[u8], mut at: usize, count: u16) -> Option<Option<(u8, Edns<'_>)>> {
+/// The OPT record among the additional ones, with its version, and whether the last is a
+/// signature; `None` for a malformed section.
+fn additional(packet: &[u8], mut at: usize, count: u16) -> Option<(Option<(u8, Edns<'_>)>, bool)> {
     let mut found = None;
+    let mut signed = false;
     for _ in 0..count {
         let root = packet.get(at) == Some(&0);
         at = skip_name(packet, at)?;
@@ -162,6 +171,10 @@ fn additional(packet: &[u8], mut at: usize, count: u16) -> Option<Option<(u8, Ed
         let kind = u16::from_be_bytes([fixed[0], fixed[1]]);
         let length = usize::from(u16::from_be_bytes([fixed[8], fixed[9]]));
         at = at.checked_add(10 + length).filter(|end| *end <= packet.len())?;
+        // Nothing may follow one (RFC 8945 §5.1).
+        if std::mem::replace(&mut signed, kind == kind::TSIG) {
+            return None;
+        }
         if kind == kind::OPT {
             if found.is_some() || !root {
                 return None;
@@ -173,7 +186,7 @@ fn additional(packet: &[u8], mut at: usize, count: u16) -> Option<Option<(u8, Ed
             found = Some((fixed[5], edns));
         }
     }
-    Some(found)
+    Some((found, signed))
 }
 
 /// Reads the options; `None` where one is malformed.

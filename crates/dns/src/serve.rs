@@ -1,7 +1,9 @@
-//! The ports: UDP by threads of their own, TCP by tasks.
+//! The ports: UDP by threads of their own, TCP and TLS by tasks.
 
 mod limit;
+mod slow;
 mod tcp;
+pub(crate) mod tls;
 mod udp;
 
 use std::net::SocketAddr;
@@ -9,7 +11,7 @@ use std::net::SocketAddr;
 use socket2::{Domain, Socket, Type};
 
 pub(crate) use tcp::tcp;
-pub(crate) use udp::udp;
+pub(crate) use udp::{threads, udp};
 
 /// A bound socket that shares its port with others, of this process or another.
 fn shared(address: SocketAddr, type_: Type) -> std::io::Result<Socket> {

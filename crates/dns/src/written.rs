@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::name::{self, Domain};
@@ -47,8 +48,8 @@ impl fmt::Display for Listed<'_> {
 /// Where a zone comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Origin {
-    /// The file of that number, as people know it.
-    File(usize, String),
+    /// The file of that path.
+    File(String),
     /// The object of that cluster, by `namespace/name`.
     Object(usize, String),
     /// Another server; by apex.
@@ -58,7 +59,7 @@ pub(crate) enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(_, path) => write!(f, "the file {path}"),
+            Self::File(path) => write!(f, "the file {path}"),
             Self::Object(_, key) => write!(f, "the ConfigMap {key}"),
             Self::Primary(apex) => write!(f, "the primary of {}", name::text(apex)),
         }
@@ -68,15 +69,17 @@ impl fmt::Display for Origin {
 /// All zones that are written down.
 #[derive(Debug)]
 pub(crate) struct Written {
-    policies: Policies,
+    policies: Mutex<Arc<Policies>>,
     domains: Vec<Domain>,
     zone: Arc<Current>,
     zones: Mutex<BTreeMap<Origin, Arc<Static>>>,
+    refused: AtomicU64,
 }
 
 impl Written {
     pub(crate) fn new(policies: Policies, domains: Vec<Domain>, zone: Arc<Current>) -> Self {
-        Self { policies, domains, zone, zones: Mutex::default() }
+        let policies = Mutex::new(Arc::new(policies));
+        Self { policies, domains, zone, zones: Mutex::default(), refused: AtomicU64::new(0) }
     }
 
     /// Reads a zone's text and puts it in force in place of what came from there before; its
@@ -90,9 +93,39 @@ impl Written {
         text: &[u8],
         origin: Option<&str>,
     ) -> Result<Vec<Problem>, ZoneError> {
-        let (zone, problems) = file::read(text, origin).map_err(ZoneError::Wrong)?;
-        self.take(from, zone)?;
-        Ok(problems)
+        let read = file::read(text, origin).map_err(ZoneError::Wrong);
+        let taken = read.and_then(|(zone, problems)| {
+            self.take(from, zone)?;
+            Ok(problems)
+        });
+        taken.inspect_err(|_| self.count_refused())
+    }
+
+    /// Counts what was not taken.
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often something was not taken.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Prepares the answers of all zones anew, under other policies.
+    pub(crate) fn set_policies(&self, policies: Policies) {
+        let zones = self.lock();
+        let mut held = self.policies.lock().expect("no holder of the lock panics");
+        if **held == policies {
+            return;
+        }
+        *held = Arc::new(policies);
+        drop(held);
+        self.put_in_force(&zones, true);
+    }
+
+    /// All zones there are.
+    pub(crate) fn origins(&self) -> Vec<Origin> {
+        self.lock().keys().cloned().collect()
     }
 
     /// Puts a zone in force in place of what came from there before.
@@ -113,7 +146,7 @@ impl Written {
         let same = zones.get(&from).is_some_and(|before| **before == zone);
         if !same {
             zones.insert(from, Arc::new(zone));
-            self.put_in_force(&zones);
+            self.put_in_force(&zones, false);
             tracing::info!(zone = shown, records, "zone in force");
         }
         Ok(())
@@ -123,7 +156,7 @@ impl Written {
     pub(crate) fn forget(&self, from: &Origin) -> bool {
         let mut zones = self.lock();
         let Some(zone) = zones.remove(from) else { return false };
-        self.put_in_force(&zones);
+        self.put_in_force(&zones, false);
         tracing::info!(zone = name::text(&zone.apex), "zone no longer in force");
         true
     }
@@ -133,9 +166,10 @@ impl Written {
         self.lock().get(from).cloned()
     }
 
-    fn put_in_force(&self, zones: &BTreeMap<Origin, Arc<Static>>) {
+    fn put_in_force(&self, zones: &BTreeMap<Origin, Arc<Static>>, anew: bool) {
         let zones: Vec<_> = zones.values().cloned().collect();
-        self.zone.set_written(&zones, &self.policies);
+        let policies = Arc::clone(&self.policies.lock().expect("no holder of the lock panics"));
+        self.zone.set_written(&zones, &policies, anew);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Origin, Arc<Static>>> {

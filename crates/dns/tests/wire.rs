@@ -1,5 +1,10 @@
 //! The whole server over real sockets on loopback, with an API server that says what a test wants.
 
+#[path = "wire/peers.rs"]
+mod peers;
+#[path = "wire/running.rs"]
+mod running;
+
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
 use std::sync::{Arc, Mutex};

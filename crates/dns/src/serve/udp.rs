@@ -25,15 +25,15 @@ use socket2::Type;
 use tokio::sync::mpsc;
 
 use super::limit::{Limits, Verdict};
-use super::shared;
+use super::{shared, slow};
 use crate::StartError;
 use crate::answer::{MAX_UDP, Outcome, Transport, Via, refuse, reject, respond};
 use crate::asked::Asked;
-use crate::counts::Counts;
-use crate::forward::{Forward, Freshness, Hit, Hot, Kept, failure};
-use crate::own::Own;
+use crate::counts::{Counts, Tally};
+use crate::forward::{Freshness, Hit, Hot, Kept, failure};
 use crate::query::{self, Query, Refused, code, flag};
-use crate::zone::{Current, Layers, Located};
+use crate::served::Served;
+use crate::zone::{Layers, Located};
 
 /// Queries taken at a time. More would only wait longer for each other.
 const BATCH: usize = 64;
@@ -51,6 +51,8 @@ const MOST_FORWARDED: usize = 256;
 /// Answers that wait to be taken in by a thread; one more is only not kept there.
 const MOST_NEW: usize = 1024;
 
+/// One query of so many is counted for `berth dns top`.
+const TOP_SAMPLE: u32 = 16;
 /// No place in a table.
 const NOWHERE: u32 = u32::MAX;
 
@@ -61,19 +63,20 @@ struct Waiting {
     client: Option<SocketAddr>,
 }
 
-/// Opens the port and answers in threads that end with `tasks`.
+/// How many threads there are for UDP.
+pub(crate) fn threads(wanted: Option<usize>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    wanted.unwrap_or(cores).clamp(1, MOST_THREADS)
+}
+
+/// Opens the port and answers in threads, one for each of the counts, that end with `tasks`.
 pub(crate) fn udp(
     address: SocketAddr,
-    threads: Option<usize>,
-    (zone, forward): (Arc<Current>, Arc<Forward>),
-    own: Arc<Own>,
+    served: &Arc<Served>,
     (answers, rate): (usize, u32),
     tasks: &Tasks,
-) -> Result<Vec<Arc<Counts>>, StartError> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads.unwrap_or(cores).clamp(1, MOST_THREADS);
-    let counts: Vec<Arc<Counts>> = (0..threads).map(|_| Arc::default()).collect();
-    for number in 0..threads {
+) -> Result<(), StartError> {
+    for (number, counts) in served.counts.iter().enumerate() {
         let open = || {
             let socket = shared(address, Type::DGRAM)?;
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
@@ -91,20 +94,10 @@ pub(crate) fn udp(
         let (keep, new) = sync_channel(MOST_NEW);
         tasks.spawn_until_stop(
             "forward",
-            forward_all(Arc::clone(&socket), queue, Arc::clone(&forward), keep),
+            forward_all(Arc::clone(&socket), queue, Arc::clone(served), keep),
         );
-        let counts = Arc::clone(&counts[number]);
-        let thread = Thread {
-            socket,
-            stop,
-            zone: Arc::clone(&zone),
-            own: Arc::clone(&own),
-            waiting,
-            new,
-            counts,
-            answers,
-            rate,
-        };
+        let (served, counts) = (Arc::clone(served), Arc::clone(counts));
+        let thread = Thread { socket, stop, served, waiting, new, counts, answers, rate };
         let thread = std::thread::Builder::new()
             .name(format!("dns-{number}"))
             .spawn(move || thread.run())
@@ -116,19 +109,62 @@ pub(crate) fn udp(
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         });
     }
-    Ok(counts)
+    Ok(())
 }
 
 struct Thread {
     socket: Arc<UdpSocket>,
     stop: Arc<AtomicBool>,
-    zone: Arc<Current>,
-    own: Arc<Own>,
+    served: Arc<Served>,
     waiting: mpsc::Sender<Waiting>,
     new: Receiver<Kept>,
     counts: Arc<Counts>,
     answers: usize,
     rate: u32,
+}
+
+/// What one thread knows besides what all know.
+struct State {
+    hot: Hot,
+    limits: Limits,
+    tops: Sampler,
+    log: Sampler,
+}
+
+/// Draws one of so many on average, without a pattern that queries could have too.
+struct Sampler {
+    every: u32,
+    left: u32,
+    random: u64,
+}
+
+impl Sampler {
+    /// One of `every`; none for 0.
+    fn new(every: u32) -> Self {
+        Self { every, left: every, random: rand::random::<u64>() | 1 }
+    }
+
+    /// Whether one of the next `count` is drawn.
+    fn is_due(&self, count: usize) -> bool {
+        self.every > 0 && (self.left as usize) <= count
+    }
+
+    /// Whether this one is drawn.
+    #[inline]
+    fn draw(&mut self) -> bool {
+        if self.left > 1 || self.every == 0 {
+            self.left = self.left.saturating_sub(1);
+            return false;
+        }
+        // xorshift64*, Vigna 2016; from 1 to twice the mean, less one.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let span = u64::from(self.every) * 2 - 1;
+        let drawn = self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
+        self.left = 1 + ((drawn * span) >> 32) as u32;
+        true
+    }
 }
 
 /// What one thread works in; allocated once.
@@ -204,9 +240,11 @@ impl Thread {
     fn run(self) {
         let mut buffers = Buffers::new();
         let mut seen = 0;
-        let mut zone = self.zone.get();
-        let mut hot = Hot::new(self.answers);
-        let mut limits = Limits::new(self.rate);
+        let mut zone = self.served.zone.get();
+        let (hot, limits) = (Hot::new(self.answers), Limits::new(self.rate));
+        let log = self.served.log.as_ref().map_or(0, |log| log.sample);
+        let mut state =
+            State { hot, limits, tops: Sampler::new(TOP_SAMPLE), log: Sampler::new(log) };
         let mut flushed = 0;
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -214,15 +252,15 @@ impl Thread {
             }
             match buffers.receive(&self.socket) {
                 Ok(count) => {
-                    if let Some(newer) = self.zone.newer_than(&mut seen) {
+                    if let Some(newer) = self.served.zone.newer_than(&mut seen) {
                         zone = newer;
                     }
                     let flushes = self.counts.flushes.load(Ordering::Relaxed);
                     if std::mem::replace(&mut flushed, flushes) != flushes {
-                        hot.clear();
+                        state.hot.clear();
                     }
-                    self.new.try_iter().take(MOST_NEW).for_each(|kept| hot.put(kept));
-                    let replies = self.answer(&zone, (&mut hot, &mut limits), &mut buffers, count);
+                    self.new.try_iter().take(MOST_NEW).for_each(|kept| state.hot.put(kept));
+                    let replies = self.answer(&zone, &mut state, &mut buffers, count);
                     buffers.send(&self.socket, replies);
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -237,11 +275,15 @@ impl Thread {
     fn answer(
         &self,
         zone: &Layers,
-        (hot, limits): (&mut Hot, &mut Limits),
+        state: &mut State,
         buffers: &mut Buffers,
         count: usize,
     ) -> usize {
         let now = Instant::now();
+        let own = self.served.own.load();
+        let State { hot, limits, tops, log } = state;
+        let mut tally = Tally::default();
+        let mut top = if tops.is_due(count) { self.counts.top.try_lock().ok() } else { None };
         let Buffers { queries, lengths, clients, replies, reply_lengths, targets, asked, .. } =
             buffers;
         let mut parsed = [const { Err(Refused::Silently) }; BATCH];
@@ -270,43 +312,59 @@ impl Thread {
         }
         // What was read is of no use itself; it must be read all the same.
         std::hint::black_box(near);
-        let (mut sent, mut hits, mut forwarded) = (0, 0, 0);
+        let mut sent = 0;
         for index in 0..count {
             let packet = &queries[index][..lengths[index]];
             let out = &mut replies[sent];
             let client = clients[index].as_ref().and_then(socket_address);
             let Some(client) = client else { continue };
-            let via = Via { transport: Transport::Udp, client: client.ip(), own: &self.own };
+            let via = Via { transport: Transport::Udp, client: client.ip(), own: &own };
             let asked = &asked[index];
-            let outcome = match parsed[index] {
-                Ok(query) => respond(zone, located[index], &query, asked, via, out),
-                Err(refused) => reject(refused, out),
+            let parsed = &parsed[index];
+            tally.request(client.ip(), parsed.ok().map(|query| query.kind), packet.len());
+            if tops.draw()
+                && let (Some(top), Ok(_)) = (&mut top, parsed)
+            {
+                top.names.add(asked.name(), u64::from(TOP_SAMPLE));
+                top.clients.add(&client.ip().to_canonical(), u64::from(TOP_SAMPLE));
+            }
+            let outcome = match parsed {
+                // Signatures are checked where there is time for it.
+                Ok(query) if query.signed => Outcome::Forward,
+                Ok(query) => respond(zone, located[index], query, asked, via, out),
+                Err(Refused::With { flags, .. }) if flags & flag::OPCODE == flag::NOTIFY => {
+                    drop(self.forward(packet, Some(client)));
+                    continue;
+                }
+                Err(refused) => reject(*refused, out),
             };
-            let length = match (outcome, &parsed[index]) {
+            let length = match (outcome, parsed) {
                 (Outcome::Reply(length), _) => length,
                 (Outcome::Drop, _) | (Outcome::Forward, Err(_)) => continue,
                 (Outcome::Forward, Ok(query)) => {
                     let place = match located[index].is_foreign() {
+                        _ if query.signed => NOWHERE,
                         true => places[index],
                         false => hot.locate(query, asked).unwrap_or(NOWHERE),
                     };
                     match hot.answer(place, (query, asked), via, now, out) {
                         Hit::Reply(length) => {
-                            hits += 1;
+                            tally.hits += 1;
                             length
                         }
                         Hit::Renew(length) => {
-                            hits += 1;
+                            tally.hits += 1;
                             // Where no room is left it ends, and is asked for when it is wanted.
                             let _ = self.forward(packet, None);
                             length
                         }
                         Hit::None => {
-                            forwarded += 1;
+                            tally.forwarded += 1;
                             match self.forward(packet, Some(client)) {
                                 Ok(()) => continue,
                                 // Too many wait already: the client may ask the next server.
                                 Err(refusal) => {
+                                    tally.refused += 1;
                                     out[..refusal.len()].copy_from_slice(&refusal);
                                     refusal.len()
                                 }
@@ -316,17 +374,27 @@ impl Thread {
                 }
             };
             let length = match limits.is_on() {
-                true => limited(&parsed[index], length, via, limits, now, out),
+                true => limited(parsed.as_ref().ok(), length, via, limits, now, out),
                 false => length,
             };
             if length == 0 {
+                tally.dropped += 1;
                 continue;
+            }
+            tally.response(&out[..length]);
+            if log.draw()
+                && let (Some(log), Ok(query)) = (&self.served.log, parsed)
+            {
+                let asked = (query, packet.len());
+                log.push((client, "udp"), asked, &out[..length], now.elapsed());
             }
             reply_lengths[sent] = length;
             targets[sent] = clients[index];
             sent += 1;
         }
-        self.counts.add(count, hits, forwarded, hot.len());
+        // All of a batch wait for its last.
+        tally.took(sent as u64, now.elapsed());
+        self.counts.add(&tally, hot.len());
         sent
     }
 
@@ -338,14 +406,13 @@ impl Thread {
 
 /// The answer of `length` bytes as the limits allow it; 0 for none.
 fn limited(
-    query: &Result<Query<'_>, Refused<'_>>,
+    query: Option<&Query<'_>>,
     length: usize,
     via: Via<'_>,
     limits: &mut Limits,
     now: Instant,
     out: &mut [u8; MAX_UDP],
 ) -> usize {
-    let query = query.as_ref().ok();
     let known = query.and_then(|query| query.edns);
     if known.is_some_and(|edns| via.own.is_known(&edns, via.client)) {
         return length;
@@ -372,7 +439,7 @@ fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
 async fn forward_all(
     socket: Arc<UdpSocket>,
     mut queue: mpsc::Receiver<Waiting>,
-    forward: Arc<Forward>,
+    served: Arc<Served>,
     keep: SyncSender<Kept>,
 ) {
     let mut under_way = FuturesUnordered::new();
@@ -380,10 +447,13 @@ async fn forward_all(
         tokio::select! {
             next = queue.recv(), if under_way.len() < MOST_FORWARDED => {
                 let Some(Waiting { packet, client }) = next else { return };
-                let (socket, forward, keep) = (&socket, &forward, &keep);
+                let (socket, served, keep) = (&socket, &served, &keep);
                 under_way.push(async move {
                     let wanted = if client.is_some() { Freshness::Kept } else { Freshness::New };
-                    let answered = forward.answer(&packet, Transport::Udp, wanted).await;
+                    let answered = match client {
+                        Some(client) => slow::answer(served, &packet, client.ip(), Transport::Udp).await,
+                        None => served.forward.answer(&packet, Transport::Udp, wanted).await,
+                    };
                     let Some(answered) = answered else { return };
                     if let Some(kept) = answered.kept {
                         let _ = keep.try_send(kept);

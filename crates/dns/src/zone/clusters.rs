@@ -130,6 +130,20 @@ impl Clusters {
         self.clusters.get(number).map(|cluster| &cluster.facts)
     }
 
+    /// Makes all names anew, under other policies and with clusters at other sites.
+    pub(crate) fn configure(&mut self, policies: Policies, sites: &[u8]) -> bool {
+        let before: Vec<u8> = self.clusters.iter().map(|cluster| cluster.site).collect();
+        if self.policies == policies && before == sites {
+            return false;
+        }
+        self.policies = policies;
+        for (cluster, site) in self.clusters.iter_mut().zip(sites) {
+            cluster.site = *site;
+        }
+        self.make(self.made.keys().cloned().collect());
+        true
+    }
+
     /// Keeps the text of a zone that is in force, or forgets it, for the next start.
     pub(crate) fn keep(&mut self, number: usize, key: &str, zone: Option<ZoneText>) {
         let Some(cluster) = self.clusters.get_mut(number) else { return };

@@ -116,6 +116,11 @@ impl Layers {
         self.zones.list.iter().map(|(file, _)| file).find(|file| file.apex == apex)
     }
 
+    /// All written zones.
+    pub(crate) fn all_written(&self) -> impl Iterator<Item = &Static> {
+        self.zones.list.iter().map(|(file, _)| &**file)
+    }
+
     /// With the names of `clusters` as they are now.
     pub(crate) fn with_clusters(self, clusters: &Clusters) -> Self {
         let clusters = clusters
@@ -173,9 +178,12 @@ impl Current {
         self.change(|layers| layers.with_clusters(clusters));
     }
 
-    /// Puts these written zones in force.
-    pub(crate) fn set_written(&self, files: &[Arc<Static>], policies: &Policies) {
-        self.change(|layers| layers.with_written(files, policies));
+    /// Puts these written zones in force; `anew`, those that were there before are prepared again.
+    pub(crate) fn set_written(&self, files: &[Arc<Static>], policies: &Policies, anew: bool) {
+        self.change(|layers| {
+            let zones = if anew { Arc::default() } else { Arc::clone(&layers.zones) };
+            Layers { zones, ..layers }.with_written(files, policies)
+        });
     }
 
     fn change(&self, change: impl FnOnce(Layers) -> Layers) {

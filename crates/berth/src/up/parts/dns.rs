@@ -8,9 +8,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use berth_daemon::Tasks;
-use berth_dns::{Cluster, Config};
+use berth_dns::{Cluster, Config, QueryLog};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DNS_DRAIN, drained};
 
@@ -35,6 +36,15 @@ pub struct DnsOptions {
     /// Where the last known names are kept for a start without the API
     #[arg(long)]
     snapshot: Option<PathBuf>,
+    /// Write some of the queries to this file
+    #[arg(long, value_name = "FILE")]
+    query_log: Option<PathBuf>,
+    /// One query of so many is written
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    query_log_sample: u32,
+    /// The file moves aside at so many MiB; three are kept
+    #[arg(long, value_name = "MIB", default_value_t = 100)]
+    query_log_size: u64,
     /// Zones, policies, sites, clusters, forwarding: YAML, see docs/DNS.md
     #[arg(long)]
     config: Option<PathBuf>,
@@ -48,29 +58,51 @@ pub fn dns(options: DnsOptions) -> Result<()> {
     if let Some(verb) = options.verb {
         return verbs::run(verb);
     }
+    drained(DNS_DRAIN, async move |tasks: Tasks| {
+        let (config, wanted) = read(&options)?;
+        let clusters = follow(wanted, &config).await?;
+        let mut server = berth_dns::run_for(config, clusters, &tasks).await?;
+        let mut hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+        loop {
+            let asked = tokio::select! {
+                () = tasks.stopping() => return Ok(()),
+                reload = server.reload_wanted() => Some(reload),
+                _ = hangups.recv() => None,
+            };
+            let result = read(&options).and_then(|(config, _)| Ok(server.reload(config)?));
+            if let Err(error) = &result {
+                tracing::warn!(error = format!("{error:#}"), "settings not taken, the old ones stay");
+            }
+            if let Some(asked) = asked {
+                asked.done(result.map_err(|error| format!("{error:#}")));
+            }
+        }
+    })
+}
+
+/// What the options and the files that they name say.
+fn read(options: &DnsOptions) -> Result<(Config, Option<Vec<settings::Followed>>)> {
     let text = std::fs::read_to_string(&options.resolv_conf)
         .with_context(|| format!("reading {}", options.resolv_conf.display()))?;
     let upstreams = berth_dns::upstreams(&text, &[options.listen]);
     let mut config = Config::new(options.listen, options.health, upstreams);
-    config.domains = vec![options.domain];
-    config.snapshot = options.snapshot;
+    config.domains = vec![options.domain.clone()];
+    config.snapshot = options.snapshot.clone();
+    config.query_log = options.query_log.clone().map(|path| QueryLog {
+        path,
+        sample: options.query_log_sample,
+        most_bytes: options.query_log_size << 20,
+    });
     let settings = options.config.as_deref().map(settings::read).transpose()?;
-    drained(DNS_DRAIN, async move |tasks: Tasks| {
-        let clusters = match settings {
-            Some(settings) => {
-                let wanted = settings.apply(&mut config)?;
-                follow(wanted, &config).await?
-            }
-            None => vec![own(&config).await?],
-        };
-        if !options.xdp.is_empty() {
-            let wanted = config.xdp.get_or_insert_with(|| berth_dns::Xdp::on(vec![]));
-            wanted.interfaces.extend(options.xdp);
-        }
-        berth_dns::run_for(config, clusters, &tasks).await?;
-        tasks.stopping().await;
-        Ok(())
-    })
+    let wanted = match settings {
+        Some(settings) => settings.apply(&mut config)?,
+        None => None,
+    };
+    if !options.xdp.is_empty() {
+        let wanted = config.xdp.get_or_insert_with(|| berth_dns::Xdp::on(vec![]));
+        wanted.interfaces.extend(options.xdp.iter().cloned());
+    }
+    Ok((config, wanted))
 }
 
 /// The clusters that the settings name; none named, the one that this runs in.

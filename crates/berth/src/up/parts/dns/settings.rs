@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use berth_dns::{Config, Site, Wanted, ZoneFile};
+use berth_dns::{Config, Site, Transfers, TsigKey, Wanted, ZoneFile};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -35,6 +35,15 @@ pub struct Settings {
     /// 32 hexadecimal digits, the same on servers behind one address.
     cookie_secret: Option<String>,
     control: Option<PathBuf>,
+    /// Where ConfigMaps hold zones; empty for nowhere.
+    zone_namespace: Option<String>,
+    tls: Option<Tls>,
+    /// Shared with other servers.
+    keys: Vec<Key>,
+    /// Who may have whole zones, and who is told of changes.
+    transfer: Transfer,
+    /// Zones that other servers have.
+    secondaries: Vec<Secondary>,
     /// Answers in the kernel.
     xdp: Option<Xdp>,
 }
@@ -48,6 +57,50 @@ struct Xdp {
     names: Option<u32>,
     #[serde(default)]
     mode: berth_dns::Mode,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    listen: SocketAddr,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    name: String,
+    #[serde(default = "usual_algorithm")]
+    algorithm: String,
+    /// Base64, as other servers write it.
+    secret: String,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn usual_algorithm() -> String {
+    "hmac-sha256".to_owned()
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Transfer {
+    allow: Vec<IpNet>,
+    key: Option<String>,
+    notify: Vec<SocketAddr>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Secondary {
+    zone: String,
+    primaries: Vec<SocketAddr>,
+    key: Option<String>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -108,6 +161,22 @@ impl Settings {
         config.nsid = self.nsid;
         config.secret = self.cookie_secret.as_deref().map(secret).transpose()?;
         config.control = self.control;
+        if let Some(namespace) = self.zone_namespace {
+            config.zone_namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        }
+        config.tls = self.tls.map(|Tls { listen, certificate, key }| berth_dns::Tls {
+            listen,
+            certificate,
+            key,
+        });
+        let key = |Key { name, algorithm, secret }| TsigKey { name, algorithm, secret };
+        config.keys = self.keys.into_iter().map(key).collect();
+        let Transfer { allow, key, notify } = self.transfer;
+        let allow = allow.iter().map(|net| (net.network(), net.prefix_len())).collect();
+        config.transfers = Transfers { allow, key, notify };
+        let secondary =
+            |Secondary { zone, primaries, key }| berth_dns::Secondary { zone, primaries, key };
+        config.secondaries = self.secondaries.into_iter().map(secondary).collect();
         config.xdp = self.xdp.map(|Xdp { interfaces, addresses, names, mode }| {
             let all = berth_dns::Xdp::on(interfaces);
             berth_dns::Xdp { addresses, names: names.unwrap_or(all.names), mode, ..all }
@@ -146,6 +215,21 @@ mod tests {
         let xdp = config.xdp.expect("it is read");
         assert_eq!((xdp.interfaces, xdp.names), (vec!["eth0".to_owned()], 100_000));
         assert_eq!(config.secret.expect("it is read")[..2], [0xE5, 0xE9]);
+    }
+
+    #[test]
+    fn transfers_keys_and_tls_are_read() {
+        let text = "tls: {listen: '10.0.0.53:853', certificate: a.pem, key: b.pem}\n\
+                    keys: [{name: one, secret: c2VjcmV0}]\n\
+                    transfer: {allow: [10.0.0.0/8], key: one, notify: ['10.0.0.54:53']}\n\
+                    secondaries: [{zone: example.net, primaries: ['10.0.0.9:53'], key: one}]\n\
+                    zoneNamespace: ''\n";
+        let settings: Settings = serde_saphyr::from_str(text).expect("it is read");
+        let here = "127.0.0.1:53".parse().expect("an address");
+        let mut config = Config::new(here, here, vec![]);
+        settings.apply(&mut config).expect("it is right");
+        assert_eq!((config.keys[0].secret.as_str(), config.zone_namespace), ("c2VjcmV0", None));
+        assert_eq!((config.transfers.allow.len(), config.secondaries.len()), (1, 1));
     }
 
     #[test]

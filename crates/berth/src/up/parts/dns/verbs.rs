@@ -1,4 +1,4 @@
-//! `berth dns check|query|cache|flush`.
+//! `berth dns check|query|top|cache|flush|reload`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,6 +41,19 @@ pub enum Verb {
     Cache(Socket),
     /// Let a server forget what other servers said
     Flush(Socket),
+    /// Show what a server is asked for most, and who asks most
+    Top {
+        #[command(flatten)]
+        socket: Socket,
+        /// How many of each
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+        /// How they are printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Let a server read its settings and zone files again
+    Reload(Socket),
 }
 
 /// Which server.
@@ -79,8 +92,29 @@ pub fn run(verb: Verb) -> Result<()> {
                 text
             })
         }
-        Verb::Cache(socket) => control(&socket, Request::Cache),
-        Verb::Flush(socket) => control(&socket, Request::Flush),
+        Verb::Cache(socket) => print(&asked(&socket, Request::Cache)?),
+        Verb::Flush(socket) => print(&asked(&socket, Request::Flush)?),
+        Verb::Reload(socket) => print(&asked(&socket, Request::Reload)?),
+        Verb::Top { socket, count, format } => {
+            let said = asked(&socket, Request::Top(count))?;
+            format.print(&said, || {
+                let mut text = String::new();
+                for (list, title) in [("names", "NAME"), ("clients", "CLIENT")] {
+                    let row = |one: &serde_json::Value| {
+                        let shown = |key: &str| one[key].to_string().trim_matches('"').to_owned();
+                        vec![shown("queries"), shown("atMostTooHighBy"), shown("what")]
+                    };
+                    let rows: Vec<_> =
+                        said[list].as_array().into_iter().flatten().map(row).collect();
+                    text.push_str(&crate::output::columns(
+                        &["QUERIES", "LESS UP TO", title],
+                        &rows,
+                    ));
+                    text.push('\n');
+                }
+                text
+            })
+        }
     }
 }
 
@@ -108,12 +142,19 @@ fn section(title: &str, records: &[Shown]) -> String {
     format!("\n{title}\n{}", crate::output::columns(&["NAME", "TTL", "TYPE", "DATA"], &rows))
 }
 
-fn control(socket: &Socket, request: Request) -> Result<()> {
+fn asked(socket: &Socket, request: Request) -> Result<serde_json::Value> {
     let path = &socket.control;
     let said = on_one_thread(async {
         let asked = berth_dns::ask(path, request).await;
         asked.with_context(|| format!("asking the server at {}", path.display()))
     })?;
-    println!("{}", serde_json::to_string_pretty(&said)?);
+    match said["error"].as_str() {
+        Some(error) => bail!("the server says: {error}"),
+        None => Ok(said),
+    }
+}
+
+fn print(said: &serde_json::Value) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(said)?);
     Ok(())
 }
