@@ -1,12 +1,13 @@
-//! The server alone, without a cluster: `dns_serve ADDRESS ZONEFILE|UPSTREAM`, one thread. What
-//! `./dev bench dns` measures.
+//! The server alone, without a cluster: `dns_serve ADDRESS ZONEFILE|UPSTREAM [INTERFACE MODE]`, one
+//! thread; on INTERFACE in the kernel too, MODE being best, native or generic. What `./dev bench dns`
+//! measures.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use berth_daemon::Tasks;
-use berth_dns::{Config, ZoneFile};
+use berth_dns::{Config, Mode, Xdp, ZoneFile};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,8 +15,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [listen, what] = words.as_slice() else {
-        anyhow::bail!("dns_serve ADDRESS ZONEFILE|UPSTREAM")
+    let (listen, what, kernel) = match words.as_slice() {
+        [listen, what] => (listen, what, None),
+        [listen, what, interface, mode] => (listen, what, Some((interface, mode))),
+        _ => anyhow::bail!("dns_serve ADDRESS ZONEFILE|UPSTREAM [INTERFACE MODE]"),
     };
     let listen: SocketAddr = listen.parse().context("the address")?;
     let health = SocketAddr::new(listen.ip(), 0);
@@ -25,6 +28,15 @@ async fn main() -> Result<()> {
         config.zones = vec![ZoneFile { path: what.into(), origin: None }];
     }
     config.threads = Some(1);
+    if let Some((interface, mode)) = kernel {
+        let mode = match mode.as_str() {
+            "best" => Mode::Best,
+            "native" => Mode::Native,
+            "generic" => Mode::Generic,
+            _ => anyhow::bail!("{mode}: best, native or generic is one"),
+        };
+        config.xdp = Some(Xdp { mode, ..Xdp::on(vec![interface.clone()]) });
+    }
     let tasks = Tasks::new();
     berth_dns::run_for(config, vec![], &tasks).await?;
     println!("ready");

@@ -275,7 +275,7 @@ fn attach(xdp: &mut Program, interface: &str, mode: Mode) -> Result<FdLink, XdpE
 }
 
 /// Whether it is one end of a virtual cable. A driver of those throws away what a program sends
-/// unless the other end polls (its GRO is on, or it has a program too), and says nothing.
+/// unless the other end has a program too, and says nothing.
 fn is_pair(interface: &str) -> bool {
     let dir = Path::new("/sys/class/net").join(interface);
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();

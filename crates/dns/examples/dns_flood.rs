@@ -1,0 +1,131 @@
+//! Asks for names at a rate, whether or not they are answered:
+//! `dns_flood INTERFACE FROM-MAC TO-MAC FROM-IP TO-IP NAMES`, then a line `RATE MILLISECONDS` for
+//! each round, which is said back as `SENT ANSWERED WRONG MICROSECONDS`. The client of
+//! `./dev bench dns-xdp`.
+
+use std::io::{BufRead, Write};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use aya::EbpfLoader;
+use aya::maps::{MapData, PerCpuArray};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+
+const FRAME: usize = 80;
+/// Frames that the kernel makes and sends at once.
+const BATCH: u32 = 64;
+/// How even the rate is.
+const STEP: Duration = Duration::from_micros(500);
+/// What has not been answered by then is lost.
+const PATIENCE: Duration = Duration::from_millis(30);
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [interface, from_mac, to_mac, from, to, names] = words.as_slice() else {
+        bail!("dns_flood INTERFACE FROM-MAC TO-MAC FROM-IP TO-IP NAMES")
+    };
+    let frame = frame(mac(from_mac)?, mac(to_mac)?, from.parse()?, to.parse()?);
+    let names: u32 = names.parse()?;
+    let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flood.bpf.o"));
+    let mut loaded = EbpfLoader::new()
+        .override_global("frame", &frame, true)
+        .override_global("names", &names, true)
+        .load(object)?;
+    let counted = loaded.take_map("counted").context("it is there")?;
+    let counted: PerCpuArray<MapData, [u8; 16]> = counted.try_into()?;
+    let count: &mut Xdp = loaded.program_mut("count").context("it is there")?.try_into()?;
+    count.load()?;
+    count.attach(interface, XdpMode::Driver)?;
+    let ask: &mut Xdp = loaded.program_mut("ask").context("it is there")?.try_into()?;
+    ask.load()?;
+    let index = nix::net::if_::if_nametoindex(interface.as_str())?;
+    println!("ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (rate, lasting) = line.split_once(' ').context("RATE MILLISECONDS")?;
+        let (rate, lasting) = (rate.parse()?, Duration::from_millis(lasting.parse()?));
+        let before = read(&counted)?;
+        let (sent, took) = run(ask, &frame, index, rate, lasting)?;
+        let within = read(&counted)?;
+        std::thread::sleep(PATIENCE); // what is still on the way must not count for the next round
+        let (answered, wrong) = (within.0 - before.0, within.1 - before.1);
+        println!("{sent} {answered} {wrong} {}", took.as_micros());
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+/// Sends `rate` frames a second.
+fn run(
+    ask: &Xdp,
+    frame: &[u8; FRAME],
+    index: u32,
+    rate: u64,
+    lasting: Duration,
+) -> Result<(u64, Duration)> {
+    // struct xdp_md: where the frame is, and on which interface it would have come.
+    let mut context = [0u8; 24];
+    context[4..8].copy_from_slice(&(FRAME as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&index.to_ne_bytes());
+    let begun = Instant::now();
+    // What was sent, and what the rate has been counted up to.
+    let (mut sent, mut counted) = (0, 0);
+    loop {
+        let now = begun.elapsed();
+        if now >= lasting {
+            return Ok((sent, now));
+        }
+        let due = now.as_nanos() as u64 * rate / 1_000_000_000;
+        // One step's worth at most: what could not be sent in time is not made up for.
+        let most = rate * STEP.as_nanos() as u64 / 1_000_000_000 + u64::from(BATCH);
+        counted = counted.max(due.saturating_sub(most));
+        let next = due.saturating_sub(counted);
+        if next < u64::from(BATCH) {
+            std::hint::spin_loop();
+            continue;
+        }
+        ask.test_run(TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat: u32::try_from(next)?,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::default()
+        })?;
+        sent += next;
+        counted += next;
+    }
+}
+
+fn read(counted: &PerCpuArray<MapData, [u8; 16]>) -> Result<(u64, u64)> {
+    let all = counted.get(&0, 0)?;
+    let word = |one: &[u8; 16], at: usize| one[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+    Ok((all.iter().map(|one| word(one, 0)).sum(), all.iter().map(|one| word(one, 8)).sum()))
+}
+
+fn mac(text: &str) -> Result<[u8; 6]> {
+    let bytes: Vec<u8> =
+        text.split(':').map(|part| u8::from_str_radix(part, 16)).collect::<Result<_, _>>()?;
+    bytes.try_into().ok().context("a hardware address has six bytes")
+}
+
+/// `n00000.bench.example A`, whose digits the program writes.
+fn frame(from_mac: [u8; 6], to_mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) -> [u8; FRAME] {
+    const NAME: &[u8] = b"\x06n00000\x05bench\x07example\x00\x00\x01\x00\x01";
+    let message = [&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], NAME].concat();
+    let udp_length = (8 + message.len()) as u16;
+    let mut ip =
+        [&[0x45, 0][..], &(20 + udp_length).to_be_bytes(), &[0, 0, 0x40, 0, 64, 17, 0, 0]].concat();
+    ip.extend(from.octets());
+    ip.extend(to.octets());
+    let words = ip.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    let check = !((sum & 0xFFFF) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&check.to_be_bytes());
+    let udp = [[0x9C, 0x40], [0, 53], udp_length.to_be_bytes(), [0, 0]].concat();
+    let all = [&to_mac[..], &from_mac, &[8, 0], &ip, &udp, &message].concat();
+    let mut frame = [0; FRAME];
+    frame[..all.len()].copy_from_slice(&all);
+    frame
+}
