@@ -169,13 +169,7 @@ impl Kernel {
         let mut maps = Vec::new();
         for table in TABLES {
             let data = MapData::from_pin(folder.join(table)).map_err(failed(table))?;
-            let map = match table {
-                "services" => Map::HashMap(data),
-                "tables" | "backends" => Map::Array(data),
-                "flows" => Map::LruHashMap(data),
-                _ => Map::PerCpuArray(data),
-            };
-            maps.push((table, map));
+            maps.push((table, Map::from_map_data(data).map_err(failed(table))?));
         }
         Self::of(|table| {
             let at = maps.iter().position(|(name, _)| *name == table).expect("all were opened");
@@ -289,7 +283,7 @@ fn attach(xdp: &mut Program, front: &Front) -> Result<aya::programs::xdp::XdpLin
 }
 
 /// Whether it is one end of a virtual cable. A driver of those throws away what a program sends
-/// unless the other end polls (its GRO is on, or it has a program too), and says nothing.
+/// unless the other end has a program too, and says nothing.
 fn is_pair(interface: &str) -> bool {
     let dir = Path::new("/sys/class/net").join(interface);
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
