@@ -1,9 +1,13 @@
 //! The whole server over real sockets on loopback, with an API server that says what a test wants.
 
+#[path = "wire/objects.rs"]
+mod objects;
 #[path = "wire/peers.rs"]
 mod peers;
 #[path = "wire/running.rs"]
 mod running;
+#[path = "wire/xdp.rs"]
+mod xdp;
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
