@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{
-    advise, backup, completion, console, defrag, deploy, down, exec, images, instance, logs,
-    restore, scheduler, sim, status, up, why,
+    advise, app, backup, completion, console, defrag, deploy, down, exec, images, instance, logs,
+    release, restore, scheduler, sim, status, up, why,
 };
 
 /// A container cloud in one binary.
@@ -47,6 +47,10 @@ enum Command {
     Down(down::Options),
     /// Build an image from a directory, release it and wait until it answers
     Deploy(deploy::Options),
+    /// Write, check, compare and apply apps
+    App(app::Options),
+    /// Watch and steer versions on their way out
+    Release(release::Options),
     /// Show the cluster, or one app
     Status(status::Options),
     /// Print what an app's containers print
@@ -95,6 +99,8 @@ impl Cli {
             Command::Up(options) => up::run(&global, *options),
             Command::Down(options) => on_one_thread(down::run(&global, &options)),
             Command::Deploy(options) => on_one_thread(deploy::run(&global, options)),
+            Command::App(options) => on_one_thread(app::run(&global, options)),
+            Command::Release(options) => on_one_thread(release::run(&global, options)),
             Command::Status(options) => on_one_thread(status::run(&global, options)),
             Command::Logs(options) => on_one_thread(logs::run(&global, options)),
             Command::Exec(options) => exec::run(&global, options),

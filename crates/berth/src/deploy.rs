@@ -12,6 +12,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 
+use crate::app::Why;
 use crate::cli::Global;
 use crate::connect;
 use crate::failure::{Exit, Failure};
@@ -42,6 +43,12 @@ pub struct Options {
     /// The port that the containers listen on [default: berth.toml's, or the image's]
     #[arg(long)]
     port: Option<u16>,
+    /// Why, in a sentence
+    #[arg(long)]
+    cause: Option<String>,
+    /// The commit that the image is built from [default: the directory's, if git knows it]
+    #[arg(long)]
+    commit: Option<String>,
     #[arg(short, long, default_value = "default")]
     namespace: String,
     /// Return as soon as the app is written
@@ -167,16 +174,18 @@ async fn write(client: &Client, options: &Options, name: &str, source: &Source) 
     if !env.is_empty() {
         spec.insert("env".into(), json!(env));
     }
+    let commit = options.commit.clone().or_else(|| commit(options));
+    let notes = Why { commit, cause: options.cause.clone(), author: None }.annotations();
     let written = match api.get_opt(name).await? {
         Some(_) => {
-            let patch = json!({ "spec": spec });
+            let patch = json!({ "metadata": { "annotations": notes }, "spec": spec });
             api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await
         }
         None => {
             let app = json!({
                 "apiVersion": "berth.dev/v1",
                 "kind": "App",
-                "metadata": { "name": name },
+                "metadata": { "name": name, "annotations": without_nulls(notes) },
                 "spec": without_null(spec),
             });
             let app: App = serde_json::from_value(app)?;
@@ -187,6 +196,24 @@ async fn write(client: &Client, options: &Options, name: &str, source: &Source) 
         kube::Error::Api(status) => Failure::new(Exit::Failed, status.message.clone(), "").into(),
         other => anyhow::Error::new(other).context(format!("writing the app {name}")),
     })
+}
+
+/// The commit that the directory is at; none where git does not know it, or is not there.
+fn commit(options: &Options) -> Option<String> {
+    let directory = options.directory.as_ref()?;
+    let mut git = std::process::Command::new("git");
+    let asked =
+        git.arg("-C").arg(directory).args(["describe", "--always", "--dirty", "--abbrev=12"]);
+    let said = asked.stderr(std::process::Stdio::null()).output().ok()?;
+    let text = String::from_utf8(said.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| said.status.success() && !text.is_empty())
+}
+
+fn without_nulls(mut notes: Value) -> Value {
+    if let Some(notes) = notes.as_object_mut() {
+        notes.retain(|_, value| !value.is_null());
+    }
+    notes
 }
 
 fn without_null(mut spec: Map<String, Value>) -> Map<String, Value> {

@@ -1,6 +1,7 @@
 //! `berth`: the one binary. Its subcommands start the parts or talk to them.
 
 mod advise;
+mod app;
 mod backup;
 mod cli;
 mod completion;
@@ -18,6 +19,7 @@ mod output;
 mod pods;
 mod ports;
 mod progress;
+mod release;
 mod restore;
 mod scheduler;
 mod sim;

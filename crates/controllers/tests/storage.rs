@@ -5,6 +5,8 @@
 
 #[path = "support/api.rs"]
 mod api;
+#[path = "support/apps.rs"]
+mod apps;
 
 use std::time::Duration;
 

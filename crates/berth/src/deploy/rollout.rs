@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use berth_api::app::App;
+use berth_api::release::{self, Phase, Release};
 use futures::StreamExt;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
@@ -37,19 +37,20 @@ pub async fn wait(
 ) -> Result<()> {
     let generation = app.metadata.generation;
     let (pods_seen, pods_written) = reflector::store::<Pod>();
-    let (seen, deployments_written) = reflector::store::<Deployment>();
+    let (releases_seen, releases_written) = reflector::store::<Release>();
     let (apps_seen, apps_written) = reflector::store::<App>();
     let of_app = watcher::Config::default().labels(&pods::selector(name));
     let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let releases = format!("{}={name}", release::APP_LABEL);
+    let releases = watcher::Config::default().labels(&releases);
     let mut changes = futures::stream::select_all([
         follow::<Pod>(client, namespace, of_app, pods_written),
-        follow::<Deployment>(client, namespace, named.clone(), deployments_written),
+        follow::<Release>(client, namespace, releases, releases_written),
         follow::<App>(client, namespace, named, apps_written),
     ]);
     let begun = Instant::now();
     let (mut trouble_since, mut said) = (None, String::new());
     let (mut silent_since, mut silence_said) = (None, false);
-    let mut written = None;
     loop {
         match tokio::time::timeout(LOOK, changes.next()).await {
             Ok(Some(Seen::Change)) => silent_since = None,
@@ -71,21 +72,19 @@ pub async fn wait(
             continue;
         }
         silence_said = false;
-        let taken = apps_seen.state().iter().any(|app| {
-            let observed = app.status.as_ref().and_then(|status| status.observed_generation);
-            observed >= generation
-        });
-        if taken && written.is_none() {
-            // The cache may still hold the Deployment from before the App's change.
-            let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-            written = Some(api.get(name).await?.metadata.generation);
-        }
-        let progress = match (seen.state().first(), written) {
-            (Some(deployment), Some(written)) if deployment.metadata.generation >= written => {
-                progress(deployment)
-            }
-            _ => Progress { note: "waits for its controller".into(), done: false },
+        let releases = releases_seen.state();
+        let progress = match apps_seen.state().first() {
+            Some(app) => progress(app, generation, &releases),
+            None => Progress::waiting("waits for its controller"),
         };
+        if let Some(why) = progress.failed {
+            let message = format!("{name} was taken back: {why}");
+            return Err(Failure::new(Exit::Rollout, message, hint(name, namespace)).into());
+        }
+        if progress.asks {
+            steps.note(&progress.note);
+            return Ok(());
+        }
         if progress.done {
             return Ok(());
         }
@@ -142,21 +141,51 @@ enum Seen {
     Silence,
 }
 
+#[derive(Debug, Default, PartialEq)]
 struct Progress {
     note: String,
     done: bool,
+    /// Somebody has to decide before it goes on.
+    asks: bool,
+    /// Why it will not come.
+    failed: Option<String>,
 }
 
-fn progress(deployment: &Deployment) -> Progress {
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let status = deployment.status.clone().unwrap_or_default();
-    let current = status.observed_generation >= deployment.metadata.generation;
-    let updated = status.updated_replicas.unwrap_or(0);
-    let available = status.available_replicas.unwrap_or(0);
-    let all = status.replicas.unwrap_or(0);
-    Progress {
-        note: format!("{updated} of {wanted} updated, {available} available"),
-        done: current && updated == wanted && available >= wanted && all == wanted,
+impl Progress {
+    fn waiting(note: impl Into<String>) -> Self {
+        Self { note: note.into(), ..Self::default() }
+    }
+}
+
+/// How far the App's spec of this generation is.
+fn progress(app: &App, generation: Option<i64>, releases: &[std::sync::Arc<Release>]) -> Progress {
+    let status = app.status.clone().unwrap_or_default();
+    if status.observed_generation < generation {
+        return Progress::waiting("waits for its controller");
+    }
+    let newest = releases.iter().max_by_key(|one| one.spec.revision);
+    let Some(newest) = newest else { return Progress::waiting("waits for its release") };
+    let release = newest.status.clone().unwrap_or_default();
+    match release.phase {
+        // An App that went back to what runs has no part in what was taken back before.
+        Phase::Aborted if !release.closed => {
+            Progress { failed: Some(release.message), ..Progress::default() }
+        }
+        Phase::Paused => Progress {
+            note: format!("{}: {}", release.at, release.message),
+            asks: true,
+            ..Progress::default()
+        },
+        phase if !phase.is_over() => {
+            let note = if release.message.is_empty() { &release.at } else { &release.message };
+            Progress::waiting(note)
+        }
+        _ => Progress {
+            note: format!("{} of {} ready", status.ready_replicas, app.spec.replicas),
+            done: status.ready_replicas >= app.spec.replicas
+                && status.replicas == app.spec.replicas,
+            ..Progress::default()
+        },
     }
 }
 
@@ -203,21 +232,30 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_rollout_is_done_when_only_updated_replicas_are_left_and_all_are_available() {
-        let check = |observed: i64, all: i32, updated: i32, available: i32| {
-            let deployment: Deployment = serde_json::from_value(json!({
-                "metadata": {"generation": 2},
-                "spec": {"replicas": 3, "selector": {}, "template": {}},
-                "status": {"observedGeneration": observed, "replicas": all,
-                    "updatedReplicas": updated, "availableReplicas": available},
+    fn a_rollout_is_done_when_its_release_is_and_all_are_ready() {
+        let check = |observed: i64, ready: i32, all: i32, phase: &str| {
+            let app: App = serde_json::from_value(json!({
+                "apiVersion": "berth.dev/v1", "kind": "App", "metadata": { "name": "a" },
+                "spec": { "image": "a", "replicas": 3 },
+                "status": { "observedGeneration": observed, "replicas": all,
+                    "readyReplicas": ready },
             }))
             .unwrap();
-            progress(&deployment).done
+            let release: Release = serde_json::from_value(json!({
+                "apiVersion": "berth.dev/v1", "kind": "Release", "metadata": { "name": "a-1" },
+                "spec": { "app": "a", "revision": 1, "image": "a", "template": "t",
+                    "appSpec": { "image": "a" } },
+                "status": { "phase": phase, "message": "why" },
+            }))
+            .unwrap();
+            progress(&app, Some(2), &[std::sync::Arc::new(release)])
         };
-        assert!(check(2, 3, 3, 3));
-        assert!(!check(1, 3, 3, 3), "an older generation was observed");
-        assert!(!check(2, 4, 3, 3), "an old replica is left");
-        assert!(!check(2, 3, 2, 3), "one is not updated");
-        assert!(!check(2, 3, 3, 2), "one is not available");
+        assert!(check(2, 3, 3, "Succeeded").done);
+        assert!(!check(1, 3, 3, "Succeeded").done, "an older generation was observed");
+        assert!(!check(2, 3, 4, "Succeeded").done, "an old replica is left");
+        assert!(!check(2, 2, 3, "Succeeded").done, "one is not ready");
+        assert!(!check(2, 3, 3, "Progressing").done);
+        assert!(check(2, 3, 3, "Paused").asks);
+        assert_eq!(check(2, 3, 3, "Aborted").failed.as_deref(), Some("why"));
     }
 }

@@ -186,7 +186,7 @@ fn images_are_swapped_pod_by_pod_and_back() {
 
     let mut model = Model::new(3, json!({ "type": "inPlace", "reserve": false }));
     model.only_images = true;
-    model.run(9);
+    model.run(12);
     assert!(model.pods.iter().any(|pod| pod.release.as_deref() == Some("2")), "{:?}", model.pods);
     model.release.spec.abort = true;
     model.run(100);

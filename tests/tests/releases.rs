@@ -1,0 +1,283 @@
+//! Releases under load: no strategy and no abort loses a request, with real containers.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use berth_tests::{Cluster, Load, can_run_clusters, get, root, until};
+use serde_json::{Value, json};
+
+const HOST: &str = "svc.apps.berth.local";
+const PREVIEW: &str = "svc-preview.apps.berth.local";
+const RATE: u32 = 200;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A cluster with an App `svc` that there are two images of.
+struct Ground {
+    cluster: Cluster,
+    images: [String; 2],
+    scratch: tempfile::TempDir,
+}
+
+impl Ground {
+    fn start() -> Result<Self> {
+        let cluster = Cluster::up()?;
+        // Builds the example's program, of which both images are made.
+        cluster.berth(&["deploy", "examples/hello", "--name", "built", "--no-wait"])?;
+        let scratch = tempfile::tempdir()?;
+        let mut images = Vec::new();
+        for word in ["one", "two"] {
+            let dir = scratch.path().join(word);
+            std::fs::create_dir(&dir)?;
+            let program = root().join("examples/hello/target/release/hello");
+            let file = format!(
+                "entrypoint = [\"/bin/hello\"]\nport = 8080\nhealth = \"/healthz\"\n[files]\n\
+                 \"{}\" = \"/bin/hello\"\n[env]\nGREETING = \"{word}\"\n",
+                program.display()
+            );
+            std::fs::write(dir.join("berth.toml"), file)?;
+            let dir = dir.display().to_string();
+            let words = ["deploy", &dir, "--replicas", "0", "--no-wait", "-o", "json"];
+            let said: Value = serde_json::from_str(&cluster.berth(&words)?.out)?;
+            images.push(said["image"].as_str().context("an image")?.to_owned());
+        }
+        let images = images.try_into().map_err(|_| anyhow::anyhow!("two images"))?;
+        Ok(Self { cluster, images, scratch })
+    }
+
+    /// Makes the App be of this image and come this way.
+    fn apply(&self, image: usize, strategy: &Value) -> Result<()> {
+        let app = json!({
+            "apiVersion": "berth.dev/v1", "kind": "App", "metadata": { "name": "svc" },
+            "spec": {
+                "image": self.images[image], "replicas": 4, "port": 8080,
+                "health": { "path": "/healthz" }, "strategy": strategy,
+                "resources": { "limits": { "cpu": "500m", "memory": "128Mi" } },
+            },
+        });
+        let path = self.scratch.path().join("app.yaml");
+        std::fs::write(&path, serde_json::to_string_pretty(&app)?)?;
+        self.cluster.berth(&["app", "apply", "-f", &path.display().to_string()])?;
+        Ok(())
+    }
+
+    /// The newest release.
+    fn release(&self) -> Result<Value> {
+        let words = ["release", "status", "svc", "-o", "json"];
+        Ok(serde_json::from_str(&self.cluster.berth(&words)?.out)?)
+    }
+
+    fn steer(&self, verb: &str) -> Result<()> {
+        self.cluster.berth(&["release", verb, "svc"])?;
+        Ok(())
+    }
+
+    /// Waits until the newest release, after `revision`, is in `phase`; its revision.
+    fn comes_to(&self, phase: &str, revision: i64) -> Result<i64> {
+        let mut last = Value::Null;
+        let came = until(&format!("release is {phase}"), PATIENCE, || {
+            last = self.release().unwrap_or_default();
+            last["status"]["phase"] == phase
+                && last["spec"]["revision"].as_i64().is_some_and(|is| is >= revision)
+        });
+        came.with_context(|| {
+            let pods =
+                self.cluster.kubectl(&["get", "pods,rs,deploy", "-o", "wide", "--show-labels"]);
+            let pods = pods.map(|ran| ran.out).unwrap_or_default();
+            format!("{}\n{pods}", last["status"])
+        })?;
+        last["spec"]["revision"].as_i64().context("a revision")
+    }
+
+    /// Which of the images answer, of so many requests.
+    fn answers(&self, host: &str, count: usize) -> Result<[usize; 2]> {
+        let mut seen = [0, 0];
+        for _ in 0..count {
+            let (status, body) = get(self.cluster.http(), host, "/")?;
+            anyhow::ensure!(status == 200, "{host} answers {status} {body}");
+            seen[usize::from(body.starts_with("two"))] += 1;
+        }
+        Ok(seen)
+    }
+
+    /// Does `what` under load, and finds that nothing was lost.
+    fn loses_nothing(&self, name: &str, what: impl FnOnce() -> Result<()>) -> Result<()> {
+        let load = Load::start(self.cluster.http(), HOST, RATE);
+        let done = what();
+        // What goes last takes its leave under load too.
+        let settled = done.and_then(|()| {
+            until("only what is wanted is there", PATIENCE, || {
+                let words = ["get", "pods", "-l", "app.kubernetes.io/instance=svc", "-o", "name"];
+                self.cluster.kubectl(&words).is_ok_and(|ran| ran.out.lines().count() == 4)
+            })
+        });
+        let report = load.stop();
+        settled.with_context(|| name.to_owned())?;
+        eprintln!("{name}: {} of {} requests failed", report.failures.len(), report.sent);
+        assert!(
+            report.failures.is_empty(),
+            "{name}: {} of {}: {:#?}",
+            report.failures.len(),
+            report.sent,
+            report.failures
+        );
+        assert!(report.sent > 200, "{name}: the load ran meanwhile: {}", report.sent);
+        Ok(())
+    }
+}
+
+#[test]
+fn no_strategy_and_no_abort_loses_a_request() -> Result<()> {
+    if !can_run_clusters("releases under load") {
+        return Ok(());
+    }
+    let ground = Ground::start()?;
+    ground.apply(0, &json!({ "type": "rolling" }))?;
+    ground.comes_to("Succeeded", 1)?;
+    until("it answers", PATIENCE, || ground.answers(HOST, 1).is_ok())?;
+    rolling(&ground)?;
+    blue_green(&ground)?;
+    canary(&ground)?;
+    in_place(&ground)?;
+    a_freeze_holds_and_a_rollback_passes(&ground)
+}
+
+fn rolling(ground: &Ground) -> Result<()> {
+    let way = json!({ "type": "rolling" });
+    ground.loses_nothing("rolling", || {
+        ground.apply(1, &way)?;
+        ground.comes_to("Succeeded", 2)?;
+        Ok(())
+    })?;
+    assert_eq!(ground.answers(HOST, 8)?, [0, 8]);
+    ground.loses_nothing("rolling, aborted", || {
+        ground.apply(0, &way)?;
+        until("some are new", PATIENCE, || {
+            ground.release().is_ok_and(|release| {
+                let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
+                at.contains("(1/4)") || at.contains("(2/4)")
+            })
+        })?;
+        ground.steer("abort")?;
+        ground.comes_to("Aborted", 3)?;
+        Ok(())
+    })?;
+    assert_eq!(ground.answers(HOST, 8)?, [0, 8], "what ran before answers");
+    // The App says what runs again.
+    ground.apply(1, &way)
+}
+
+fn blue_green(ground: &Ground) -> Result<()> {
+    let way = json!({ "type": "blueGreen", "keepSeconds": 20 });
+    ground.loses_nothing("blue-green, switched back", || {
+        ground.apply(0, &way)?;
+        let revision = ground.comes_to("Paused", 4)?;
+        until("the preview answers", PATIENCE, || ground.answers(PREVIEW, 1).is_ok())?;
+        assert_eq!(ground.answers(PREVIEW, 4)?, [4, 0], "the preview is the new version");
+        assert_eq!(ground.answers(HOST, 8)?, [0, 8], "everybody else gets the old one");
+        ground.steer("promote")?;
+        until("all requests go to the new", PATIENCE, || {
+            ground.answers(HOST, 8).is_ok_and(|seen| seen == [8, 0])
+        })?;
+        ground.steer("abort")?;
+        until("all requests are back", Duration::from_secs(10), || {
+            ground.answers(HOST, 8).is_ok_and(|seen| seen == [0, 8])
+        })?;
+        ground.comes_to("Aborted", revision)?;
+        Ok(())
+    })?;
+    ground.apply(1, &way)?;
+    ground.loses_nothing("blue-green", || {
+        ground.apply(0, &json!({ "type": "blueGreen", "keepSeconds": 1, "autoPromote": true }))?;
+        ground.comes_to("Succeeded", 5)?;
+        Ok(())
+    })?;
+    assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
+    Ok(())
+}
+
+fn canary(ground: &Ground) -> Result<()> {
+    let way = json!({ "type": "canary", "steps": [{ "weight": 50 }] });
+    ground.loses_nothing("canary, aborted", || {
+        ground.apply(1, &way)?;
+        let revision = ground.comes_to("Paused", 6)?;
+        let seen = ground.answers(HOST, 60)?;
+        assert!(seen[0] > 5 && seen[1] > 5, "both versions answer: {seen:?}");
+        ground.steer("abort")?;
+        ground.comes_to("Aborted", revision)?;
+        Ok(())
+    })?;
+    assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
+    ground.apply(0, &way)?;
+    ground.loses_nothing("canary", || {
+        ground.apply(1, &way)?;
+        let revision = ground.comes_to("Paused", 7)?;
+        ground.steer("promote")?;
+        ground.comes_to("Succeeded", revision)?;
+        Ok(())
+    })?;
+    assert_eq!(ground.answers(HOST, 8)?, [0, 8]);
+    Ok(())
+}
+
+fn in_place(ground: &Ground) -> Result<()> {
+    let way = json!({ "type": "inPlace" });
+    let pods = || -> Result<Vec<String>> {
+        let path =
+            "{range .items[*]}{.metadata.uid} {.status.podIP} {.status.startTime}{\"\\n\"}{end}";
+        let said = ground.cluster.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app.kubernetes.io/instance=svc",
+            "-o",
+            &format!("jsonpath={path}"),
+        ])?;
+        let mut lines: Vec<String> = said.out.lines().map(str::to_owned).collect();
+        lines.sort();
+        Ok(lines)
+    };
+    let before = pods()?;
+    ground.loses_nothing("in place", || {
+        ground.apply(0, &way)?;
+        ground.comes_to("Succeeded", 8)?;
+        Ok(())
+    })?;
+    assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
+    assert_eq!(pods()?, before, "the same pods under the same addresses");
+    ground.loses_nothing("in place, aborted", || {
+        ground.apply(1, &way)?;
+        until("one is new", PATIENCE, || {
+            ground.release().is_ok_and(|release| {
+                release["status"]["at"].as_str().is_some_and(|at| at.contains("(1/4)"))
+            })
+        })?;
+        ground.steer("abort")?;
+        ground.comes_to("Aborted", 9)?;
+        Ok(())
+    })?;
+    assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
+    assert_eq!(pods()?, before, "the same pods still");
+    ground.apply(0, &way)
+}
+
+fn a_freeze_holds_and_a_rollback_passes(ground: &Ground) -> Result<()> {
+    let annotate = |value: &str| {
+        let note = format!("berth.dev/freeze={value}");
+        ground.cluster.kubectl(&["annotate", "app", "svc", "--overwrite", &note])
+    };
+    annotate("always promotion day")?;
+    ground.apply(1, &json!({ "type": "rolling" }))?;
+    let revision = ground.comes_to("Waiting", 10)?;
+    until("it says why", PATIENCE, || {
+        ground
+            .release()
+            .is_ok_and(|release| release["status"]["message"] == "frozen: the App: promotion day")
+    })?;
+    annotate("2020-01-01T00:00:00Z/2020-01-02T00:00:00Z")?;
+    ground.comes_to("Succeeded", revision)?;
+    annotate("always promotion day")?;
+    ground.cluster.berth(&["release", "rollback", "svc"])?;
+    ground.comes_to("Succeeded", revision + 1)?;
+    assert_eq!(ground.answers(HOST, 8)?, [8, 0], "a freeze does not hold up the way back");
+    Ok(())
+}
