@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use berth_controllers::driver::chain;
 use berth_controllers::scheduler::{self, Config};
-use berth_controllers::{World, advice};
+use berth_controllers::{World, advice, reclaim};
 use berth_daemon::Tasks;
 use kube::Client;
 use serde_json::{Value, json};
@@ -49,6 +49,9 @@ pub struct Options {
     /// Remember what workloads use, for `berth advise`
     #[arg(long)]
     advice: bool,
+    /// Lend what online pods leave unused to batch pods, by the rules of kube-system/berth-reclaim
+    #[arg(long)]
+    reclaim: bool,
     /// Print the manifests that run this on a Kubernetes, and end
     #[arg(long)]
     render: bool,
@@ -91,7 +94,12 @@ async fn serve(global: &Global, options: Options, config: Config) -> Result<()> 
     if options.advice {
         let leader = scheduler.clone();
         let leads = move || leader.leads();
-        advice::start(client, &world, advice::Config::default(), leads, &tasks);
+        advice::start(client.clone(), &world, advice::Config::default(), leads, &tasks);
+    }
+    if options.reclaim {
+        let leader = scheduler.clone();
+        let leads = move || leader.leads();
+        reclaim::start(client, &world, reclaim::Config::default(), leads, &tasks);
     }
     scheduler::serve_health(scheduler.clone(), health, &tasks);
     if let Some(listener) = extender {

@@ -19,6 +19,7 @@ pub mod kinds;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod quota;
+pub mod reclaim;
 pub mod releases;
 pub mod scheduler;
 pub mod service_accounts;
@@ -86,6 +87,7 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
     driver::run(quota::Quotas::default(), &world, tasks);
     driver::run(autoscale::Autoscalers::new(&world), &world, tasks);
     advice::start(world.client.clone(), &world, advice::Config::default(), || true, tasks);
+    reclaim::start(world.client.clone(), &world, reclaim::Config::default(), || true, tasks);
     apps::define(world.client.clone(), tasks);
     let domain = Domain {
         name: config.apps_domain,

@@ -38,7 +38,7 @@ pub const CPU: &str = "berth.dev/batch-cpu";
 pub const MEMORY: &str = "berth.dev/batch-memory";
 /// Offers change in steps of so many hundredths of the node.
 const STEP: i64 = 5;
-/// Looks in a row above the line before pods go for CPU, which yields by itself meanwhile.
+/// Measurements in a row above the line before pods go for CPU, which yields by itself meanwhile.
 const HOT: u32 = 2;
 /// Who was refused by its budget is left alone so long, seconds.
 const REFUSED: i64 = 30;
@@ -65,6 +65,8 @@ pub struct View {
     pub open: bool,
     /// What all of it was just measured to use.
     pub used: Option<Amount>,
+    /// When that was measured, seconds since 1970.
+    pub measured: i64,
     /// What it offers batch pods at the moment.
     pub offered: Option<Amount>,
     /// The batch pods on it.
@@ -140,8 +142,9 @@ pub struct Reclaimer {
 struct Memory {
     /// What others than batch pods used, by time.
     online: VecDeque<(i64, Amount)>,
-    /// Looks in a row above the line.
+    /// Measurements in a row above the line, and when the last was made.
     hot: u32,
+    measured: Option<i64>,
 }
 
 impl Reclaimer {
@@ -212,7 +215,7 @@ impl Memory {
         let Some((used, pool)) = view.used.zip(pool) else {
             // What is not measured must not be guessed from before.
             self.online.clear();
-            self.hot = 0;
+            (self.hot, self.measured) = (0, None);
             return;
         };
         let mut online = used;
@@ -230,7 +233,11 @@ impl Memory {
             self.online.pop_front();
         }
         let line = view.room.cpu.0 * i64::from(pool.evict_above);
-        self.hot = if used.cpu.0 * 100 > line { self.hot + 1 } else { 0 };
+        let new = self.measured.replace(view.measured) != Some(view.measured);
+        self.hot = match used.cpu.0 * 100 > line {
+            true => self.hot + u32::from(new),
+            false => 0,
+        };
     }
 
     /// What the node can offer; `None` where nothing is known.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_scheduler::reclaim;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -93,14 +94,21 @@ pub(crate) fn linux(
 ) -> v1::LinuxContainerResources {
     let none = ResourceRequirements::default();
     let resources = container.resources.as_ref().unwrap_or(&none);
+    // What was borrowed ends at what was asked for, whatever the machine has left.
+    let borrowed = |name: &str| {
+        let quantity = resources.limits.as_ref()?.get(name)?;
+        i64::try_from(quantity::bytes(quantity)).ok().filter(|n| *n > 0)
+    };
     let limit = millicores(&resources.limits);
+    let quota_of = limit.or_else(|| borrowed(reclaim::CPU));
+    let memory = bytes(&resources.limits).or_else(|| borrowed(reclaim::MEMORY));
     let request = millicores(&resources.requests).or(limit).unwrap_or(0);
-    let quota = limit.map_or(0, |m| (m * CPU_PERIOD_US / 1000).max(CPU_QUOTA_LEAST_US));
+    let quota = quota_of.map_or(0, |m| (m * CPU_PERIOD_US / 1000).max(CPU_QUOTA_LEAST_US));
     v1::LinuxContainerResources {
         cpu_period: if quota > 0 { CPU_PERIOD_US } else { 0 },
         cpu_quota: quota,
         cpu_shares: (request * 1024 / 1000).clamp(2, 262_144),
-        memory_limit_in_bytes: bytes(&resources.limits).unwrap_or(0),
+        memory_limit_in_bytes: memory.unwrap_or(0),
         oom_score_adj: oom_score_adj(qos, bytes(&resources.requests), memory_total),
         ..v1::LinuxContainerResources::default()
     }
@@ -129,6 +137,21 @@ pub(crate) fn memory_total() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_batch_pod_borrows_is_its_limit_and_never_its_weight() {
+        let container: Container = serde_json::from_value(serde_json::json!({
+            "name": "c",
+            "resources": {
+                "requests": {"berth.dev/batch-cpu": "1500", "berth.dev/batch-memory": "1Gi"},
+                "limits": {"berth.dev/batch-cpu": "1500", "berth.dev/batch-memory": "1Gi"},
+            }
+        }))
+        .expect("a container");
+        let linux = linux(&container, Qos::BestEffort, 1 << 30);
+        assert_eq!((linux.cpu_quota, linux.cpu_period, linux.cpu_shares), (150_000, 100_000, 2));
+        assert_eq!((linux.memory_limit_in_bytes, linux.oom_score_adj), (1 << 30, 1000));
+    }
 
     #[test]
     fn cpu_becomes_shares_and_quota() {

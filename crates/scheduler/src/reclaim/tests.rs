@@ -162,6 +162,7 @@ fn the_least_important_and_youngest_go_until_it_is_enough() {
         change(&mut view);
         let mut found = Vec::new();
         for look in 0..looks {
+            view.measured = look * 10;
             let views = std::slice::from_ref(&view);
             found = own.plan(&rules, views, look * 10, |_| 0).evictions;
         }
@@ -183,6 +184,18 @@ fn the_least_important_and_youngest_go_until_it_is_enough() {
     check(amount(8100, 10), 2, |view| view.batch[1].used = Some(amount(0, 1)), &["old", "high"]);
     // Nobody goes for what is not known.
     check(amount(9900, 99), 3, |view| view.used = None, &[]);
+}
+
+#[test]
+fn the_same_measurement_twice_is_one() {
+    let (mut own, rules) = (Reclaimer::default(), rules(pool("00:00-24:00")));
+    let mut view = node(9000, 10);
+    view.batch = vec![batch("a", 0, 0, amount(3000, 1))];
+    for now in [0, 10, 20] {
+        assert_eq!(own.plan(&rules, std::slice::from_ref(&view), now, |_| 0).evictions, []);
+    }
+    view.measured = 25;
+    assert_eq!(own.plan(&rules, &[view], 30, |_| 0).evictions.len(), 1);
 }
 
 #[test]
