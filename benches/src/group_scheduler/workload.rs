@@ -55,7 +55,11 @@ impl Workload {
             Self::Preemption => nodes / 5,
             _ => 2 * nodes.min(2_500),
         };
-        if slow { all.min(MOST_OF_SLOW) } else { all }
+        match self {
+            _ if !slow => all,
+            Self::Preemption => all.min(MOST_OF_SLOW / 10),
+            _ => all.min(MOST_OF_SLOW),
+        }
     }
 
     /// Whether the pods that are measured are made when the scheduler is at work: they have others
@@ -119,7 +123,7 @@ impl Workload {
 /// What the names of the pods that are measured begin with; a number of so many digits follows.
 const MEASURED: &str = "measured-";
 pub const DIGITS: usize = 6;
-/// Most pods measured of a slow scheduler.
+/// Most pods measured of a slow scheduler; a tenth of it where each displaces others.
 const MOST_OF_SLOW: usize = 2_000;
 /// The class of those that preempt.
 pub const PRIORITY_CLASS: &str = "important";

@@ -43,7 +43,6 @@ use berth_scheduler::profile::ProfileError;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::storage::v1::CSINode;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use serde::Deserialize;
 use tokio::sync::Notify;
@@ -224,10 +223,9 @@ pub fn start_with(client: Client, world: &Arc<World>, config: Config, tasks: &Ta
     // Events name who wrote them: the profile's name, the first's where there are several.
     let controller = config.profiles.first().map(|profile| profile.scheduler_name.clone());
     let controller = controller.unwrap_or_default();
-    let (events, written) = Events::begin(client.clone(), controller.clone());
+    let (events, written) = Events::begin(client.clone(), controller);
     tasks.spawn_until_stop("scheduler-events", written);
     let act = Arc::new(Act {
-        recorder: Recorder::new(client.clone(), Reporter { controller, instance: None }),
         events,
         client: client.clone(),
         world: Arc::clone(world),

@@ -13,13 +13,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, Preconditions};
-use kube::runtime::events::{Event, EventType, Recorder};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::board::{Board, Decision, Outcome};
-use super::events::Events;
+use super::events::{Events, Saying};
 use super::leader::Leadership;
 use super::{metrics, wire};
 use crate::driver::{Error, Key, World, chain, gone_is_none, post};
@@ -34,7 +33,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What acting needs.
 pub struct Act {
     pub client: Client,
-    pub recorder: Recorder,
     pub events: Events,
     pub world: Arc<World>,
     pub board: Arc<Mutex<Board>>,
@@ -62,7 +60,8 @@ impl Act {
                 let took = begun.elapsed();
                 metrics::bound(waited + took, attempts + 1, took);
                 tracing::debug!(pod = %key, node = placement.node, attempts, "bound");
-                self.events.bound(&key, &pod.uid, &placement.node);
+                let note = format!("Successfully assigned {key} to {}", placement.node);
+                self.events.tell(&key, &pod.uid, Saying::Bound, note);
                 Ok(())
             }
             Err(error) => {
@@ -226,62 +225,48 @@ impl Act {
         let params = PatchParams::default();
         let pod = self.pods(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await?;
         self.world.pods.remember(pod);
-        let note = reason.to_owned();
-        self.tell(key, EventType::Warning, "FailedScheduling", "Scheduling", note).await
+        self.events.tell(key, uid, Saying::Failed, reason.to_owned());
+        Ok(())
     }
 
     /// Ends the victims of a preemption, each as the very pod that was meant.
     async fn evict(&self, pod: &snapshot::Pod, preemption: &Preemption) -> Result<(), Error> {
         metrics::preempted(preemption.victims.len());
-        for victim in &preemption.victims {
-            if !self.leadership.holds() {
-                return Err(Error::Unfinished("another scheduler may be at work".to_owned()));
-            }
-            let key = Key::new(victim.namespace.clone(), victim.name.clone());
-            if victim.terminating {
-                continue;
-            }
-            let text =
-                format!("{}: preempting to accommodate a higher priority pod", pod.scheduler);
-            let patch = json!({ "metadata": { "uid": victim.uid }, "status": { "conditions": [{
-                "type": "DisruptionTarget", "status": "True",
-                "reason": "PreemptionByScheduler", "message": text,
-                "lastTransitionTime": Time(Timestamp::now()) }] } });
-            let params = PatchParams::default();
-            let api = self.pods(&key);
-            let marked = api.patch_status(&key.name, &params, &Patch::Strategic(patch)).await;
-            if gone_is_none(marked)?.is_none() {
-                continue;
-            }
-            let uid = Some(victim.uid.clone());
-            let params = DeleteParams {
-                preconditions: Some(Preconditions { uid, resource_version: None }),
-                ..DeleteParams::default()
-            };
-            gone_is_none(api.delete(&key.name, &params).await)?;
-            let note = format!("Preempted by pod {} on node {}", pod.uid, preemption.node);
-            self.tell(&key, EventType::Normal, "Preempted", "Preempting", note).await?;
-        }
-        Ok(())
+        let all = preemption.victims.iter().filter(|victim| !victim.terminating);
+        let all = all.map(|victim| self.displace(pod, victim, &preemption.node));
+        futures::future::try_join_all(all).await.map(drop)
     }
 
-    async fn tell(
+    async fn displace(
         &self,
-        key: &Key,
-        kind: EventType,
-        reason: &str,
-        action: &str,
-        note: String,
+        pod: &snapshot::Pod,
+        victim: &snapshot::Pod,
+        node: &str,
     ) -> Result<(), Error> {
-        let Some(pod) = self.world.pods.at(key) else { return Ok(()) };
-        let event = Event {
-            type_: kind,
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: action.to_owned(),
-            secondary: None,
+        if !self.leadership.holds() {
+            return Err(Error::Unfinished("another scheduler may be at work".to_owned()));
+        }
+        let key = Key::new(victim.namespace.clone(), victim.name.clone());
+        let text = format!("{}: preempting to accommodate a higher priority pod", pod.scheduler);
+        let patch = json!({ "metadata": { "uid": victim.uid }, "status": { "conditions": [{
+            "type": "DisruptionTarget", "status": "True",
+            "reason": "PreemptionByScheduler", "message": text,
+            "lastTransitionTime": Time(Timestamp::now()) }] } });
+        let params = PatchParams::default();
+        let api = self.pods(&key);
+        let marked = api.patch_status(&key.name, &params, &Patch::Strategic(patch)).await;
+        if gone_is_none(marked)?.is_none() {
+            return Ok(());
+        }
+        let uid = Some(victim.uid.clone());
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid, resource_version: None }),
+            ..DeleteParams::default()
         };
-        Ok(self.recorder.publish(&event, &pod.object_ref(&())).await?)
+        gone_is_none(api.delete(&key.name, &params).await)?;
+        let note = format!("Preempted by pod {} on node {node}", pod.uid);
+        self.events.tell(&key, &victim.uid, Saying::Displaced, note);
+        Ok(())
     }
 
     fn pods(&self, key: &Key) -> Api<Pod> {

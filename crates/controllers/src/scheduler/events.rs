@@ -1,16 +1,17 @@
-//! Says of every pod that was bound that it was, behind the bindings and never in their way.
+//! Says of pods what was decided, behind the bindings and never in their way.
 //!
-//! Each such event is the first and only of its pod, so that nothing needs to be looked up or kept
-//! in order to count repetitions; what is repeated, above all why a pod fits nowhere, goes through
-//! [`kube::runtime::events::Recorder`]. That one looks through all it wrote in the last minutes on
-//! each event: with thousands of bindings a second, that would be most of the work.
+//! That a pod was bound or displaced is said once. Why it fits nowhere is said anew only in other
+//! words, and of one pod in no more than a score of them at once: nothing needs to be looked up in
+//! order to count repetitions. ([`kube::runtime::events::Recorder`] looks through all it wrote in
+//! the last minutes on each event: with thousands a second, that would be most of the work.)
 //!
 //! While bindings are under way one event is written at a time, else a few: the server's time is
 //! the bindings' first. The queue is bounded: when bindings outrun it for long, events are left out,
 //! which Kubernetes' own schedulers do too.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -24,24 +25,41 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::act::limited;
 use crate::driver::{Key, chain, post};
+use crate::workloads::recorder::Said;
 
-/// Bindings that wait for their event.
+/// Events that wait to be written.
 const QUEUE: usize = 20_000;
 /// Events under way at once where nothing is being bound.
 const AT_ONCE: usize = 8;
 
-/// A pod that was bound.
-struct Bound {
-    key: Key,
-    uid: String,
-    node: String,
+/// The longest text that Kubernetes takes.
+const LONGEST: usize = 1024;
+
+/// What is said of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saying {
+    /// It was bound.
+    Bound,
+    /// It fits nowhere.
+    Failed,
+    /// It had to go.
+    Displaced,
 }
 
-/// Where bindings are told. Cheap to clone.
+/// An event that is to be written.
+struct Told {
+    key: Key,
+    uid: String,
+    saying: Saying,
+    note: String,
+}
+
+/// Where it is told. Cheap to clone.
 #[derive(Clone)]
 pub struct Events {
-    queue: Sender<Bound>,
+    queue: Sender<Told>,
     bindings: Arc<AtomicUsize>,
+    failures: Arc<Mutex<Said>>,
 }
 
 /// While it is kept, events stand back behind a binding.
@@ -59,7 +77,7 @@ impl Events {
         let (queue, receiver) = channel(QUEUE);
         let bindings = Arc::new(AtomicUsize::new(0));
         (
-            Self { queue, bindings: Arc::clone(&bindings) },
+            Self { queue, bindings: Arc::clone(&bindings), failures: Arc::default() },
             write(client, controller, receiver, bindings),
         )
     }
@@ -70,10 +88,16 @@ impl Events {
         HeldBack(Arc::clone(&self.bindings))
     }
 
-    /// A pod was bound.
-    pub fn bound(&self, key: &Key, uid: &str, node: &str) {
-        let bound = Bound { key: key.clone(), uid: uid.to_owned(), node: node.to_owned() };
-        if self.queue.try_send(bound).is_err() {
+    /// Tells people of a pod.
+    pub fn tell(&self, key: &Key, uid: &str, saying: Saying, note: String) {
+        if saying == Saying::Failed {
+            let mut failures = self.failures.lock().expect("no holder of the lock panics");
+            if !failures.take(uid, Instant::now()) {
+                return;
+            }
+        }
+        let told = Told { key: key.clone(), uid: uid.to_owned(), saying, note };
+        if self.queue.try_send(told).is_err() {
             tracing::debug!(pod = %key, "too many events wait, its own is left out");
         }
     }
@@ -82,20 +106,20 @@ impl Events {
 async fn write(
     client: Client,
     controller: String,
-    mut queue: Receiver<Bound>,
+    mut queue: Receiver<Told>,
     bindings: Arc<AtomicUsize>,
 ) {
     let (client, controller) = (&client, &controller);
     let mut under_way = FuturesUnordered::new();
     let mut number = 0;
-    while let Some(bound) = queue.recv().await {
+    while let Some(told) = queue.recv().await {
         number += 1;
-        let event = event(&bound, controller, Timestamp::now(), number);
+        let event = event(&told, controller, Timestamp::now(), number);
         under_way.push(async move {
-            let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", bound.key.namespace);
+            let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", told.key.namespace);
             let made = async { Ok(post(client, &path, &event).await?) };
             if let Err(error) = limited(made).await {
-                tracing::debug!(pod = %bound.key, error = %chain(&error), "event not written");
+                tracing::debug!(pod = %told.key, error = %chain(&error), "event not written");
             }
         });
         // Also where none waits behind it: what was begun is brought to its end.
@@ -110,15 +134,20 @@ fn at_once(bindings: &AtomicUsize) -> usize {
 }
 
 /// `at` tells events of one moment apart.
-fn event(bound: &Bound, controller: &str, now: Timestamp, at: u64) -> Event {
-    let Bound { key, uid, node } = bound;
+fn event(told: &Told, controller: &str, now: Timestamp, at: u64) -> Event {
+    let Told { key, uid, saying, note } = told;
+    let (kind, reason, action) = match saying {
+        Saying::Bound => ("Normal", "Scheduled", "Binding"),
+        Saying::Failed => ("Warning", "FailedScheduling", "Scheduling"),
+        Saying::Displaced => ("Normal", "Preempted", "Preempting"),
+    };
     let moment = now.as_nanosecond() + i128::from(at % 1_000);
     Event {
-        action: Some("Binding".to_owned()),
-        reason: Some("Scheduled".to_owned()),
-        type_: Some("Normal".to_owned()),
+        action: Some(action.to_owned()),
+        reason: Some(reason.to_owned()),
+        type_: Some(kind.to_owned()),
         event_time: Some(MicroTime(now)),
-        note: Some(format!("Successfully assigned {key} to {node}")),
+        note: Some(cut(note).to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -138,18 +167,43 @@ fn event(bound: &Bound, controller: &str, now: Timestamp, at: u64) -> Event {
     }
 }
 
+/// As much of a text as an event may hold.
+fn cut(note: &str) -> &str {
+    let end = (0..=LONGEST.min(note.len())).rev().find(|end| note.is_char_boundary(*end));
+    &note[..end.unwrap_or(0)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn events_of_one_moment_have_names_of_their_own() {
-        let bound =
-            Bound { key: Key::new("shop", "web-0"), uid: "1".to_owned(), node: "n".to_owned() };
+        let told = |saying| Told {
+            key: Key::new("shop", "web-0"),
+            uid: "1".to_owned(),
+            saying,
+            note: "0/3 nodes are available".to_owned(),
+        };
         let now = Timestamp::UNIX_EPOCH;
+        let bound = told(Saying::Bound);
         let (one, other) = (event(&bound, "berth", now, 1), event(&bound, "berth", now, 2));
         assert_ne!(one.metadata.name, other.metadata.name);
-        assert_eq!(one.note.as_deref(), Some("Successfully assigned shop/web-0 to n"));
         assert_eq!(one.regarding.and_then(|pod| pod.uid).as_deref(), Some("1"));
+        assert_eq!(
+            (one.reason.as_deref(), one.type_.as_deref()),
+            (Some("Scheduled"), Some("Normal"))
+        );
+        let failed = event(&told(Saying::Failed), "berth", now, 3);
+        assert_eq!(failed.note.as_deref(), Some("0/3 nodes are available"));
+        assert_eq!(failed.type_.as_deref(), Some("Warning"));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        let text = "é".repeat(600) + "e";
+        assert_eq!(cut(&text).len(), 1024);
+        assert_eq!(cut(&format!("e{text}")).len(), 1023);
     }
 }

@@ -42,11 +42,11 @@ pub(crate) struct Recorder {
 
 /// How much was said about which object, by UID.
 #[derive(Default)]
-struct Said(HashMap<String, (f64, Instant)>);
+pub(crate) struct Said(HashMap<String, (f64, Instant)>);
 
 impl Said {
     /// Whether one more Event may be written; if so, it counts as written.
-    fn take(&mut self, uid: &str, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, uid: &str, now: Instant) -> bool {
         let left = |(left, at): (f64, Instant)| {
             let passed = now.saturating_duration_since(at).as_secs_f64();
             (left + passed / REFILL.as_secs_f64()).min(BURST)

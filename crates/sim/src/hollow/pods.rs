@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use berth_daemon::Backoff;
 use futures::StreamExt;
+use http::{Request, header};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Preconditions};
+use kube::client::Body;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -91,11 +93,9 @@ impl Step {
                 let number = addresses.fetch_add(1, Ordering::Relaxed) % ADDRESSES;
                 let address = std::net::Ipv4Addr::from(FIRST_ADDRESS + number);
                 let status = running(pod, &address.to_string(), &Timestamp::now().to_string());
-                let patch = Patch::Merge(json!({
-                    "metadata": { "uid": pod.uid() },
-                    "status": status,
-                }));
-                answered(pods.patch_status(&name, &PatchParams::default(), &patch)).await.map(drop)
+                let patch = json!({ "metadata": { "uid": pod.uid() }, "status": status });
+                let path = format!("{}/{name}/status", pods.resource_url());
+                answered(tell(client, &path, &patch)).await
             }
             Self::Remove => {
                 let same = Preconditions { uid: pod.uid(), ..Preconditions::default() };
@@ -117,6 +117,20 @@ impl Step {
             done => done,
         }
     }
+}
+
+/// A merge patch of which nothing is wanted back: a node knows what it said.
+async fn tell(client: &Client, path: &str, patch: &Value) -> kube::Result<()> {
+    let request = Request::patch(path).header(header::CONTENT_TYPE, "application/merge-patch+json");
+    let request = request.body(Body::from(patch.to_string().into_bytes()));
+    let answer = client.send(request.map_err(kube::Error::HttpError)?).await?;
+    let code = answer.status();
+    let bytes = answer.into_body().collect_bytes().await?;
+    if code.is_success() {
+        return Ok(());
+    }
+    let status = serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
+    Err(kube::Error::Api(status))
 }
 
 /// The status of a pod all of whose containers run.
