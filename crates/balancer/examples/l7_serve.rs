@@ -10,6 +10,10 @@ use berth_balancer::l7::{self, AccessLog, Config};
 use berth_daemon::Tasks;
 use tokio::sync::watch;
 
+// As the binary that this is a part of.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut words = std::env::args().skip(1);
     let usage = "l7_serve HTTP ROUTES_FILE";

@@ -7,7 +7,7 @@ mod mirror;
 mod strict;
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -559,6 +559,13 @@ impl ProxyHttp for Proxy {
     }
 }
 
+/// Unlike any other of this process or another; no secret. (A system call for each would cost as
+/// much as the lookup.)
+fn new_id() -> String {
+    static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    format!("{:016x}{:016x}", *SEED, random())
+}
+
 /// Who is at the other end of the connection.
 fn peer(session: &Session) -> Option<SocketAddr> {
     session.client_addr()?.as_inet().copied()
@@ -613,5 +620,5 @@ fn request_id(header: &RequestHeader) -> String {
     let given = header.headers.get(REQUEST_ID).filter(plain);
     given
         .and_then(|value| value.to_str().ok())
-        .map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned)
+        .map_or_else(new_id, str::to_owned)
 }
