@@ -6,6 +6,7 @@ mod budget;
 mod conditions;
 mod group_api;
 mod group_dns;
+mod group_dns_xdp;
 mod group_main;
 mod group_policy;
 mod group_scheduler;
@@ -19,12 +20,13 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     ("main", group_main::measure),
     ("api", group_api::measure),
     ("policy", group_policy::measure),
     ("scheduler", group_scheduler::measure),
     ("dns", group_dns::measure),
+    ("dns-xdp", group_dns_xdp::measure),
 ];
 
 fn main() -> ExitCode {
