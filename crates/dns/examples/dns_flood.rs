@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use aya::EbpfLoader;
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 
 const FRAME: usize = 80;
 /// Frames that the kernel makes and sends at once.
-const BATCH: u32 = 64;
-/// How even the rate is.
-const STEP: Duration = Duration::from_micros(500);
+const BATCH: u32 = 32;
 /// What has not been answered by then is lost.
 const PATIENCE: Duration = Duration::from_millis(30);
 
@@ -34,6 +32,8 @@ fn main() -> Result<()> {
         .load(object)?;
     let counted = loaded.take_map("counted").context("it is there")?;
     let counted: PerCpuArray<MapData, [u8; 16]> = counted.try_into()?;
+    let paced = loaded.take_map("paced").context("it is there")?;
+    let mut paced: Array<MapData, [u8; 16]> = paced.try_into()?;
     let count: &mut Xdp = loaded.program_mut("count").context("it is there")?.try_into()?;
     count.load()?;
     count.attach(interface, XdpMode::Driver)?;
@@ -46,7 +46,7 @@ fn main() -> Result<()> {
         let (rate, lasting) = line.split_once(' ').context("RATE MILLISECONDS")?;
         let (rate, lasting) = (rate.parse()?, Duration::from_millis(lasting.parse()?));
         let before = read(&counted)?;
-        let (sent, took) = run(ask, &frame, index, rate, lasting)?;
+        let (sent, took) = run(ask, &mut paced, &frame, index, rate, lasting)?;
         let within = read(&counted)?;
         std::thread::sleep(PATIENCE); // what is still on the way must not count for the next round
         let (answered, wrong) = (within.0 - before.0, within.1 - before.1);
@@ -56,9 +56,10 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Sends `rate` frames a second.
+/// Sends `rate` frames a second, as near to it as the processor comes.
 fn run(
     ask: &Xdp,
+    paced: &mut Array<MapData, [u8; 16]>,
     frame: &[u8; FRAME],
     index: u32,
     rate: u64,
@@ -68,33 +69,19 @@ fn run(
     let mut context = [0u8; 24];
     context[4..8].copy_from_slice(&(FRAME as u32).to_ne_bytes());
     context[12..16].copy_from_slice(&index.to_ne_bytes());
+    let mut pace = [0; 16];
+    pace[8..].copy_from_slice(&(1_000_000_000 / rate.max(1)).to_ne_bytes());
+    paced.set(0, pace, 0)?;
+    let frames = rate * lasting.as_millis() as u64 / 1000;
     let begun = Instant::now();
-    // What was sent, and what the rate has been counted up to.
-    let (mut sent, mut counted) = (0, 0);
-    loop {
-        let now = begun.elapsed();
-        if now >= lasting {
-            return Ok((sent, now));
-        }
-        let due = now.as_nanos() as u64 * rate / 1_000_000_000;
-        // One step's worth at most: what could not be sent in time is not made up for.
-        let most = rate * STEP.as_nanos() as u64 / 1_000_000_000 + u64::from(BATCH);
-        counted = counted.max(due.saturating_sub(most));
-        let next = due.saturating_sub(counted);
-        if next < u64::from(BATCH) {
-            std::hint::spin_loop();
-            continue;
-        }
-        ask.test_run(TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(&context),
-            repeat: u32::try_from(next)?,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-            ..TestRunOptions::default()
-        })?;
-        sent += next;
-        counted += next;
-    }
+    ask.test_run(TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(&context),
+        repeat: u32::try_from(frames)?,
+        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        ..TestRunOptions::default()
+    })?;
+    Ok((frames, begun.elapsed()))
 }
 
 fn read(counted: &PerCpuArray<MapData, [u8; 16]>) -> Result<(u64, u64)> {
