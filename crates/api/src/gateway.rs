@@ -14,7 +14,9 @@ mod http;
 mod shared;
 mod streams;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -332,9 +334,21 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             notes.insert("api-approved.kubernetes.io".to_owned(), approval.to_owned());
             let labels = crd.metadata.labels.get_or_insert_default();
             labels.insert(OURS.to_owned(), "condensed".to_owned());
+            let schemas = crd.spec.versions.iter_mut().filter_map(|one| one.schema.as_mut());
+            schemas.filter_map(|one| one.open_api_v3_schema.as_mut()).for_each(without_defaults);
             crd
         })
         .collect()
+}
+
+/// Takes the defaults out: they are for readers in Rust, and an empty one is refused by older
+/// API servers (1.20 reads it as null).
+fn without_defaults(schema: &mut JSONSchemaProps) {
+    schema.default = None;
+    schema.properties.iter_mut().flat_map(|all| all.values_mut()).for_each(without_defaults);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        without_defaults(items);
+    }
 }
 
 #[cfg(test)]

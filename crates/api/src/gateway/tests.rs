@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 /// Kubernetes refuses what its structural schemas do not have.
 fn structural(path: &str, schema: &Value) {
     let Value::Object(map) = schema else { return };
-    for word in ["$ref", "definitions", "$defs", "anyOf", "oneOf", "const"] {
+    for word in ["$ref", "default", "definitions", "$defs", "anyOf", "oneOf", "const"] {
         assert!(!map.contains_key(word), "{word} in {path}");
     }
     if let Some(Value::Object(properties)) = map.get("properties") {
