@@ -449,8 +449,7 @@ impl Run<'_> {
         let paused = self.snapshot.release.spec.paused && self.plan.status.phase != Phase::Aborting;
         let target = name(goal);
         let at_once = if paused { 0 } else { at_once };
-        let plan =
-            swap::plan(self.snapshot, main, (&target, goal.spec.revision), at_once, self.now);
+        let plan = swap::plan(self.snapshot, main, goal, at_once, self.now);
         self.plan.main = Some(plan.target);
         self.plan.retemplate = plan.retemplate.then(|| target.clone());
         self.plan.touch = plan.touch;

@@ -135,12 +135,15 @@ pub fn instances(pods: &[Arc<Pod>], app: &str) -> Vec<Instance> {
 fn instance(pod: &Pod, app: &str) -> Instance {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     let main = statuses.into_iter().flatten().find(|status| status.name == app);
+    let spec = pod.spec.as_ref();
+    let wanted = spec.and_then(|spec| spec.containers.iter().find(|one| one.name == app));
     let since = pod.annotations().get(DRAINED);
     Instance {
         name: pod.name_any(),
         release: pod.labels().get(release::LABEL).cloned(),
         serves: pod.labels().get(TRAFFIC).map(|value| value == "on"),
         ready: pod::is_ready(pod),
+        image: wanted.and_then(|container| container.image.clone()),
         container: main.and_then(|status| status.container_id.clone()),
         drained_at: since.and_then(|text| text.parse::<Timestamp>().ok()),
         swapped_from: pod.annotations().get(SWAPPED).cloned(),

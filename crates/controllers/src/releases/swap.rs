@@ -12,6 +12,7 @@
 //! The idea of swapping in place is OpenKruise's; that of moving the template under a paused
 //! Deployment is ours, for lack of a workload kind of our own.
 
+use berth_api::release::Release;
 use jiff::Timestamp;
 
 use super::plan::{Main, Snapshot};
@@ -28,6 +29,8 @@ pub struct Instance {
     pub serves: Option<bool>,
     /// Whether it is ready.
     pub ready: bool,
+    /// The image that its main container is to have.
+    pub image: Option<String>,
     /// The id of its main container.
     pub container: Option<String>,
     /// Since when it has been kept from requests.
@@ -71,14 +74,15 @@ pub fn unmarked(pods: &[Instance]) -> Vec<(String, Touch)> {
     bare.map(|pod| (pod.name.clone(), Touch::Serve)).collect()
 }
 
-/// The next moves towards `goal` (a Release's name) with number `revision`, `at_once` pods at a time.
+/// The next moves towards `goal`, `at_once` pods at a time.
 pub fn plan(
     snapshot: &Snapshot<'_>,
     main: &Main,
-    (goal, revision): (&str, i64),
+    goal: &Release,
     at_once: i32,
     now: Timestamp,
 ) -> Swapping {
+    let name = goal.metadata.name.as_deref();
     let mut plan = Swapping {
         target: Target {
             release: main.release.clone(),
@@ -90,29 +94,35 @@ pub fn plan(
         ..Swapping::default()
     };
     if snapshot.stateful {
-        plan.target.release = Some(goal.to_owned());
-        if main.release.as_deref() != Some(goal) || !main.observed {
+        plan.target.release = name.map(str::to_owned);
+        if main.release.as_deref() != name || !main.observed {
             return plan;
         }
     } else {
         if !(main.paused && main.observed) {
             return plan;
         }
-        if main.set_release != Some(revision) {
+        if main.set_release != Some(goal.spec.revision) {
             plan.retemplate = true;
             return plan;
         }
-        plan.target.release = Some(goal.to_owned());
-        if main.release.as_deref() != Some(goal) {
+        plan.target.release = name.map(str::to_owned);
+        if main.release.as_deref() != name {
             return plan;
         }
     }
-    pods(snapshot, &mut plan, revision, at_once, now);
+    pods(snapshot, &mut plan, goal, at_once, now);
     plan
 }
 
-fn pods(snapshot: &Snapshot<'_>, plan: &mut Swapping, revision: i64, at_once: i32, now: Timestamp) {
-    let revision = revision.to_string();
+fn pods(
+    snapshot: &Snapshot<'_>,
+    plan: &mut Swapping,
+    goal: &Release,
+    at_once: i32,
+    now: Timestamp,
+) {
+    let revision = goal.spec.revision.to_string();
     let mut busy = 0;
     let mut waiting = Vec::new();
     for pod in snapshot.pods {
@@ -126,6 +136,10 @@ fn pods(snapshot: &Snapshot<'_>, plan: &mut Swapping, revision: i64, at_once: i3
             if !serves && pod.ready && changed && pod.container.is_some() {
                 plan.touch.push((pod.name.clone(), Touch::Serve));
             }
+        } else if serves && pod.image.as_ref() == Some(&goal.spec.image) {
+            // Nothing in it restarts: it only has to say of which release it is.
+            busy += 1;
+            plan.touch.push((pod.name.clone(), Touch::Swap { from: None }));
         } else if let Some(since) = pod.drained_at.filter(|_| !serves) {
             busy += 1;
             // One that takes no requests anyway need not be waited for.

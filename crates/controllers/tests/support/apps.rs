@@ -429,13 +429,14 @@ async fn images_are_swapped_inside_a_deployments_pods() {
     let pods = ground.of::<Pod>().list(&ListParams::default()).await.unwrap();
     let params = kube::api::DeleteParams::default();
     ground.of::<Pod>().delete(&pods.items[0].name_any(), &params).await.unwrap();
-    ground
-        .made::<Deployment>("web", |one| {
-            one.metadata.generation == deployment.metadata.generation
-                && one.status.clone().unwrap_or_default().ready_replicas == Some(3)
-        })
-        .await;
-    assert_eq!(ground.images().await, [("web:2".into(), 3)].into());
+    ground.gone::<Pod>(&pods.items[0].name_any()).await;
+    let begun = tokio::time::Instant::now();
+    while ground.images().await != [("web:2".into(), 3)].into() {
+        assert!(begun.elapsed() < LIMIT, "{:?}", ground.images().await);
+        tokio::time::sleep(LOOK).await;
+    }
+    let now = ground.made::<Deployment>("web", |_| true).await;
+    assert_eq!(now.metadata.generation, deployment.metadata.generation, "nothing rolled");
     ground.end().await;
 }
 

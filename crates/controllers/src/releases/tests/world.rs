@@ -16,7 +16,7 @@ pub fn release(revision: i64, strategy: Value) -> Release {
     serde_json::from_value(json!({
         "apiVersion": "berth.dev/v1", "kind": "Release",
         "metadata": { "name": format!("web-{revision}"), "namespace": "shop" },
-        "spec": { "app": "web", "revision": revision, "image": "web:1", "template": "t",
+        "spec": { "app": "web", "revision": revision, "image": format!("web:{revision}"), "template": "t",
             "strategy": strategy, "appSpec": { "image": "web:1" } },
     }))
     .unwrap()
@@ -57,6 +57,7 @@ impl Model {
             name: format!("p{n}"),
             release: Some("1".into()),
             ready: true,
+            image: Some("web:1".into()),
             container: Some(format!("c{n}")),
             ..Instance::default()
         });
@@ -201,6 +202,7 @@ impl Model {
             Touch::Swap { from } => {
                 pod.swapped_from.clone_from(from);
                 pod.release = goal.cloned();
+                pod.image = goal.map(|goal| format!("web:{goal}"));
                 pod.container = Some(fresh);
                 pod.ready = true;
             }
