@@ -93,6 +93,7 @@ impl State {
             "kept": served.forward.kept(),
             "threads": served.counts.len(),
             "totals": totals(served.counts.iter().map(AsRef::as_ref)),
+            "kernel": served.kernel.get().map(|counts| counts.read()),
         })
     }
 }

@@ -108,6 +108,21 @@ pub(crate) fn page(served: &Served) -> String {
         head(out, name, kind, help);
         row(out, name, &[], value);
     }
+    if let Some(kernel) = served.kernel.get() {
+        let counted = kernel.read();
+        let name = "berth_dns_kernel_queries_total";
+        head(out, name, "counter", "Queries that the kernel's program saw, by what it did.");
+        for (what, count) in [
+            ("answered", counted.answered),
+            ("unknown", counted.unknown),
+            ("other", counted.other),
+            ("limited", counted.limited),
+            ("exchanged", counted.exchanged),
+            ("failed", counted.failed),
+        ] {
+            row(out, name, &[("result", what)], count);
+        }
+    }
     text
 }
 

@@ -1,6 +1,6 @@
 //! All that answering needs, in one place: whoever answers has a share of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use crate::own::Own;
 use crate::query_log;
 use crate::transfer::Rules;
 use crate::written::Written;
+use crate::xdp;
 use crate::zone::Current;
 
 /// What is served, by whom it is asked elsewhere, and what is counted.
@@ -31,6 +32,8 @@ pub(crate) struct Served {
     pub rules: ArcSwap<Rules>,
     /// Raised when the rules were exchanged.
     pub new_rules: watch::Sender<u64>,
+    /// What was answered in the kernel; set once, where that is wanted.
+    pub kernel: OnceLock<Arc<xdp::Counts>>,
     /// The zone files that are wanted.
     pub lists: watch::Sender<Vec<ZoneFile>>,
 }

@@ -1,6 +1,6 @@
 //! The server from its settings to its end, and with other settings while it runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use berth_daemon::{Ready, Tasks};
@@ -94,6 +94,7 @@ pub async fn run_for(
         log,
         rules: ArcSwap::from_pointee(rules),
         new_rules: watch::Sender::new(0),
+        kernel: OnceLock::new(),
         lists: watch::Sender::new(config.zones.clone()),
     });
 
@@ -107,7 +108,8 @@ pub async fn run_for(
     serve::udp(config.listen, &served, (config.answers, config.rate), tasks)?;
     if let Some(wanted) = &config.xdp {
         // After the sockets: what the kernel passes up must find them.
-        xdp::start(wanted, config.listen, config.rate, Arc::clone(&zone), tasks)?;
+        let counts = xdp::start(wanted, config.listen, config.rate, Arc::clone(&zone), tasks)?;
+        served.kernel.get_or_init(|| counts);
     }
     let (ask, reloads) = mpsc::channel(1);
     if let Some(path) = &config.control {

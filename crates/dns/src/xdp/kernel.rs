@@ -102,6 +102,12 @@ pub(crate) struct Kernel {
 /// The program's counts, to be read beside its work.
 pub(crate) struct Counts(PerCpuArray<MapData, [u8; COUNTS]>);
 
+impl std::fmt::Debug for Counts {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.read().fmt(to)
+    }
+}
+
 impl Counts {
     /// The sums.
     pub(crate) fn read(&self) -> Counted {
