@@ -125,10 +125,8 @@ pub async fn load(rendered: &Rendered, to: &Destination) -> Result<Loaded, LoadE
     }
     let draft = with_suffix(&to.file, ".new");
     write(&draft, rendered.text.as_bytes()).map_err(failed(&draft))?;
-    if let Err(error) = check(&draft, &to.check).await {
-        // The draft stays, to be looked at.
-        return Err(error);
-    }
+    // One that is refused stays, to be looked at.
+    check(&draft, &to.check).await?;
     std::fs::rename(&draft, &to.file).map_err(failed(&to.file))?;
     let Some(pid) = to.pid.as_deref().and_then(|file| running(file, to.program)) else {
         return Ok(Loaded::Written);

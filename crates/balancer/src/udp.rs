@@ -36,10 +36,19 @@ struct Flow {
     ended: AtomicBool,
 }
 
+/// The tasks of a door's flows; they end with it.
+struct Flows(berth_daemon::Tasks);
+
+impl Drop for Flows {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// Carries the datagrams of one door, for ever.
 pub(crate) async fn serve(socket: UdpSocket, port: u16, serving: Serving) {
     let door = Arc::new(socket);
-    let group = serving.tasks.child();
+    let group = Flows(serving.tasks.child());
     let mut flows: HashMap<SocketAddr, (Arc<Flow>, berth_daemon::Tasks)> = HashMap::new();
     let mut buffer = vec![0; LONGEST];
     let mut sweep = interval(SWEEP);
@@ -86,7 +95,7 @@ pub(crate) async fn serve(socket: UdpSocket, port: u16, serving: Serving) {
         }
         match begin(target, client).await {
             Ok(flow) => {
-                let (flow, of_flow) = (Arc::new(flow), group.child());
+                let (flow, of_flow) = (Arc::new(flow), group.0.child());
                 send(&flow, datagram);
                 of_flow.spawn_until_stop("flow", answers(flow.clone(), door.clone(), client));
                 flows.insert(client, (flow, of_flow));

@@ -30,6 +30,9 @@ use berth_daemon::{Ready, Tasks};
 const BRIDGE: &str = "bl4";
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 5);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
+/// Load balancers' addresses, one of which does not answer this machine.
+const FOR_US: [u8; 4] = [192, 0, 2, 81];
+const FOR_OTHERS: [u8; 4] = [192, 0, 2, 82];
 const SOON: Duration = Duration::from_secs(3);
 
 fn run(words: &str) {
@@ -128,7 +131,15 @@ fn services(affinity: &str) -> Vec<Arc<k8s_openapi::api::core::v1::Service>> {
         let object = json!({"metadata": {"namespace": "n", "name": name}, "spec": spec});
         Arc::new(serde_json::from_value(object).unwrap())
     };
+    let guarded = |name: &str, ip: [u8; 4], from: &str| {
+        let object = json!({"metadata": {"namespace": "n", "name": name},
+            "spec": {"loadBalancerSourceRanges": [from], "ports": [{"name": "http", "port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": Ipv4Addr::from(ip)}]}}});
+        Arc::new(serde_json::from_value(object).unwrap())
+    };
     vec![
+        guarded("for-us", FOR_US, "10.42.0.0/24"),
+        guarded("for-others", FOR_OTHERS, "203.0.113.0/24"),
         service(
             "web",
             json!({"clusterIP": VIP, "externalIPs": ["192.0.2.77"], "sessionAffinity": affinity,
@@ -145,15 +156,19 @@ fn services(affinity: &str) -> Vec<Arc<k8s_openapi::api::core::v1::Service>> {
 fn snapshot(affinity: &str, pods: &[u8]) -> Option<Arc<Snapshot>> {
     let endpoints: Vec<_> =
         pods.iter().map(|last| json!({"addresses": [format!("10.42.0.{last}")]})).collect();
-    let slice = json!({
-        "metadata": {"namespace": "n", "name": "web-1",
-            "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4", "endpoints": endpoints,
-        "ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 5353, "protocol": "UDP"}],
-    });
+    let slice = |service: &str| {
+        let object = json!({
+            "metadata": {"namespace": "n", "name": format!("{service}-1"),
+                "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "http", "port": 8080},
+                {"name": "dns", "port": 5353, "protocol": "UDP"}],
+        });
+        Arc::new(serde_json::from_value(object).unwrap())
+    };
     Some(Arc::new(Snapshot {
         services: services(affinity),
-        slices: vec![Arc::new(serde_json::from_value(slice).unwrap())],
+        slices: ["web", "for-us", "for-others"].map(slice).into(),
     }))
 }
 
@@ -229,6 +244,13 @@ async fn lead_to_pods() {
     assert_eq!(answering(vip, 60), ["2", "3", "4"]);
     assert_eq!(answering(node_port([127, 0, 0, 1]), 60), ["2", "3", "4"]);
     assert_eq!(answering(node_port(NODE.octets()), 60), ["2", "3", "4"]);
+
+    // Who is in the source ranges is answered, who is not hears nothing.
+    run(&format!("ip route add 192.0.2.80/30 dev {BRIDGE}"));
+    assert_eq!(answering(SocketAddr::from((FOR_US, 80)), 40), ["2", "3", "4"]);
+    let others = SocketAddr::from((FOR_OTHERS, 80));
+    let unheard = TcpStream::connect_timeout(&others, Duration::from_millis(300)).unwrap_err();
+    assert_eq!(unheard.kind(), std::io::ErrorKind::TimedOut, "{unheard}");
 
     // From pods: another pod sees the client, a pod that meets itself sees the machine.
     for (pod, last) in pods.iter().zip([2, 3, 4]) {

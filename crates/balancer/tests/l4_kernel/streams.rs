@@ -116,11 +116,9 @@ async fn start(first: Option<Arc<Snapshot>>) -> Running {
     config.drain = Duration::from_secs(5);
     config.hello_timeout = Duration::from_millis(500);
     let health = config.health;
-    let (sender, snapshots) = watch::channel(first);
-    snapshots.borrow();
+    let (sender, mut snapshots) = watch::channel(first);
     let tasks = Tasks::new();
     let its_tasks = tasks.clone();
-    let mut snapshots = snapshots;
     snapshots.mark_changed();
     let served = tokio::spawn(async move {
         streams::serve(config, snapshots, &its_tasks).await.unwrap();
@@ -354,4 +352,37 @@ async fn flapping_endpoints_lose_no_connection_and_all_dead_come_back() {
     for pod in [a, b, c] {
         pod.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_leaves_its_port_to_the_next_one() {
+    let (pod, port) = (Pod::start("a").await, free_port());
+    let own = std::env::current_exe().unwrap();
+    let program = own.ancestors().nth(2).unwrap().join("examples/stream_serve");
+    let process = || {
+        let words = [port.to_string(), pod.address.to_string()];
+        tokio::process::Command::new(&program).args(words).kill_on_drop(true).spawn().unwrap()
+    };
+    let mut last = process();
+    for _ in 0..3 {
+        let started = Instant::now();
+        while name_of(port).await.is_err() {
+            assert!(started.elapsed() < SOON);
+        }
+        // Connections are open, and their ends linger.
+        let mut open = Vec::new();
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            stream.read_exact(&mut [0; 2]).await.unwrap();
+            open.push(stream);
+        }
+        last.kill().await.unwrap();
+        last = process();
+    }
+    let started = Instant::now();
+    while name_of(port).await.is_err() {
+        assert!(started.elapsed() < SOON);
+    }
+    last.kill().await.unwrap();
+    pod.stop().await;
 }
