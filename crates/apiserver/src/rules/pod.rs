@@ -308,7 +308,7 @@ pub(crate) fn bind(resource: &Resource, live: &Value, binding: &Value) -> Result
     let mut conditions = new["status"]["conditions"].as_array().cloned().unwrap_or_default();
     conditions.retain(|condition| condition["type"] != "PodScheduled");
     conditions.push(scheduled);
-    new["status"]["conditions"] = json!(conditions);
+    new["status"]["conditions"] = Value::Array(conditions);
     Ok(new)
 }
 

@@ -136,7 +136,7 @@ impl Managers {
 
     /// As [`Self::write`], among entries that were not read.
     pub fn write_among(self, mut unread: Vec<Value>, object: &mut Value) {
-        unread.extend(self.entries.into_iter().map(Entry::write));
+        unread.extend(self.entries.into_iter().map(Entry::write_text));
         if unread.is_empty() {
             drop_all(object);
             return;
@@ -191,25 +191,37 @@ impl Entry {
         }
     }
 
-    fn write(self) -> Value {
-        let mut entry = json!({
-            "manager": self.manager,
-            "operation": match self.operation {
-                Operation::Apply => "Apply",
-                Operation::Update => "Update",
-            },
-            "apiVersion": self.version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.into_fields(),
-        });
-        if let Some(name) = &self.subresource {
-            entry["subresource"] = json!(name);
+    fn write(mut self) -> Value {
+        let fields = std::mem::take(&mut self.set).into_fields();
+        self.write_with(fields)
+    }
+
+    /// With the fields as text.
+    fn write_text(self) -> Value {
+        let fields = serde_json::to_string(&self.set).map_or(Value::Null, Value::String);
+        self.write_with(fields)
+    }
+
+    fn write_with(self, fields: Value) -> Value {
+        let operation = match self.operation {
+            Operation::Apply => "Apply",
+            Operation::Update => "Update",
+        };
+        let mut entry = Map::new();
+        let mut put = |name: &str, value: Value| drop(entry.insert(name.to_owned(), value));
+        put("apiVersion", Value::String(self.version));
+        put("fieldsType", Value::from("FieldsV1"));
+        put("fieldsV1", fields);
+        put("manager", Value::String(self.manager));
+        put("operation", Value::from(operation));
+        if let Some(name) = self.subresource {
+            put("subresource", Value::String(name));
         }
         // Somebody else may have written it without.
         if !self.time.is_empty() {
-            entry["time"] = json!(self.time);
+            put("time", Value::String(self.time));
         }
-        entry
+        Value::Object(entry)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 /// One step of a path, in the form that `fieldsV1` writes: `f:NAME`, `k:KEYS`, `v:VALUE`, `i:N`.
@@ -246,6 +247,22 @@ impl Set {
             set.insert(step, child);
         }
         set
+    }
+}
+
+/// In the `fieldsV1` form.
+impl Serialize for Set {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let is_inner = self.member && !self.children.is_empty();
+        let mut fields = to.serialize_map(Some(self.children.len() + usize::from(is_inner)))?;
+        if is_inner {
+            // Before all steps, as in order.
+            fields.serialize_entry(".", &Self::default())?;
+        }
+        for (step, set) in &self.children {
+            fields.serialize_entry(step, set)?;
+        }
+        fields.end()
     }
 }
 

@@ -143,6 +143,7 @@ mod tests {
             }},
         });
         let text = fields.to_string();
+        assert_eq!(serde_json::to_string(&set(fields.clone())).unwrap(), text);
         let read = fields.as_object().unwrap();
         let ready =
             |below: Value| json!({"f:status": {"f:conditions": {"k:{\"type\":\"Ready\"}": below}}});
