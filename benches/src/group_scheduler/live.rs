@@ -29,6 +29,7 @@ const SIZES: [(usize, usize); 2] = [(1_000, 3), (5_000, 1)];
 const FACTOR: f64 = 10.0;
 const LANES: usize = 48;
 const PATIENCE: Duration = Duration::from_secs(300);
+const START: Duration = Duration::from_secs(30);
 /// Something comes and goes this often; scheduler_perf's second is longer than a round.
 const CHURN: Duration = Duration::from_millis(100);
 /// How often a scheduler is looked at that may have ended.
@@ -189,6 +190,7 @@ fn pods(pods: Vec<Value>) -> Vec<(String, Value)> {
 
 /// Nodes, and the pods that are there before.
 async fn fill(target: &Target, workload: Workload, nodes: usize, scheduler: &str) -> Result<()> {
+    exists(target, "/api/v1/namespaces/default").await?;
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": { "name": "default" } });
     let class = json!({ "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
@@ -201,21 +203,55 @@ async fn fill(target: &Target, workload: Workload, nodes: usize, scheduler: &str
         ("/api/v1/nodes".to_owned(), node)
     });
     post(target, all.collect()).await?;
+    // kube-apiserver marks new nodes as not ready, and nobody here would take that back.
+    let ready = (0..nodes).map(|at| {
+        let path = format!("/api/v1/nodes/{}", workload::node_name(at));
+        let patch = json!({ "spec": { "taints": null } }).to_string();
+        target.request("PATCH", &path, "application/merge-patch+json", &patch)
+    });
+    send(target, ready.collect()).await?;
     post(target, pods(workload.before(nodes, scheduler))).await
+}
+
+/// Waits for what a server that has just been started makes itself.
+async fn exists(target: &Target, path: &str) -> Result<()> {
+    let mut connection = Connection::open(target).await?;
+    let request = target.request("GET", path, "", "");
+    let mut ticks = tokio::time::interval(CHURN);
+    let found = async {
+        loop {
+            ticks.tick().await;
+            if connection.ask(&request).await? == 200 {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    let found = tokio::time::timeout(START, found).await;
+    found.with_context(|| format!("{path} is not there after {START:?}"))?
 }
 
 /// Makes every object, over several connections.
 async fn post(target: &Target, objects: Vec<(String, Value)>) -> Result<()> {
-    let mut lanes: Vec<Vec<Vec<u8>>> = vec![Vec::new(); LANES.min(objects.len())];
+    let request =
+        |(path, object): (String, Value)| target.request("POST", &path, JSON, &object.to_string());
+    send(target, objects.into_iter().map(request).collect()).await
+}
+
+async fn send(target: &Target, requests: Vec<Vec<u8>>) -> Result<()> {
+    let mut lanes: Vec<Vec<Vec<u8>>> = vec![Vec::new(); LANES.min(requests.len())];
     let count = lanes.len();
-    for (at, (path, object)) in objects.into_iter().enumerate() {
-        lanes[at % count].push(target.request("POST", &path, JSON, &object.to_string()));
+    for (at, request) in requests.into_iter().enumerate() {
+        lanes[at % count].push(request);
     }
     let lanes = lanes.into_iter().map(async |requests| {
         let mut connection = Connection::open(target).await?;
         for request in requests {
             let status = connection.ask(&request).await?;
-            ensure!(matches!(status, 201 | 409), "{}", String::from_utf8_lossy(&connection.body));
+            ensure!(
+                matches!(status, 200 | 201 | 409),
+                "{}",
+                String::from_utf8_lossy(&connection.body)
+            );
         }
         anyhow::Ok(())
     });
