@@ -1,0 +1,157 @@
+//! The group `balancer-l4`: TCP in user space beside HAProxy in TCP mode, one thread each on one
+//! processor, clients and backend on the other, rounds in turn; and how long a changed endpoint
+//! takes to get traffic with few Services and with many.
+
+mod load;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::budget::{Budget, median};
+use crate::group_api::side::{self, Place};
+use load::{Backend, Kind};
+
+const ROUNDS: usize = 7;
+const ROUND: Duration = Duration::from_millis(1500);
+const FEW: u32 = 100;
+const MANY: u32 = 10_000;
+
+/// Measures it.
+pub fn measure() -> Result<Vec<Budget>> {
+    let dir = tempfile::tempdir()?;
+    let own = i32::try_from(std::process::id())?;
+    side::pin(own, Place::Client)?;
+    let proxied = proxies(dir.path());
+    side::pin(own, Place::Anywhere)?;
+    let mut budgets = proxied?;
+    budgets.extend(changes()?);
+    Ok(budgets)
+}
+
+/// Processor time a request on open connections, and a connection of one request.
+fn proxies(dir: &Path) -> Result<Vec<Budget>> {
+    let backend = Backend::start()?;
+    let ours = Proxy::ours(backend.port)?;
+    let haproxy = Proxy::haproxy(dir, backend.port)?;
+    let proxies: Vec<&Proxy> = std::iter::once(&ours).chain(&haproxy).collect();
+    let mut budgets = Vec::new();
+    for (kind, name) in [(Kind::Requests, "request"), (Kind::Connections, "connection")] {
+        let mut seen = vec![Vec::new(); proxies.len()];
+        for round in 0..=ROUNDS {
+            for (at, proxy) in proxies.iter().enumerate() {
+                let before = proxy.cpu()?;
+                let done = load::run(kind, proxy.port, ROUND)?;
+                let used = proxy.cpu()?.saturating_sub(before);
+                ensure!(done > 100, "{} did {done} of kind {name}", proxy.name);
+                // The first round only fills caches.
+                if round > 0 {
+                    seen[at].push(used.as_secs_f64() * 1e6 / done as f64);
+                }
+            }
+        }
+        let peer = seen.get(1).map(|samples| median(samples));
+        let goal = peer.unwrap_or(f64::INFINITY);
+        let ours = seen.swap_remove(0);
+        let name = format!("balancer-l4-tcp-{name}-beside-haproxy_us");
+        budgets.push(Budget::at_most(&name, goal, ours).beside(peer));
+    }
+    Ok(budgets)
+}
+
+/// From the change to the first connection that reached the new endpoint.
+fn changes() -> Result<Vec<Budget>> {
+    let few = changed(FEW)?;
+    let many = changed(MANY)?;
+    let base = median(&few);
+    Ok(vec![Budget::at_most("balancer-l4-change-of-10000x5_ms", 100.0, many).beside(Some(base))])
+}
+
+fn changed(services: u32) -> Result<Vec<f64>> {
+    let program = example("l4_changes")?;
+    let done = Command::new("unshare")
+        .args(["-n", &program.display().to_string(), &services.to_string()])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("unshare (root is needed)")?;
+    ensure!(done.status.success(), "l4_changes {services}: {}", done.status);
+    let text = String::from_utf8(done.stdout)?;
+    text.lines().map(|line| Ok(line.parse()?)).collect()
+}
+
+fn example(name: &str) -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("examples").join(name))
+}
+
+/// What is measured; ended when dropped.
+struct Proxy {
+    name: &'static str,
+    port: u16,
+    process: Child,
+}
+
+impl Proxy {
+    fn ours(backend: u16) -> Result<Self> {
+        // Health is at the next port.
+        let [port] = berth_tests::free_ports()?;
+        let words = [port.to_string(), format!("127.0.0.1:{backend}")];
+        Self::start("ours", &example("stream_serve")?, &words, port)
+    }
+
+    /// `None` where it is not installed.
+    fn haproxy(dir: &Path, backend: u16) -> Result<Option<Self>> {
+        let program = Path::new("/usr/sbin/haproxy");
+        if !program.exists() {
+            eprintln!("haproxy is not installed: no figure beside it");
+            return Ok(None);
+        }
+        let [port] = berth_tests::free_ports()?;
+        let file = dir.join("haproxy.cfg");
+        let text = format!(
+            "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+             timeout client 60s\n  timeout server 60s\nlisten bench\n  bind 127.0.0.1:{port}\n  \
+             server one 127.0.0.1:{backend}\n"
+        );
+        std::fs::write(&file, text)?;
+        let words = ["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
+        Self::start("haproxy", program, &words, port).map(Some)
+    }
+
+    fn start(name: &'static str, program: &Path, words: &[String], port: u16) -> Result<Self> {
+        let process = Command::new(program)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let proxy = Self { name, port, process };
+        side::pin(i32::try_from(proxy.process.id())?, Place::Server)?;
+        let begun = std::time::Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            ensure!(begun.elapsed() < Duration::from_secs(10), "{name} does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(proxy)
+    }
+
+    /// Processor time of all its threads so far.
+    fn cpu(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+            let spent = text.split(' ').next().context("no time in schedstat")?;
+            nanoseconds += spent.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
