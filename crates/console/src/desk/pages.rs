@@ -14,7 +14,7 @@ use rust_embed::RustEmbed;
 
 /// What `npm run build` in `console/` makes; absent where nobody ran it.
 #[derive(RustEmbed)]
-#[folder = "$CARGO_MANIFEST_DIR/../../console/dist"]
+#[folder = "../../console/dist"]
 #[allow_missing = true]
 struct Built;
 
