@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{
-    advise, app, backup, completion, console, defrag, deploy, down, exec, images, instance, logs,
-    release, restore, scheduler, sim, status, up, why,
+    advise, app, backup, balancer, completion, console, defrag, deploy, down, exec, images,
+    instance, logs, release, restore, scheduler, sim, status, up, why,
 };
 
 /// A container cloud in one binary.
@@ -83,9 +83,8 @@ enum Command {
     Completion(completion::Options),
     /// Serve, ask and check DNS
     Dns(up::parts::DnsOptions),
-    /// Balance HTTP requests by Ingress rules (runs in a pod)
-    #[command(hide = true)]
-    Balancer(up::parts::BalancerOptions),
+    /// Carry HTTP, TCP and UDP to pods, or write what nginx and keepalived need for it
+    Balancer(Box<balancer::Options>),
 }
 
 impl Cli {
@@ -117,7 +116,7 @@ impl Cli {
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),
             Command::Dns(options) => up::parts::dns(options),
-            Command::Balancer(options) => up::parts::balancer(options),
+            Command::Balancer(options) => balancer::run(&global, *options),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod advise;
 mod app;
 mod backup;
+mod balancer;
 mod cli;
 mod completion;
 mod connect;

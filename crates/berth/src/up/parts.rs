@@ -38,6 +38,34 @@ pub struct BalancerOptions {
     /// Where the last known routes are kept for a start without the API
     #[arg(long)]
     snapshot: Option<PathBuf>,
+    /// A proxy before this one, by network: what it says of clients is believed; repeatable
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    trusted_proxies: Vec<ipnet::IpNet>,
+    /// Tell pods of clients by RFC 7239's Forwarded too
+    #[arg(long)]
+    forwarded: bool,
+    /// Compress answers for clients that ask for it
+    #[arg(long)]
+    compress: bool,
+    /// The longest body of a request where its route says nothing, bytes
+    #[arg(long, value_name = "BYTES")]
+    max_body: Option<u64>,
+    /// Which requests are logged: off, errors, or one in so many (1 is all)
+    #[arg(long, value_name = "off|errors|NUMBER", default_value = "errors", value_parser = access_log)]
+    access_log: l7::AccessLog,
+    #[command(flatten)]
+    sites: crate::balancer::SiteOptions,
+}
+
+fn access_log(text: &str) -> Result<l7::AccessLog, String> {
+    match text {
+        "off" => Ok(l7::AccessLog::Off),
+        "errors" => Ok(l7::AccessLog::Errors),
+        many => match many.parse() {
+            Ok(many @ 1..) => Ok(l7::AccessLog::OneIn(many)),
+            _ => Err("off, errors, or a number from 1 on".to_owned()),
+        },
+    }
 }
 
 /// Runs the balancer until it is told to end, and then drains it.
@@ -46,9 +74,17 @@ pub fn balancer(options: BalancerOptions) -> Result<()> {
     config.ingress_class = options.ingress_class;
     config.addresses = options.address.into_iter().map(address).collect();
     config.snapshot = options.snapshot;
+    config.trusted_proxies = options.trusted_proxies;
+    config.forwarded = options.forwarded;
+    config.compress = options.compress;
+    config.max_body = options.max_body;
+    config.access_log = options.access_log;
     config.drain = BALANCER_DRAIN;
     let whole = BALANCER_DRAIN + Duration::from_secs(1);
-    run(whole, async move |client, tasks| Ok(l7::run(config, client, &tasks).await?))
+    run(whole, async move |client, tasks| {
+        let sites = crate::balancer::sites(&options.sites, &tasks).await?;
+        Ok(l7::run(config, client, sites, &tasks).await?)
+    })
 }
 
 fn address(text: String) -> l7::Address {
@@ -56,7 +92,7 @@ fn address(text: String) -> l7::Address {
 }
 
 /// [`drained`], with a client of the cluster that this runs in.
-fn run<F>(drain: Duration, serve: impl FnOnce(Client, Tasks) -> F) -> Result<()>
+pub fn run<F>(drain: Duration, serve: impl FnOnce(Client, Tasks) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {
@@ -68,7 +104,7 @@ where
 }
 
 /// A part's process: until SIGTERM, then a drain.
-fn drained<F>(drain: Duration, serve: impl FnOnce(Tasks) -> F) -> Result<()>
+pub fn drained<F>(drain: Duration, serve: impl FnOnce(Tasks) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {
