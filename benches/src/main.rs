@@ -6,6 +6,7 @@ mod budget;
 mod conditions;
 mod group_api;
 mod group_balancer;
+mod group_balancer_l4;
 mod group_dns;
 mod group_dns_xdp;
 mod group_main;
@@ -21,14 +22,15 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     ("main", group_main::measure),
     ("api", group_api::measure),
     ("policy", group_policy::measure),
     ("scheduler", group_scheduler::measure),
     ("dns", group_dns::measure),
-    ("balancer", group_balancer::measure),
     ("dns-xdp", group_dns_xdp::measure),
+    ("balancer", group_balancer::measure),
+    ("balancer-l4", group_balancer_l4::measure),
 ];
 
 fn main() -> ExitCode {
