@@ -32,6 +32,7 @@ pub fn measure() -> Result<Vec<Budget>> {
         budgets.extend(forwarding(dir.path())?);
         budgets.extend(mixes(dir.path())?);
         budgets.extend(sizes(dir.path())?);
+        budgets.extend(changes()?);
         Ok(budgets)
     });
     side::pin(own, Place::Anywhere)?;
@@ -113,6 +114,23 @@ fn sizes(dir: &std::path::Path) -> Result<Vec<Budget>> {
     let large = seen.into_iter().nth(1).context("two were measured")?;
     let budget = Budget::at_most("dns-1000000-beside-10000-names_us", base * 1.15, large);
     Ok(vec![budget.beside(Some(base))])
+}
+
+/// One endpoint of many changes: how long until it is answered, with a thousand services and with
+/// ten thousand.
+fn changes() -> Result<Vec<Budget>> {
+    const CHANGES: u32 = 100;
+    let few = servers::changes(1_000, CHANGES)?;
+    let many = servers::changes(10_000, CHANGES)?;
+    let base = median(&few);
+    let worst = many.iter().copied().fold(0.0, f64::max);
+    eprintln!("one endpoint changes: 1,000 services {base:.3} ms, 10,000 {:.3} ms", median(&many));
+    Ok(vec![
+        Budget::at_most("dns-change-10000-services-worst_ms", 100.0, vec![worst]),
+        // The same but for what a shared machine does to figures this small.
+        Budget::at_most("dns-change-10000-beside-1000-services_ms", base * 1.5, many)
+            .beside(Some(base)),
+    ])
 }
 
 /// Microseconds of processor time a query, for each server a sample a round.

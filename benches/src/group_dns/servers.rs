@@ -38,6 +38,20 @@ pub fn zone(dir: &Path, name: &str, names: u32, addresses: fn(u32) -> u32) -> Re
     Ok(path)
 }
 
+/// Milliseconds until each of `changes` is answered, with so many services.
+pub fn changes(services: u32, changes: u32) -> Result<Vec<f64>> {
+    let path = std::env::current_exe()?.with_file_name("examples").join("dns_changes");
+    let output = Command::new(&path)
+        .args([services.to_string(), changes.to_string()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting {}", path.display()))?;
+    anyhow::ensure!(output.status.success(), "dns_changes ended with {}", output.status);
+    let text = String::from_utf8(output.stdout)?;
+    text.lines().map(|line| line.parse().context("no number")).collect()
+}
+
 impl Server {
     /// Ours, with a zone file.
     pub fn ours(zone: &Path) -> Result<Self> {

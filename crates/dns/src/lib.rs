@@ -24,6 +24,8 @@ mod facts;
 mod files;
 mod follow;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod known;
 mod metrics;

@@ -270,6 +270,28 @@ fn the_records_of_a_set_take_turns() {
 
 proptest! {
     #[test]
+    fn what_is_refused_gets_little_more_than_it_sent(
+        bytes in proptest::collection::vec(any::<u8>(), 12..800),
+        name in "[a-z]{1,30}",
+        cut in 0usize..60,
+    ) {
+        // Half of the packets begin as a query does.
+        let mut packets = vec![bytes.clone()];
+        let mut begun = packet(&format!("{name}.default.svc.cluster.local."), RecordType::A, Some(4096));
+        begun.truncate(begun.len() - cut.min(begun.len() - 12));
+        begun.extend_from_slice(&bytes[..bytes.len() / 4]);
+        packets.push(begun);
+        for packet in packets {
+            let mut out = [0; MAX_UDP];
+            if crate::query::parse(&packet).is_err()
+                && let Outcome::Reply(length) = answer(&zone(), &packet, via(Transport::Udp), &mut out)
+            {
+                prop_assert!(length <= packet.len() + OPT_LENGTH, "{} for {}", length, packet.len());
+            }
+        }
+    }
+
+    #[test]
     fn no_packet_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..800)) {
         let mut out = [0; MAX_UDP];
         let _ = answer(&zone(), &bytes, via(Transport::Udp), &mut out);

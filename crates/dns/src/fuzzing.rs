@@ -1,0 +1,56 @@
+//! The decoders as any bytes reach them, for fuzz/targets: what a socket would do with a packet,
+//! without the socket.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, LazyLock};
+
+use crate::answer::{MAX_UDP, Outcome, Transport, Via, answer};
+use crate::own::Own;
+use crate::zone::file::{Problem, Static, read};
+use crate::zone::{Layers, Policies};
+use crate::{name, query};
+
+const ZONE: &str = "$ORIGIN example.org.\n$TTL 300\n@ SOA ns admin 1 7200 1800 86400 60\n@ NS ns\n\
+    ns A 192.0.2.1\nwww CNAME ns\n*.wild TXT \"any\"\nsub NS ns.sub\nns.sub A 192.0.2.53\n\
+    many A 192.0.2.2\nmany A 192.0.2.3\nmail MX 5 ns\n_x._tcp SRV 1 2 3 ns\na.b.c AAAA ::1\n";
+
+static LAYERS: LazyLock<Layers> = LazyLock::new(|| {
+    let (zone, _) = read(ZONE.as_bytes(), None).expect("the zone above is in order");
+    Layers::default().with_written(&[Arc::new(zone)], &Policies::new())
+});
+static OWN: LazyLock<Own> =
+    LazyLock::new(|| Own { nsid: b"fuzz".to_vec(), secret: [7; 16], ..Own::default() });
+
+/// What `packet` says, as far as it is a query: its id, name in lower case, type and class.
+pub fn decode(packet: &[u8]) -> Option<(u16, Vec<u8>, u16, u16)> {
+    let query = query::parse(packet).ok()?;
+    Some((query.id, query.name.to_ascii_lowercase(), query.kind, query.class))
+}
+
+/// The answer that a client gets from a small zone over UDP; `None` for silence, or where an
+/// upstream would be asked.
+pub fn respond(packet: &[u8]) -> Option<Vec<u8>> {
+    let mut out = [0; MAX_UDP];
+    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let via = Via { transport: Transport::Udp, client, own: &OWN };
+    match answer(&LAYERS, packet, via, &mut out) {
+        Outcome::Reply(length) => Some(out[..length].to_vec()),
+        _ => None,
+    }
+}
+
+/// Reads a zone file and writes it again, record by record; `None` for one that is refused.
+pub fn rewritten(text: &[u8]) -> Option<String> {
+    let (zone, _): (Static, Vec<Problem>) = read(text, None).ok()?;
+    let mut all = generic(&zone.apex, query::kind::SOA, zone.soa_ttl, &zone.soa);
+    for line in &zone.records {
+        all.push_str(&generic(&line.name, line.kind, line.ttl, &line.data));
+    }
+    Some(all)
+}
+
+/// One record in the form that any type has (RFC 3597 §5).
+fn generic(owner: &[u8], kind: u16, ttl: u32, data: &[u8]) -> String {
+    let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{} {ttl} IN TYPE{kind} \\# {} {hex}\n", name::text(owner), data.len())
+}
