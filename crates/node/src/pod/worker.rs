@@ -227,9 +227,25 @@ impl Worker {
         let version = |pod: &Pod| {
             pod.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok())
         };
-        if version(&pod) >= version(&self.pod) {
-            self.pod = pod;
+        if version(&pod) < version(&self.pod) {
+            return;
         }
+        let before: BTreeMap<String, Option<String>> = container::all(&self.pod)
+            .into_iter()
+            .map(|(_, one)| (one.name.clone(), one.image.clone()))
+            .collect();
+        for (_, one) in container::all(&pod) {
+            if before.get(&one.name).is_some_and(|image| *image != one.image) {
+                // What was fetched, or is being fetched, is for the image before.
+                self.facts.images.remove(&one.name);
+                let key = format!("image/{}", one.name);
+                if let Some(fetching) = self.handles.remove(&key) {
+                    fetching.cancel();
+                    self.busy.remove(&key);
+                }
+            }
+        }
+        self.pod = pod;
     }
 
     /// On the way out nothing is fetched or begun any more, and hooks of the start are cut short.
