@@ -73,7 +73,11 @@ impl Found {
             kind: self.kind.to_owned(),
             status: status.to_owned(),
             reason: self.reason.to_owned(),
-            message: self.message.clone(),
+            // Kubernetes 1.20 takes an empty text for null, and refuses the whole status.
+            message: match self.message.as_str() {
+                "" => "as it should be".to_owned(),
+                message => message.to_owned(),
+            },
             last_transition_time: same
                 .map_or_else(|| now.to_owned(), |same| same.last_transition_time.clone()),
             observed_generation: generation,
