@@ -162,8 +162,10 @@ impl Lender {
             futures::future::join_all(calls).await;
         }
         for each in &plan.evictions {
+            // Once it is evicted it may be gone at once.
+            let pod = self.world.pods.get(&each.namespace, &each.name);
             match within(CALL_LIMIT, self.evict(each)).await {
-                Ok(()) => self.tell(each).await,
+                Ok(()) => self.tell(each, pod.as_deref()).await,
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => {
                     let pod = format!("{}/{}", each.namespace, each.name);
@@ -201,14 +203,14 @@ impl Lender {
         post(&self.client, &path, &body).await
     }
 
-    async fn tell(&self, each: &Eviction) {
+    async fn tell(&self, each: &Eviction, object: Option<&Pod>) {
         let why = match each.why {
             Why::Pressure => "uses more than it may while batch pods are there",
             Why::Over => "lends nothing at this hour",
         };
         let pod = format!("{}/{}", each.namespace, each.name);
         tracing::info!(pod, node = each.node, "evicted: the node {why}");
-        let Some(pod) = self.world.pods.get(&each.namespace, &each.name) else { return };
+        let Some(object) = object else { return };
         let event = Event {
             type_: EventType::Normal,
             reason: "BatchEvicted".to_owned(),
@@ -216,7 +218,7 @@ impl Lender {
             action: "Evicting".to_owned(),
             secondary: None,
         };
-        let about = pod.object_ref(&());
+        let about = object.object_ref(&());
         let told = self.recorder.publish(&event, &about);
         if let Err(error) = within(CALL_LIMIT, told).await {
             tracing::debug!(error = %chain(&error), "event");

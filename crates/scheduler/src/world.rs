@@ -108,6 +108,7 @@ impl World {
         }
         let before = self.nodes[at as usize].devices;
         self.nodes[at as usize].set_node(node);
+        self.market.learn_model(&self.nodes[at as usize]);
         self.count_devices(at, before);
         self.touch(at);
         true
@@ -129,6 +130,7 @@ impl World {
             }
         };
         self.by_name.insert(name, at);
+        self.market.learn_model(&self.nodes[at as usize]);
         self.count_devices(at, None);
         self.alive += 1;
         self.begin_anew();
@@ -188,9 +190,6 @@ impl World {
         let place = &self.nodes[at as usize];
         let after = place.devices;
         if before != after {
-            if after.is_some() {
-                self.market.learn_model(&place.node);
-            }
             self.market.changed(before, after);
         }
     }
@@ -213,9 +212,9 @@ impl World {
             for other in place.pods.iter().filter(|other| other.uid != pod.uid) {
                 without.put(Arc::clone(other));
             }
-            return given(self.market.judge(&without, pod).map_or(0, |(_, devices)| devices));
+            return given(self.market.devices(&without, pod));
         }
-        given(self.market.judge(place, pod).map_or(0, |(_, devices)| devices))
+        given(self.market.devices(place, pod))
     }
 
     /// Forgets where a pod was.

@@ -17,9 +17,10 @@ use berth_scheduler::defrag::{Aim, Move, Plan, Standing, plan};
 use berth_scheduler::snapshot::{self, Rebuild};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::board::Board;
@@ -241,10 +242,12 @@ async fn one(client: &Client, plan: &Plan, each: &Move) -> Result<String, Surpri
 }
 
 async fn evict(pods: &Api<Pod>, each: &Move, whose: &str) -> Result<(), Surprise> {
-    let own = Preconditions { uid: Some(each.uid.clone()), resource_version: None };
-    let delete = DeleteParams { preconditions: Some(own), ..DeleteParams::default() };
-    let params = EvictParams { delete_options: Some(delete), ..EvictParams::default() };
-    match limited(pods.evict(&each.pod, &params)).await {
+    // `Api::evict` names the options as no server reads them, and the UID would not be asked for.
+    let body = json!({ "metadata": { "namespace": each.namespace, "name": each.pod },
+        "deleteOptions": { "preconditions": { "uid": each.uid } } });
+    let params = PostParams::default();
+    let posted = pods.create_subresource::<_, IgnoredAny>("eviction", &each.pod, &params, &body);
+    match limited(posted).await {
         Err(Surprise::Api(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
             Err(Surprise::Changed(whose.to_owned()))
         }

@@ -181,6 +181,23 @@ fn shares_fill_a_device_before_they_open_another() {
 }
 
 #[test]
+fn a_model_that_a_label_tells_later_is_known_then() {
+    let mut cluster = cluster([node("n", 2, json!({ "labels": {} }))]);
+    // Prices are made once enough has come.
+    for at in 0..80 {
+        let pod = part(&format!("p{at}"), 900);
+        if let Ok(placement) = cluster.decide(&pod) {
+            cluster.place(cluster.with_devices(&pod, &placement.node), &placement.node);
+        }
+    }
+    cluster.remove("p0");
+    cluster.set_node(node("n", 2, json!({ "labels": { "berth.dev/gpu-model": "H100" } })));
+    let asks = pod("p", json!({ MILLI: "400", MODELS: "H100" }), json!({}));
+    let placement = cluster.decide(&asks).unwrap();
+    assert_eq!(cluster.with_devices(&asks, &placement.node).devices.count_ones(), 1);
+}
+
+#[test]
 fn who_holds_a_share_makes_way_for_the_more_important() {
     let mut cluster = cluster([node("n", 2, json!({}))]);
     for (name, index) in [("a", "0"), ("b", "1")] {

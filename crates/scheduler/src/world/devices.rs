@@ -166,8 +166,11 @@ impl Market {
     }
 
     /// A model that was not there before is told apart from now on.
-    pub fn learn_model(&mut self, node: &Node) {
-        let model = node.device_model();
+    pub fn learn_model(&mut self, place: &Place) {
+        let model = place.node.device_model();
+        if place.devices.is_none() {
+            return;
+        }
         if self.models.len() < MOST_MODELS && !self.models.iter().any(|known| known == model) {
             self.models.push(model.to_owned());
         }
@@ -221,6 +224,17 @@ impl Market {
             }
             Worth::Nothing => room.has_devices(&demand).then(|| (50, room.tightest(&demand))),
         }
+    }
+
+    /// The devices that `pod` had best take on a place; those that hold it most tightly where no
+    /// policy has a view, 0 where it does not fit.
+    pub fn devices(&self, place: &Place, pod: &Pod) -> Devices {
+        if let Some((_, devices)) = self.judge(place, pod) {
+            return devices;
+        }
+        let demand = self.demand(pod, &place.node);
+        let room = place.devices.filter(|room| room.has_devices(&demand));
+        room.map_or(0, |room| room.tightest(&demand))
     }
 
     /// 0..=100, more where less is left; `None` for pods that ask for no device.
