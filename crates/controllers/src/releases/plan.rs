@@ -1,12 +1,14 @@
 //! What a release does next: one pure function of how things are.
 
+mod gates;
+
 use std::time::Duration;
 
 use berth_api::app::StrategyType;
 use berth_api::release::{Phase, Release, ReleaseStatus, StepStatus};
 use jiff::Timestamp;
 
-use super::judge::{self, Reading};
+use super::judge::Reading;
 use super::steps::{self, Ground, Kind};
 use super::swap::{self, Instance, Touch};
 use super::transfer::{Bounds, Side, transfer};
@@ -556,108 +558,6 @@ impl Run<'_> {
         };
         self.end(phase, &why);
     }
-
-    /// Why the release has to be taken back, by what was measured.
-    fn judge(&mut self, index: usize) -> Option<String> {
-        let spec = &self.snapshot.release.spec;
-        if spec.rollback_to.is_some() || !self.kind().is_judged() {
-            return None;
-        }
-        let fresh = self.fresh();
-        let step = &mut self.plan.status.steps[index];
-        let verdict = judge::take_in(&spec.strategy.checks, self.snapshot.readings, step);
-        if fresh > 0 {
-            let (ask, next) = judge::due(&spec.strategy.checks, step, self.now);
-            self.plan.ask = ask;
-            self.plan.again = sooner(self.plan.again, next);
-        }
-        verdict
-    }
-
-    fn too_late(&mut self, index: usize, reached: bool) -> Option<String> {
-        let kind = self.kind();
-        if reached || matches!(kind, Kind::Reserve | Kind::Finish) || self.paused() {
-            return None;
-        }
-        let begun = parse(self.plan.status.steps[index].started_at.as_deref())?;
-        let limit = self.snapshot.release.spec.strategy.deadline_seconds;
-        let left = limit - self.now.duration_since(begun).as_secs();
-        if left > 0 {
-            self.plan.again = sooner(self.plan.again, seconds(left));
-            return None;
-        }
-        Some(format!("step {} was not there within {limit} s", describe(&self.plan.status)))
-    }
-
-    fn paused(&self) -> bool {
-        self.snapshot.release.spec.paused
-    }
-
-    /// Whether the step, which is reached, may be left.
-    fn may_pass(&mut self, index: usize) -> bool {
-        let spec = &self.snapshot.release.spec;
-        if spec.paused {
-            self.plan.status.phase = Phase::Paused;
-            self.plan.status.message = ON_REQUEST.to_owned();
-            return false;
-        }
-        if usize::try_from(spec.promoted).unwrap_or(0) > index {
-            return true;
-        }
-        let step = &self.plan.status.steps[index];
-        let Some(pause) = step.pause_seconds else {
-            self.plan.status.phase = Phase::Paused;
-            self.plan.status.message = TO_BE_PROMOTED.to_owned();
-            return false;
-        };
-        let reached = parse(step.reached_at.as_deref()).unwrap_or(self.now);
-        let left = pause - self.now.duration_since(reached).as_secs();
-        if left > 0 {
-            self.plan.again = sooner(self.plan.again, seconds(left));
-            return false;
-        }
-        let judged = spec.rollback_to.is_some()
-            || !self.kind().is_judged()
-            || judge::all_good(&spec.strategy.checks, step);
-        if !judged {
-            self.plan.status.message = CHECKS.to_owned();
-        }
-        judged
-    }
-
-    /// How many instances of the new version there are.
-    fn fresh(&self) -> i32 {
-        let ours = name(self.snapshot.release);
-        let main = self.snapshot.main.as_ref();
-        let rolls = main.filter(|main| main.release.as_deref() == Some(&ours));
-        match self.kind() {
-            Kind::Swap => {
-                let number = Some(number(self.snapshot.release));
-                let new =
-                    self.snapshot.pods.iter().filter(|pod| {
-                        pod.ready && pod.serves != Some(false) && pod.release == number
-                    });
-                i32::try_from(new.count()).unwrap_or(i32::MAX)
-            }
-            Kind::Canary(_) if !self.snapshot.stateful => self.snapshot.candidate.available,
-            Kind::Preview | Kind::Switch | Kind::Keep => self.snapshot.candidate.available,
-            _ => rolls.map_or(0, |main| main.updated),
-        }
-    }
-
-    fn tell_where(&mut self) {
-        let there = self.fresh();
-        let counted = match self.kind() {
-            Kind::Roll | Kind::Swap | Kind::Preview => Some((there, self.snapshot.replicas)),
-            Kind::Canary(weight) => Some((there, portion(self.snapshot.replicas, weight))),
-            _ => None,
-        };
-        let place = describe(&self.plan.status);
-        self.plan.status.at = match counted {
-            Some((there, wanted)) => format!("{place} ({there}/{wanted})"),
-            None => place,
-        };
-    }
 }
 
 /// How many of `replicas` are new at `weight` per cent: at least one, at most all.
@@ -677,12 +577,4 @@ fn describe(status: &ReleaseStatus) -> String {
 
 fn parse(text: Option<&str>) -> Option<Timestamp> {
     text?.parse().ok()
-}
-
-fn seconds(count: i64) -> Duration {
-    Duration::from_secs(u64::try_from(count).unwrap_or(1).max(1))
-}
-
-fn sooner(a: Option<Duration>, b: Duration) -> Option<Duration> {
-    Some(a.map_or(b, |a| a.min(b)))
 }
