@@ -35,20 +35,21 @@ struct key {
 	__u64 words[8];
 };
 
+/* What one address takes is on one line of cache: a table of many names is mostly not in it. */
 struct answer {
-	__u32 begun; /* The number of this writing; `ended` is the same unless it is under way. */
+	__u32 writing; /* Each has a number, which changes before anything else does. */
+	__u32 tag; /* Of the key: a place that was freed may be another name's by now. */
 	__u16 flags; /* Host order, without what is taken from the question. */
 	__u16 answers;
 	__u16 authorities;
 	__u16 additionals;
 	__u16 length; /* Of `body`. */
 	__u8 order;
-	__u8 turns;                /* Records that turn. */
+	__u8 turns; /* Records that turn. */
+	__u32 turn;
+	__u8 body[BODY];
 	__u16 starts[TURNS + 1]; /* Where each of them begins; the last says where they end. */
 	__u16 unused;
-	__u8 body[BODY];
-	__u32 turn;
-	__u32 ended;
 };
 
 struct counts {
@@ -267,6 +268,11 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 		key.words[i] = word;
 	}
 	key.words[7] |= (__u64)kind << 48;
+	__u64 mixed = 0;
+#pragma unroll
+	for (i = 0; i < 8; i++)
+		mixed = (mixed ^ key.words[i]) * 0x9e3779b97f4a7c15ULL;
+	__u32 tag = mixed >> 32;
 
 	struct answer *found = bpf_map_lookup_elem(&answers, &key);
 	if (!found) {
@@ -274,9 +280,9 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 		miss(&key);
 		return XDP_PASS;
 	}
-	__u32 begun = *(volatile __u32 *)&found->begun;
+	__u32 writing = *(volatile __u32 *)&found->writing;
 	__u32 body = found->length;
-	if (*(volatile __u32 *)&found->ended != begun || body > BODY)
+	if (*(volatile __u32 *)&found->tag != tag || body > BODY)
 		return XDP_PASS;
 	if (rate && is_over(network)) {
 		counts->limited++;
@@ -339,7 +345,8 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 	}
 	__u16 flags = found->flags, records = found->answers, authorities = found->authorities,
 	      additionals = found->additionals;
-	if (*(volatile __u32 *)&found->begun != begun) {
+	if (*(volatile __u32 *)&found->writing != writing ||
+	    *(volatile __u32 *)&found->tag != tag) {
 		counts->exchanged++;
 		return XDP_DROP;
 	}

@@ -40,6 +40,7 @@ int reflect(struct xdp_md *ctx)
 SEC("xdp")
 int pass(struct xdp_md *ctx)
 {
+	(void)ctx;
 	return XDP_PASS;
 }
 

@@ -10,7 +10,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp as Program, XdpMode};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
-use super::prepare::{Answer, Key, number};
+use super::prepare::{Answer, Key, mark};
 use super::table::Answers;
 use super::{Mode, Xdp};
 
@@ -235,7 +235,7 @@ impl Kernel {
 impl Answers for Kernel {
     fn put(&mut self, key: &Key, mut answer: Answer) -> Result<(), XdpError> {
         self.writings = self.writings.wrapping_add(1);
-        number(&mut answer, self.writings);
+        mark(&mut answer, key, self.writings);
         self.answers
             .insert(key, answer, 0)
             .map_err(|source| XdpError::Table { doing: "answers", source: Box::new(source) })

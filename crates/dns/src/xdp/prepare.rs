@@ -19,24 +19,26 @@ const BODY: usize = 268;
 /// Records that turn at most.
 const TURNS: usize = 16;
 
-const FLAGS: usize = 4;
-const COUNTS: usize = 6;
-const LENGTH: usize = 12;
-const ORDER: usize = 14;
-const TURNING: usize = 15;
-const STARTS: usize = 16;
-const BYTES: usize = 52;
-const TURN: usize = BYTES + BODY;
+const FLAGS: usize = 8;
+const COUNTS: usize = 10;
+const LENGTH: usize = 16;
+const ORDER: usize = 18;
+const TURNING: usize = 19;
+const BYTES: usize = 24;
+const STARTS: usize = BYTES + BODY;
+const ALL: usize = STARTS + 2 * (TURNS + 1) + 2;
 
 /// A name in lower case, filled up with zeros, and a type.
 pub(crate) type Key = [u8; NAME + 2];
-/// An answer. The number of its writing is not set here, nor where its turn is.
-pub(crate) type Answer = [u8; TURN + 8];
+/// An answer, not yet marked.
+pub(crate) type Answer = [u8; ALL];
 
-/// Marks `answer` as written by the writing of that number.
-pub(super) fn number(answer: &mut Answer, number: u32) {
+/// Marks `answer` as that of `key`, written by the writing of that number.
+pub(super) fn mark(answer: &mut Answer, key: &Key, number: u32) {
+    let words = key.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
+    let mixed = words.fold(0u64, |mixed, word| (mixed ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     answer[..4].copy_from_slice(&number.to_ne_bytes());
-    answer[TURN + 4..].copy_from_slice(&number.to_ne_bytes());
+    answer[4..8].copy_from_slice(&((mixed >> 32) as u32).to_ne_bytes());
 }
 
 /// Whether the answer is that there is no such name.
@@ -89,7 +91,7 @@ pub(super) fn prepare(zone: &Layers, key: &Key) -> Option<Answer> {
     }
     let body = reply.get(packet.len()..).filter(|body| body.len() <= BODY)?;
 
-    let mut to: Answer = [0; TURN + 8];
+    let mut to: Answer = [0; ALL];
     let mut put = |at: usize, value: u16| to[at..at + 2].copy_from_slice(&value.to_ne_bytes());
     put(FLAGS, word(2));
     (0..3).for_each(|section| put(COUNTS + 2 * section, word(6 + 2 * section)));
