@@ -18,8 +18,7 @@ const ROUNDS: usize = 5;
 const ROUND_MS: u64 = 500;
 const NAMES: u32 = 100_000;
 /// Questions a second.
-const OFFERED: [u64; 8] =
-    [50_000, 100_000, 150_000, 200_000, 300_000, 400_000, 600_000, 1_000_000];
+const OFFERED: [u64; 8] = [50_000, 100_000, 150_000, 200_000, 300_000, 400_000, 600_000, 1_000_000];
 /// What a server is offered when it is to be overrun.
 const OVERLOAD: f64 = 2.5;
 const MOST_NS: f64 = 400.0;

@@ -393,7 +393,10 @@ mod tests {
         let limited = |bindings_per_second, bindings_burst| {
             Budget::of(&Config { bindings_per_second, bindings_burst, ..Config::default() }, now)
         };
-        assert_eq!((limited(None, None).left(now), limited(None, None).next(now)), (usize::MAX, None));
+        assert_eq!(
+            (limited(None, None).left(now), limited(None, None).next(now)),
+            (usize::MAX, None)
+        );
         let mut budget = limited(Some(2), None);
         assert_eq!((budget.left(now), budget.next(now)), (2, None));
         budget.spend();

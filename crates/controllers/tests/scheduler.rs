@@ -496,9 +496,9 @@ async fn why_tells_of_a_pod_that_waits_and_of_one_that_is_placed() {
     ground.end([]).await;
 }
 
+#[path = "scheduler/devices.rs"]
+mod devices;
 #[path = "scheduler/gangs.rs"]
 mod gangs;
 #[path = "scheduler/reclaim.rs"]
 mod reclaim;
-#[path = "scheduler/devices.rs"]
-mod devices;

@@ -137,7 +137,7 @@ mod tests {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let draw = (random >> 33) % 100_000;
             // A third goes to ten names, the rest to a hundred thousand.
-            let number = if draw % 3 == 0 { draw % 10 } else { 10 + draw };
+            let number = if draw.is_multiple_of(3) { draw % 10 } else { 10 + draw };
             let key = number.to_be_bytes();
             top.add(key.as_slice(), 2);
             *truth.entry(key.to_vec()).or_default() += 2;

@@ -9,9 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::Config;
 use super::nft::{NftError, output};
 use super::ruleset::{Front, Protocol, Ruleset};
-use super::Config;
 
 /// Flows that share a fate: what the client aimed at, and who answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

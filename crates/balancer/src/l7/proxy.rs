@@ -618,7 +618,5 @@ fn request_id(header: &RequestHeader) -> String {
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
     };
     let given = header.headers.get(REQUEST_ID).filter(plain);
-    given
-        .and_then(|value| value.to_str().ok())
-        .map_or_else(new_id, str::to_owned)
+    given.and_then(|value| value.to_str().ok()).map_or_else(new_id, str::to_owned)
 }

@@ -14,9 +14,9 @@
 
 pub mod asked;
 mod attempt;
-mod incoming;
 mod devices;
 mod homes;
+mod incoming;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

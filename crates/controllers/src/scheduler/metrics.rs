@@ -19,8 +19,8 @@ const MOST_ATTEMPTS: u32 = 16;
 const VICTIMS: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// As long as a pod may wait for a place: up to four hours and a half, as kube-scheduler has them.
 const WAITS: [f64; 22] = [
-    0.001, 0.002_5, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48,
-    40.96, 81.92, 163.84, 327.68, 655.36, 1310.72, 5242.88,
+    0.001, 0.002_5, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24,
+    20.48, 40.96, 81.92, 163.84, 327.68, 655.36, 1310.72, 5242.88,
 ];
 
 static COUNTED: LazyLock<Mutex<Counted>> = LazyLock::new(Mutex::default);
@@ -222,7 +222,9 @@ mod tests {
         }
         let mut out = String::new();
         histogram.write(&mut out, "v", "");
-        for wanted in ["le=\"1\"} 1", "le=\"2\"} 2", "le=\"4\"} 3", "le=\"64\"} 3", "le=\"+Inf\"} 4"] {
+        for wanted in
+            ["le=\"1\"} 1", "le=\"2\"} 2", "le=\"4\"} 3", "le=\"64\"} 3", "le=\"+Inf\"} 4"]
+        {
             assert!(out.contains(wanted), "{wanted} in {out}");
         }
         assert!(out.contains("v_sum 71\nv_count 4"), "{out}");

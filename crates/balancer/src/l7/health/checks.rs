@@ -51,10 +51,7 @@ pub(crate) enum CheckKind {
 }
 
 /// Checks and sweeps what `sets` gives, for ever.
-pub(crate) async fn keep(
-    sets: impl Fn() -> Vec<Arc<BackendSet>> + Send + 'static,
-    tasks: Tasks,
-) {
+pub(crate) async fn keep(sets: impl Fn() -> Vec<Arc<BackendSet>> + Send + 'static, tasks: Tasks) {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut due: HashMap<Key, Checked> = HashMap::new();
     let mut tick = interval(TICK);

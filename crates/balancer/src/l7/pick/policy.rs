@@ -95,7 +95,10 @@ impl Policy {
                 "health-interval" => duration(value).map(|to| check.interval = to),
                 "health-timeout" => duration(value).map(|to| check.timeout = to),
                 "health-status" => statuses(value).map(|to| check.statuses = to),
-                "health-body" => Some(check.body = Some(value.to_owned())),
+                "health-body" => {
+                    check.body = Some(value.to_owned());
+                    Some(())
+                }
                 "health-port" => number(value).map(|to| check.port = Some(to)),
                 "health-rise" => number(value).map(|to| check.rise = to),
                 "health-fall" => number(value).map(|to| check.fall = to),
@@ -103,7 +106,10 @@ impl Policy {
                 "limit-rate" => number(value).map(|to| limits.rate = to),
                 "limit-route-open" => number(value).map(|to| limits.route_open = to),
                 "limit-route-rate" => number(value).map(|to| limits.route_rate = to),
-                "load-header" => Some(load.header = value.to_ascii_lowercase()),
+                "load-header" => {
+                    load.header = value.to_ascii_lowercase();
+                    Some(())
+                }
                 "load-threshold" => number(value).map(|to| load.value = to),
                 "load-full" => number(value).map(|to| load.full = to),
                 "load-floor" => number(value).map(|to| load.floor = to),

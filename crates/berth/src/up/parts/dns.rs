@@ -71,7 +71,10 @@ pub fn dns(options: DnsOptions) -> Result<()> {
             };
             let result = read(&options).and_then(|(config, _)| Ok(server.reload(config)?));
             if let Err(error) = &result {
-                tracing::warn!(error = format!("{error:#}"), "settings not taken, the old ones stay");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "settings not taken, the old ones stay"
+                );
             }
             if let Some(asked) = asked {
                 asked.done(result.map_err(|error| format!("{error:#}")));

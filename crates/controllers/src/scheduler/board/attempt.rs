@@ -230,7 +230,7 @@ impl Board {
         least: usize,
     ) -> Vec<(Arc<Pod>, Preemption)> {
         let highest = pods.iter().map(|pod| pod.priority).max();
-        if !self.priorities.keys().next().is_some_and(|lowest| Some(*lowest) < highest) {
+        if self.priorities.keys().next().is_none_or(|lowest| Some(*lowest) >= highest) {
             return Vec::new();
         }
         let budgets: Vec<_> = self.budgets.values().cloned().collect();
