@@ -19,7 +19,6 @@ use berth_controllers::driver::chain;
 use berth_controllers::scheduler::{self, Config};
 use berth_controllers::{World, advice, reclaim};
 use berth_daemon::Tasks;
-use kube::Client;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

@@ -1,3 +1,5 @@
+//! What the definitions take and refuse.
+
 use super::*;
 use serde_json::{Value, json};
 

@@ -4,6 +4,7 @@ mod changes;
 mod compression;
 mod forwarded;
 mod mirror;
+mod said;
 mod strict;
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
@@ -29,6 +30,7 @@ use super::connections::{HeaderSeen, Resets};
 use super::pick::{OpenRequest, Refused, random};
 use super::routes::{Asked, Backend, DoorName, Filters, Protocol, Route, Table};
 use super::upgrade::RequestFirst;
+use said::{door, host, is_grpc, peer, protocol, request_id, scheme};
 
 pub(super) use mirror::Copier;
 pub(super) use strict::LONGEST_HEADER;
@@ -557,66 +559,4 @@ impl ProxyHttp for Proxy {
     ) -> bool {
         true
     }
-}
-
-/// Unlike any other of this process or another; no secret. (A system call for each would cost as
-/// much as the lookup.)
-fn new_id() -> String {
-    static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().0);
-    format!("{:016x}{:016x}", *SEED, random())
-}
-
-/// Who is at the other end of the connection.
-fn peer(session: &Session) -> Option<SocketAddr> {
-    session.client_addr()?.as_inet().copied()
-}
-
-fn door(session: &Session) -> DoorName {
-    let encrypted = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    if encrypted { DoorName::Https } else { DoorName::Http }
-}
-
-fn scheme(session: &Session) -> &'static str {
-    match door(session) {
-        DoorName::Http => "http",
-        DoorName::Https => "https",
-    }
-}
-
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
-    }
-}
-
-fn is_grpc(header: &RequestHeader) -> bool {
-    let kind = header.headers.get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Host and port as the client named them.
-fn authority(header: &RequestHeader) -> Option<&str> {
-    let from_uri = header.uri.authority().map(http::uri::Authority::as_str);
-    from_uri.or_else(|| header.headers.get(header::HOST)?.to_str().ok())
-}
-
-/// The host in lower case, without a port and the root's dot.
-fn host(header: &RequestHeader) -> String {
-    let named = authority(header).unwrap_or_default();
-    // An IPv6 address has colons of its own; no rule can name one.
-    let host = if named.starts_with('[') { named } else { named.split(':').next().unwrap_or("") };
-    host.trim_end_matches('.').to_ascii_lowercase()
-}
-
-/// The client's own, if it is short and plain, else a new one.
-fn request_id(header: &RequestHeader) -> String {
-    let plain = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        (1..=64).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-    };
-    let given = header.headers.get(REQUEST_ID).filter(plain);
-    given.and_then(|value| value.to_str().ok()).map_or_else(new_id, str::to_owned)
 }

@@ -196,10 +196,10 @@ fn ask_once(stream: &mut TcpStream) -> std::io::Result<u8> {
 }
 
 /// Asks on each connection once more; those of `except` may be gone.
-fn still_there(connections: &mut Vec<(TcpStream, u8)>, except: Option<u8>) {
+fn still_there(connections: &mut [(TcpStream, u8)], except: Option<u8>) {
     for (stream, backend) in connections.iter_mut().filter(|(_, of)| Some(*of) != except) {
         let said = ask_once(stream);
-        assert_eq!(said.unwrap_or_else(|error| panic!("{error} at {backend}")), *backend);
+        assert!(matches!(said, Ok(byte) if byte == *backend), "{said:?} at {backend}");
     }
 }
 

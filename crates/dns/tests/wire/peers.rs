@@ -94,7 +94,7 @@ async fn has_serial(server: SocketAddr, serial: u32) {
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(30), answers).await;
-    waited.unwrap_or_else(|_| panic!("{server} does not come to serial {serial}"));
+    assert!(waited.is_ok(), "{server} does not come to serial {serial}");
 }
 
 fn kdig(words: &[&str]) -> Option<String> {

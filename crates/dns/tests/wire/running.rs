@@ -93,6 +93,7 @@ async fn other_settings_are_put_in_force_without_a_query_lost() {
     let server = berth_dns::run_for(config.clone(), vec![], &tasks).await.expect("it starts");
     let (ended, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let (listen, done, count) = (config.listen, Arc::clone(&ended), Arc::clone(&answered));
+    #[allow(clippy::disallowed_methods)] // the test joins it
     let asking = tokio::task::spawn(async move {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         socket.connect(listen).await.expect("it connects");

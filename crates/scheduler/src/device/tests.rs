@@ -1,3 +1,5 @@
+//! Shares of devices: what pods ask for, what is refused, and that no device is given twice.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

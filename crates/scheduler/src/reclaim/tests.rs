@@ -1,3 +1,5 @@
+//! What is lent and taken back, as tables.
+
 use super::*;
 
 const GIB: i64 = 1 << 30;

@@ -1,3 +1,5 @@
+//! What is cut out of an object and put back, byte by byte.
+
 use berth_schema::Catalog;
 use berth_store::Revision;
 
