@@ -7,8 +7,8 @@ mod mirror;
 mod said;
 mod strict;
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, LazyLock};
+use std::net::{IpAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -28,7 +28,7 @@ use super::access_log::{Line, Log, ms_since};
 use super::answers::{answer, explain, redirect};
 use super::connections::{HeaderSeen, Resets};
 use super::pick::{OpenRequest, Refused, random};
-use super::routes::{Asked, Backend, DoorName, Filters, Protocol, Route, Table};
+use super::routes::{Asked, Backend, Filters, Protocol, Route, Table};
 use super::upgrade::RequestFirst;
 use said::{door, host, is_grpc, peer, protocol, request_id, scheme};
 

@@ -12,7 +12,7 @@ use pingora::http::RequestHeader;
 use pingora::prelude::Result;
 use pingora::proxy::Session;
 
-use super::{authority, peer, scheme};
+use super::said::{authority, peer, scheme};
 use crate::l7::Config;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
