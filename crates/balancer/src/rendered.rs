@@ -215,8 +215,13 @@ mod tests {
         // Another process under that id is let alone; ours ends by the signal.
         std::fs::write(&pid, std::process::id().to_string()).unwrap();
         assert_eq!(load(&rendered("good 2"), &to).await.unwrap(), Loaded::Written);
-        let mut sleep = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
+        // Whoever started the tests may have them ignore the signal, and children inherit that.
+        let words = ["--default-signal=HUP", "sleep", "60"];
+        let mut sleep = Command::new("env").args(words).kill_on_drop(true).spawn().unwrap();
         std::fs::write(&pid, format!("{}\n", sleep.id().unwrap())).unwrap();
+        while running(&pid, "sleep").is_none() {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(load(&rendered("good 3"), &to).await.unwrap(), Loaded::Told);
         assert!(!sleep.wait().await.unwrap().success());
         std::fs::remove_file(&key).unwrap();

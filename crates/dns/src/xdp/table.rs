@@ -66,14 +66,16 @@ impl Table {
         to: &mut impl Answers,
         zone: &Layers,
         key: &Key,
+        beside: &[(Key, u64)],
     ) -> Result<(), XdpError> {
         if self.held.contains_key(key) {
             return Ok(());
         }
         let Some(answer) = prepare(zone, key) else { return Ok(()) };
         if self.held.len() >= self.most
-            // Any: one that is asked for comes back within a second.
-            && let Some(other) = self.held.keys().next().copied()
+            // Any but those that come with it: one that is asked for comes back within a second.
+            && let Some(other) =
+                self.held.keys().find(|key| beside.iter().all(|(new, _)| new != *key)).copied()
         {
             to.remove(&other)?;
             self.held.remove(&other);
