@@ -461,6 +461,6 @@ fn a_full_table_stays_within_its_bounds() {
     assert_eq!(kernel.0.len(), 5);
     let new = key(&encode("new.wild.example.org").expect("a name"), kind::A).expect("short");
     assert!(prepare(&zone, &new).is_some());
-    table.take_in(&mut kernel, &zone, &new).expect("written");
+    table.take_in(&mut kernel, &zone, &new, &[]).expect("written");
     assert!(kernel.0.len() == 5 && kernel.0.contains(&new));
 }
