@@ -33,10 +33,10 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// `berth balancer`.
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
     #[command(flatten)]
-    http: Option<BalancerOptions>,
+    http: BalancerOptions,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -158,14 +158,13 @@ struct KeepalivedOptions {
 /// # Errors
 /// Whatever the part could not do.
 pub fn run(global: &Global, options: Options) -> Result<()> {
-    match (options.part, options.http) {
-        (None, Some(http)) => parts::balancer(http),
-        (None, None) => bail!("--health is wanted, or one of: streams, render, probe"),
-        (Some(Part::Streams(options)), _) => streams(options),
-        (Some(Part::Front(what)), _) => front::run(global, what),
-        (Some(Part::Probe { address }), _) => crate::cli::on_one_thread(probe(address)),
-        (Some(Part::Render(Render::Nginx(options))), _) => render_nginx(global.clone(), options),
-        (Some(Part::Render(Render::Keepalived(options))), _) => {
+    match options.part {
+        None => parts::balancer(options.http),
+        Some(Part::Streams(options)) => streams(options),
+        Some(Part::Front(what)) => front::run(global, what),
+        Some(Part::Probe { address }) => crate::cli::on_one_thread(probe(address)),
+        Some(Part::Render(Render::Nginx(options))) => render_nginx(global.clone(), options),
+        Some(Part::Render(Render::Keepalived(options))) => {
             render_keepalived(global.clone(), options)
         }
     }

@@ -27,7 +27,7 @@ pub struct BalancerOptions {
     #[arg(long, default_value = "0.0.0.0:8443")]
     https: SocketAddr,
     /// Where health checks come in, HTTP
-    #[arg(long)]
+    #[arg(long, default_value = "127.0.0.1:10260")]
     health: SocketAddr,
     /// The IngressClass whose rules are followed
     #[arg(long, default_value = "berth")]
