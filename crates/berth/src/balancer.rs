@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use berth_balancer::rendered::{Destination, Loaded, Rendered, load};
 use berth_balancer::{keepalived, l7, nginx, streams};
 use berth_daemon::Tasks;
