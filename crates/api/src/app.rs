@@ -9,7 +9,7 @@ mod strategy;
 use std::collections::BTreeMap;
 
 pub use runs::{Config, Cron, Init, Port, Probe, Probes, Scale, SecretUse, Storage, TcpRoute};
-pub use strategy::{Check, Step, Strategy, StrategyType};
+pub use strategy::{Check, Header, Measure, Step, Strategy, StrategyType};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt};

@@ -8,6 +8,7 @@
 
 pub mod drift;
 mod put;
+pub mod serve;
 pub mod status;
 pub mod template;
 
@@ -68,6 +69,7 @@ impl Apps {
         }
         if let Some((count, release)) = &outcome.candidate {
             let template = drive::of(app, release).ok_or(Error::Incomplete("name or UID"))?;
+            let template = world.ground.fit(template);
             let (name, strategy) = (release.name_any(), &release.spec.strategy);
             let set = template::candidate(app, template, &name, *count, strategy);
             put.put(&world.replica_sets, &set.ok_or(Error::Incomplete("name or UID"))?).await?;
@@ -81,6 +83,11 @@ impl Apps {
         put.put_or_remove(&world.services, wanted.doors.as_ref(), &doors).await?;
         put.put_or_remove(&world.ingresses, wanted.ingress.as_ref(), name).await?;
         put.put_or_remove(&world.ingresses, wanted.preview_ingress.as_ref(), &preview).await?;
+        put.put_or_remove(&self.releases.gateways, wanted.trial.as_ref(), &format!("{name}-trial"))
+            .await?;
+        for route in &wanted.trial_routes {
+            put.put(&self.releases.routes, route).await?;
+        }
         put.put_or_remove(&world.autoscalers, wanted.autoscaler.as_ref(), name).await?;
         for job in &wanted.cron_jobs {
             put.put(&world.cron_jobs, job).await?;
@@ -97,10 +104,17 @@ impl Apps {
     ) -> Result<(), Error> {
         let (app, world) = (put.app, put.world);
         let template = drive::of(app, release).ok_or(Error::Incomplete("name or UID"))?;
+        let template = world.ground.fit(template);
         let (spec, strategy) = (&release.spec.app_spec, &release.spec.strategy);
         if app.spec.is_stateful() {
             let set = template::stateful_set(app, spec, template, target, strategy);
-            put.put(&world.stateful_sets, &set.ok_or(Error::Incomplete("name or UID"))?).await
+            let mut set = set.ok_or(Error::Incomplete("name or UID"))?;
+            if let Some(spec) = &mut set.spec
+                && !world.ground.has_stateful_min_ready()
+            {
+                spec.min_ready_seconds = None;
+            }
+            put.put(&world.stateful_sets, &set).await
         } else {
             let made = template::deployment(app, template, target, strategy);
             put.put(&world.deployments, &made.ok_or(Error::Incomplete("name or UID"))?).await
@@ -115,10 +129,17 @@ impl Apps {
         wanted: &Wanted,
     ) -> Result<(), Error> {
         let (app, world, key) = (put.app, put.world, put.key);
+        let trials = &wanted.trial_routes;
         let wanted: Vec<String> = wanted.cron_jobs.iter().map(ResourceExt::name_any).collect();
         for job in world.cron_jobs.list(&key.namespace) {
             if owned(job.as_ref(), app) && !wanted.contains(&job.name_any()) {
                 put.remove(&world.cron_jobs, &job.name_any()).await?;
+            }
+        }
+        let routes: Vec<String> = trials.iter().map(ResourceExt::name_any).collect();
+        for route in self.releases.routes.list(&key.namespace) {
+            if owned(route.as_ref(), app) && !routes.contains(&route.name_any()) {
+                put.remove(&self.releases.routes, &route.name_any()).await?;
             }
         }
         let candidate = outcome.candidate.as_ref().map(|(_, release)| release.name_any());
@@ -159,6 +180,8 @@ impl Controller for Apps {
         world.apps.subscribe(move |change| own.add(Key::of(&change.latest().metadata)));
         wake_owner(&self.releases.all, queue);
         wake_owner(&self.releases.maps, queue);
+        wake_owner(&self.releases.gateways, queue);
+        wake_owner(&self.releases.routes, queue);
         wake_owner(&world.deployments, queue);
         wake_owner(&world.stateful_sets, queue);
         wake_owner(&world.replica_sets, queue);

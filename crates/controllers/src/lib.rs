@@ -45,7 +45,7 @@ use node_lifecycle::NodeLifecycle;
 use node_lifecycle::evict::Evictions;
 use service_accounts::ServiceAccounts;
 
-pub use driver::World;
+pub use driver::{Ground, Pauser, World};
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Debug)]
@@ -110,6 +110,14 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
     // A node that lives has renewed its lease, and lost its taint, within twice the grace.
     driver::run(Evictions::new(&world, config.node_monitor_grace * 2), &world, tasks);
     world
+}
+
+/// Starts the controllers of Apps and Releases alone in `tasks`, on any Kubernetes: the rest is its
+/// own.
+pub fn start_apps(client: kube::Client, ground: Ground, domain: Domain, tasks: &Tasks) {
+    let world = Arc::new(World::for_apps(client, ground, tasks));
+    // Other schedulers keep no reservations; pods that ask for ours have them all the same.
+    driver::run(Apps::new(domain, false, &world, tasks), &world, tasks);
 }
 
 /// Starts the scheduler in `tasks`: it sees `world` and writes with `client`, a user of its own.

@@ -18,12 +18,14 @@
 //! Known faults of others that shaped this: autoscalers that fight the controller over `replicas`
 //! (here they scale the App), surges that outlive their step, and steps that begin without room.
 
+mod balancer;
 pub mod drive;
 pub mod freeze;
 pub mod judge;
 pub mod plan;
 mod prometheus;
 pub mod scene;
+pub mod shares;
 pub mod steps;
 pub mod swap;
 pub mod transfer;

@@ -27,7 +27,7 @@ mod events;
 mod extender;
 mod extras;
 mod health;
-mod leader;
+pub mod leader;
 mod live;
 mod metrics;
 mod promoted;

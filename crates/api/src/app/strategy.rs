@@ -27,6 +27,10 @@ pub struct Strategy {
     /// The shares of a canary, in order; 100 follows by itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
+    /// During a canary, requests with this header go to the new version, whatever its weight: those
+    /// that come through Berth's balancer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<Header>,
     /// What has to hold during every step; a release for which it does not is taken back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
@@ -58,6 +62,7 @@ impl Default for Strategy {
             max_unavailable: none(),
             min_ready_seconds: 0,
             steps: Vec::new(),
+            header: None,
             checks: Vec::new(),
             prometheus: None,
             auto_promote: false,
@@ -108,7 +113,19 @@ pub struct Step {
     pub pause_seconds: Option<i64>,
 }
 
-/// A question to Prometheus and what its answer has to be.
+/// A header and its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Header {
+    /// Its name, in letters of any case.
+    #[schemars(length(min = 1, max = 256))]
+    pub name: String,
+    /// The whole of its value.
+    #[schemars(length(min = 1, max = 4096))]
+    pub value: String,
+}
+
+/// A question to Prometheus, or to the balancer, and what its answer has to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
@@ -117,8 +134,11 @@ pub struct Check {
     pub name: String,
     /// A query that gives one number. `{{app}}`, `{{namespace}}` and `{{release}}` stand for this
     /// App, its namespace and the value of the label `berth.dev/release` on its new pods.
-    #[schemars(length(min = 1))]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub query: String,
+    /// Instead of a query: what Berth's balancer saw of the new instances since it was asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<Measure>,
     /// The number may not be smaller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<f64>,
@@ -133,6 +153,16 @@ pub struct Check {
     #[serde(default = "three")]
     #[schemars(range(min = 1))]
     pub failures: i32,
+}
+
+/// What the balancer is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Measure {
+    /// Per cent of the requests that were answered, and below 500.
+    Success,
+    /// Milliseconds until an answer began, on average.
+    Latency,
 }
 
 fn int_or_string(_: &mut SchemaGenerator) -> Schema {

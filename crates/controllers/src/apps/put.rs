@@ -6,10 +6,9 @@
 use berth_api::app::{App, Drift, Drifted};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, Resource};
+use kube::Resource;
+use kube::api::{DeleteParams, PatchParams, Preconditions};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -75,8 +74,9 @@ impl Put<'_> {
         }
         wanted["metadata"]["annotations"][APPLIED] = json!(digest);
         let params = PatchParams::apply(MANAGER).force();
-        let api: Api<K> = self.world.api(&self.key.namespace);
-        cache.remember(api.patch(&key.name, &params, &Patch::Apply(&wanted)).await?);
+        let (ground, client) = (&self.world.ground, &self.world.client);
+        let call = ground.apply(client, &self.key.namespace, &key.name, &params, wanted);
+        cache.remember(call.await?);
         Ok(())
     }
 
@@ -86,7 +86,7 @@ impl Put<'_> {
     /// Those of the call.
     pub async fn remove<K>(&self, cache: &Cache<K>, name: &str) -> Result<(), Error>
     where
-        K: Kept + DeserializeOwned + Resource<Scope = NamespaceResourceScope>,
+        K: Kept + Resource<Scope = NamespaceResourceScope>,
     {
         let key = Key::new(&self.key.namespace, name);
         let Some(object) = cache.at(&key).filter(|object| owned(object.as_ref(), self.app)) else {
@@ -98,7 +98,8 @@ impl Put<'_> {
         let uid = object.meta().uid.clone();
         let params =
             DeleteParams::background().preconditions(Preconditions { uid, resource_version: None });
-        gone_is_none(self.world.api::<K>(&key.namespace).delete(&key.name, &params).await)?;
+        let (ground, client) = (&self.world.ground, &self.world.client);
+        gone_is_none(ground.delete::<K>(client, &key.namespace, &key.name, &params).await)?;
         Ok(())
     }
 

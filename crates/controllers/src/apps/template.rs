@@ -11,11 +11,13 @@ mod config;
 mod network;
 mod pod;
 mod scale;
+mod trial;
 mod workload;
 
 use std::collections::BTreeMap;
 
-use berth_api::app::{App, AppSpec};
+use berth_api::app::{App, AppSpec, Header};
+use berth_api::gateway::{Gateway, HTTPRoute};
 use berth_api::{labels, release};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::CronJob;
@@ -56,6 +58,11 @@ pub struct Traffic {
     pub marked: bool,
     /// Those of this release get the preview's.
     pub preview: Option<String>,
+    /// Requests with it get the preview's, whatever name they come by.
+    pub header: Option<Header>,
+    /// What each pod gets of what comes through the balancer, in relation to the others; all alike
+    /// where none is named.
+    pub weights: BTreeMap<String, u32>,
 }
 
 /// The objects that an App stands for, but for its workload.
@@ -73,6 +80,10 @@ pub struct Wanted {
     pub ingress: Option<Ingress>,
     /// The preview's name.
     pub preview_ingress: Option<Ingress>,
+    /// Where requests with a canary's header come in, while there is one.
+    pub trial: Option<Gateway>,
+    /// Which of them go to the new version.
+    pub trial_routes: Vec<HTTPRoute>,
     /// What scales it.
     pub autoscaler: Option<HorizontalPodAutoscaler>,
     /// What runs by the clock.
@@ -90,14 +101,18 @@ pub fn plan(app: &App, domain: &Domain, traffic: &Traffic) -> Option<Wanted> {
     let spec = &app.spec;
     let network = network::Network { spec, name: &name, meta: &meta, domain };
     let preview = traffic.preview.as_deref().filter(|_| network.has_service());
+    let header = traffic.header.as_ref().filter(|_| preview.is_some());
+    let trial = header.map(|header| network.trial(header)).unwrap_or_default();
     Some(Wanted {
         service: network.service(traffic),
         preview: preview.map(|release| network.preview(release)),
         headless: spec.is_stateful().then(|| network.headless()),
         doors: network.doors(traffic),
         url: network.url(),
-        ingress: network.ingress(),
+        ingress: network.ingress(traffic),
         preview_ingress: preview.and_then(|_| network.preview_ingress()),
+        trial: trial.gateway,
+        trial_routes: trial.routes,
         autoscaler: spec.scale.as_ref().map(|rule| scale::autoscaler(rule, &meta)),
         cron_jobs: clock::cron_jobs(spec, &name, &meta),
         config: config::map(spec, &meta),

@@ -23,19 +23,24 @@ use kube::{Api, Client};
 
 use super::budgets::Budgets;
 use super::cache::{Cache, Kept};
-use super::feed::{Feed, Objects, Sink, follow};
+use super::feed::{Feed, Labelled, Objects, Sink, follow};
+use super::ground::Ground;
 use super::slim::SlimPods;
 
 /// The name of the ConfigMap with the cluster's CA in every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
 
 const ROOT_CA_FIELD: &str = "metadata.name=kube-root-ca.crt";
+/// The label that an App's pods have.
+const APPS_PODS: &str = "app.kubernetes.io/managed-by=berth";
 const ACCOUNT_TOKENS: &str = "type=kubernetes.io/service-account-token";
 
 /// The world as the controllers see it.
 pub struct World {
     /// To write with; the controllers' own user.
     pub client: Client,
+    /// Which Kubernetes it is.
+    pub ground: Ground,
     /// All pods.
     pub pods: Cache<Pod>,
     /// All nodes.
@@ -124,6 +129,7 @@ impl World {
             autoscalers: everything.of(),
             signing_requests: everything.of(),
             token_secrets: everything.selected(Some(ACCOUNT_TOKENS)),
+            ground: Ground::default(),
             client,
         }
     }
@@ -141,25 +147,63 @@ impl World {
             volumes: read.of(),
             claims: read.of(),
             storage_classes: read.of(),
+            ..Self::empty(client.clone())
+        }
+    }
+
+    /// Begins to follow what the controllers of Apps read, in `tasks`, of the Kubernetes that
+    /// `ground` is; every other cache is empty and stays so.
+    pub fn for_apps(client: Client, ground: Ground, tasks: &Tasks) -> Self {
+        let read = Start { client: &client, tasks };
+        // Of pods, which are many, only those that Apps have.
+        let pods = Labelled { api: Api::all(client.clone()), labels: APPS_PODS };
+        Self {
+            pods: read.fed(pods),
+            namespaces: read.of(),
+            services: read.of(),
+            deployments: read.of(),
+            replica_sets: read.of(),
+            stateful_sets: read.of(),
+            ingresses: read.of(),
+            apps: read.of(),
+            cron_jobs: read.on(&ground),
+            autoscalers: read.on(&ground),
+            ground,
+            ..Self::empty(client.clone())
+        }
+    }
+
+    fn empty(client: Client) -> Self {
+        Self {
+            client,
+            ground: Ground::default(),
+            pods: empty(),
+            nodes: empty(),
+            namespaces: empty(),
+            services: empty(),
             service_accounts: empty(),
             root_cas: empty(),
             endpoints: empty(),
             endpoint_slices: empty(),
             deployments: empty(),
+            replica_sets: empty(),
             daemon_sets: empty(),
+            stateful_sets: empty(),
+            revisions: empty(),
             jobs: empty(),
+            cron_jobs: empty(),
             ingresses: empty(),
             cluster_roles: empty(),
+            budgets: empty(),
             leases: empty(),
             apps: empty(),
+            volumes: empty(),
+            claims: empty(),
+            storage_classes: empty(),
             quotas: empty(),
             autoscalers: empty(),
-            cron_jobs: empty(),
-            revisions: empty(),
-            stateful_sets: empty(),
             signing_requests: empty(),
             token_secrets: empty(),
-            client,
         }
     }
 
@@ -230,6 +274,13 @@ impl Start<'_> {
 
     fn selected<K: Kept>(&self, fields: Option<&'static str>) -> Cache<K> {
         self.fed(Objects { api: Api::all(self.client.clone()), fields })
+    }
+
+    fn on<K: Kept>(&self, ground: &Ground) -> Cache<K> {
+        match ground.feed(self.client) {
+            Some(older) => self.fed(older),
+            None => self.of(),
+        }
     }
 
     fn fed<K: Kept>(&self, feed: impl Feed<K>) -> Cache<K> {

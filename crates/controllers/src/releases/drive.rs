@@ -1,9 +1,11 @@
 //! Carries releases' plans out, as a part of their App's run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_api::app::{App, AppSpec};
+use berth_api::gateway::{Gateway, HTTPRoute};
 use berth_api::labels;
 use berth_api::release::{self, Phase, Release, ReleaseSpec};
 use berth_daemon::Tasks;
@@ -16,18 +18,21 @@ use serde_json::{Value, json};
 
 use super::plan::{Plan, Room, Snapshot, plan};
 use super::swap::Touch;
-use super::{freeze, prometheus, scene};
+use super::{balancer, freeze, prometheus, scene};
 use crate::apps::template::{self, TRAFFIC, Target, Traffic};
 use crate::driver::{Cache, Error, Key, Labelled, Objects, World, follow, gone_is_none};
 
 /// Where freezes for everything are written: windows under `windows`, exceptions under `except`.
 const FREEZES: (&str, &str) = ("kube-system", "berth-freeze");
+/// The label of what Berth makes for Apps.
+const OURS: &str = "app.kubernetes.io/managed-by=berth";
 /// Releases that are over and kept beside the last that succeeded.
 const KEPT: usize = 10;
 /// A reservation outlives its release by no more, should nobody remove it.
 const RESERVED_SECONDS: i64 = 24 * 3600;
 /// What is wanted of the network, apart from releases' own: nothing.
-const STEADY: Traffic = Traffic { only: None, marked: false, preview: None };
+const STEADY: Traffic =
+    Traffic { only: None, marked: false, preview: None, header: None, weights: BTreeMap::new() };
 
 /// What the releases of all Apps need beside the world.
 pub struct Releases {
@@ -35,7 +40,12 @@ pub struct Releases {
     pub all: Cache<Release>,
     /// What Apps' own ConfigMaps hold: configurations and reservations.
     pub maps: Cache<ConfigMap>,
+    /// Doors of canaries' own.
+    pub gateways: Cache<Gateway>,
+    /// The routes behind them.
+    pub routes: Cache<HTTPRoute>,
     freezes: Cache<ConfigMap>,
+    balancers: balancer::Balancers,
     /// Whether the pods' scheduler keeps reservations.
     reserves: bool,
 }
@@ -66,10 +76,16 @@ impl Releases {
         tasks.spawn_until_stop("follow", follow(feed, Cache::clone(&all)));
         let feed = Labelled { api: Api::all(client.clone()), labels: release::APP_LABEL };
         tasks.spawn_until_stop("follow", follow(feed, Cache::clone(&maps)));
-        let api = Api::namespaced(client, FREEZES.0);
+        let api = Api::namespaced(client.clone(), FREEZES.0);
         let feed = Objects { api, fields: Some("metadata.name=berth-freeze") };
         tasks.spawn_until_stop("follow", follow(feed, Cache::clone(&freezes)));
-        Self { all, maps, freezes, reserves }
+        let (gateways, routes) = (Cache::default(), Cache::default());
+        let feed = Labelled { api: Api::all(client.clone()), labels: OURS };
+        tasks.spawn_until_stop("follow", follow(feed, Cache::clone(&gateways)));
+        let feed = Labelled { api: Api::all(client), labels: OURS };
+        tasks.spawn_until_stop("follow", follow(feed, Cache::clone(&routes)));
+        let balancers = balancer::Balancers::default();
+        Self { all, maps, gateways, routes, freezes, balancers, reserves }
     }
 
     /// Resolves when all of them are known.
@@ -77,6 +93,8 @@ impl Releases {
         self.all.ready().await;
         self.maps.ready().await;
         self.freezes.ready().await;
+        self.gateways.ready().await;
+        self.routes.ready().await;
     }
 
     /// Takes the App's releases one step further.
@@ -147,7 +165,8 @@ impl Releases {
             }
         }
         let mut decided = plan(&snapshot, Timestamp::now());
-        let readings = prometheus::ask(world, key, &active, &decided.ask).await;
+        let mut readings = prometheus::ask(world, key, &active, &decided.ask).await;
+        readings.extend(self.balancers.ask(world, key, &active, &decided.ask, pods).await);
         if !readings.is_empty() {
             snapshot.readings = &readings;
             decided = plan(&snapshot, Timestamp::now());
@@ -435,7 +454,7 @@ fn room_wanted(app: &App, release: &Release, name: &str, slots: i32) -> ConfigMa
     let instance = format!("{}={}", labels::INSTANCE, release.spec.app);
     let selector = format!("{instance},{}={}", release::LABEL, release.spec.revision);
     let spec: &AppSpec = &release.spec.app_spec;
-    let mut data = std::collections::BTreeMap::from([
+    let mut data = BTreeMap::from([
         ("selector".to_owned(), selector),
         ("slots".to_owned(), slots.to_string()),
         ("ttl".to_owned(), RESERVED_SECONDS.to_string()),
@@ -464,7 +483,8 @@ fn room_wanted(app: &App, release: &Release, name: &str, slots: i32) -> ConfigMa
 async fn retemplate(world: &World, key: &Key, app: &App, goal: &Release) -> Result<(), Error> {
     let Some(deployment) = world.deployments.at(key) else { return Ok(()) };
     let Some(set) = scene::largest_set(world, &deployment) else { return Ok(()) };
-    let mut template = of(app, goal).ok_or(Error::Incomplete("name or UID"))?;
+    let template = of(app, goal).ok_or(Error::Incomplete("name or UID"))?;
+    let mut template = world.ground.fit(template);
     let selector = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.clone());
     let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     // It keeps the label by which it knows its pods.

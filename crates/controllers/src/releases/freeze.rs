@@ -1,9 +1,11 @@
 //! When no release may start, and what may all the same.
 //!
-//! A window is `FROM/UNTIL`, two times as RFC 3339 writes them, or `always`; a reason may follow
-//! after a space. Several are separated by `;`. Exceptions are separated by commas: `NAMESPACE/APP`,
+//! A window is `FROM/UNTIL`, two times as RFC 3339 writes them or as [`recurring`] reads them, or
+//! `always`; a reason may follow after a space. Several are separated by `;`. Exceptions are separated by commas: `NAMESPACE/APP`,
 //! `NAMESPACE/*`, or `by:AUTHOR`. A window that cannot be read freezes: a typing error must not open
 //! what was to be shut.
+
+mod recurring;
 
 use berth_api::release::Release;
 use jiff::Timestamp;
@@ -44,6 +46,11 @@ fn shut(window: &str, now: Timestamp) -> Option<String> {
         return Some(told(""));
     }
     let ends = span.split_once('/');
+    if let Some((from, until)) = ends
+        && let Some(inside) = recurring::is_in(from, until, now)
+    {
+        return inside.then(|| told(until));
+    }
     let times = ends.and_then(|(from, until)| {
         Some((from.parse::<Timestamp>().ok()?, until.parse::<Timestamp>().ok()?))
     });

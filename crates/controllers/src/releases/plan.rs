@@ -9,6 +9,7 @@ use berth_api::release::{Phase, Release, ReleaseStatus, StepStatus};
 use jiff::Timestamp;
 
 use super::judge::Reading;
+use super::shares;
 use super::steps::{self, Ground, Kind};
 use super::swap::{self, Instance, Touch};
 use super::transfer::{Bounds, Side, transfer};
@@ -325,6 +326,13 @@ impl Run<'_> {
         if kind != Kind::Reserve && kind != Kind::Mark {
             self.plan.reserve = self.slots().filter(|_| self.reserves());
         }
+        self.plan.traffic = Traffic::default();
+        if let Kind::Canary(weight) = kind {
+            let weights = shares::weights(self.snapshot.pods, &number(this), weight);
+            let header = this.spec.strategy.header.clone();
+            let preview = header.as_ref().map(|_| number(this));
+            self.plan.traffic = Traffic { weights, header, preview, ..Traffic::default() };
+        }
         match kind {
             Kind::Reserve => self.reserve(),
             Kind::Roll => self.roll(),
@@ -341,7 +349,7 @@ impl Run<'_> {
                     _ => Some(number(this)),
                 };
                 let preview = (kind == Kind::Preview).then(|| number(this));
-                self.plan.traffic = Traffic { only, preview, marked: false };
+                self.plan.traffic = Traffic { only, preview, ..Traffic::default() };
                 there || kind != Kind::Preview
             }
             Kind::Mark => {

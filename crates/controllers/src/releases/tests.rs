@@ -50,6 +50,24 @@ fn a_canary_that_is_aborted_loses_its_requests_at_once_and_then_its_pods() {
 }
 
 #[test]
+fn what_comes_through_the_balancer_follows_the_weight_and_the_header() {
+    let strategy = json!({ "type": "canary", "reserve": false, "steps": [{ "weight": 10 }],
+        "header": { "name": "x-try", "value": "new" } });
+    let mut model = Model::new(4, strategy);
+    model.run(60);
+    assert_eq!((model.main.side.asked, model.candidate.asked), (3, 1), "instances are whole");
+    model.pods[3].release = Some("2".into());
+    let traffic = model.look().traffic;
+    let weights: Vec<u32> = traffic.weights.values().copied().collect();
+    assert_eq!(weights, [90, 90, 90, 30], "one of four gets a tenth");
+    assert_eq!(traffic.preview.as_deref(), Some("2"), "who has the header gets the new");
+    assert_eq!(traffic.header.map(|header| header.name).as_deref(), Some("x-try"));
+    model.release.spec.abort = true;
+    let traffic = model.look().traffic;
+    assert!(traffic.weights.is_empty() && traffic.header.is_none() && traffic.preview.is_none());
+}
+
+#[test]
 fn blue_green_stands_beside_switches_at_once_and_back_at_once() {
     let strategy = json!({ "type": "blueGreen", "reserve": false, "keepSeconds": 30 });
     let mut model = Model::new(3, strategy);

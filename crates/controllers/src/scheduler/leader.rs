@@ -1,4 +1,4 @@
-//! One of several schedulers works; the others wait for its Lease to run out.
+//! One of several processes works; the others wait for its Lease to run out.
 //!
 //! Wall clocks are never compared: a Lease is out when it has not changed for its duration, by this
 //! process's own monotonic clock. A holder stops deciding and binding well before another could take
@@ -51,11 +51,32 @@ impl Leadership {
         self.always || until.is_some_and(|until| Instant::now() < until)
     }
 
+    /// Resolves when this process may work.
+    pub async fn held(&self) {
+        while !self.holds() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Resolves when this process, which might, may work no more.
+    pub async fn lost(&self) {
+        if self.always {
+            return std::future::pending().await;
+        }
+        loop {
+            let until = *self.until.lock().expect("no holder of the lock panics");
+            match until {
+                Some(until) if Instant::now() < until => tokio::time::sleep_until(until).await,
+                _ => return,
+            }
+        }
+    }
+
     fn set(&self, until: Option<Instant>) {
         let before = self.holds();
         *self.until.lock().expect("no holder of the lock panics") = until;
         if self.holds() != before {
-            tracing::info!(leads = !before, "leadership of the scheduler");
+            tracing::info!(leads = !before, "leadership");
             self.changed.notify_one();
         }
     }
@@ -83,8 +104,8 @@ pub async fn elect(
             Ok(Ok(true)) => leadership.set(Some(begun + WORKS)),
             Ok(Ok(false)) => leadership.set(None),
             // Whoever held it goes on until it is out.
-            Ok(Err(error)) => tracing::debug!(%error, "lease of the scheduler"),
-            Err(_) => tracing::debug!("lease of the scheduler: no answer"),
+            Ok(Err(error)) => tracing::debug!(%error, "lease"),
+            Err(_) => tracing::debug!("lease: no answer"),
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -155,6 +176,7 @@ mod tests {
         tokio::time::advance(WORKS).await;
         assert!(!leadership.holds());
         assert!(WORKS < HOLDS);
+        leadership.lost().await;
         // What is written for people may be of any time; what is compared is not in it.
         let old = LeaseSpec {
             holder_identity: Some("other".into()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_api::app::{AppSpec, Route};
+use berth_api::app::{AppSpec, Header, Route};
 use berth_api::{labels, release};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::networking::v1::{
@@ -12,10 +12,14 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::trial::{self, Trial};
 use super::{Domain, PORT_NAME, TRAFFIC, Traffic, selector};
 
 /// The HTTP port of an App's Service.
 const SERVICE_PORT: i32 = 80;
+/// How the balancer picks instances for a route, and by which weights.
+const PICK: &str = "berth.dev/pick";
+const WEIGHTS: &str = "berth.dev/weights";
 
 /// An App's doors.
 pub struct Network<'a> {
@@ -79,11 +83,21 @@ impl Network<'_> {
         (!ports.is_empty()).then(|| self.of_type("NodePort", &name, of, ports))
     }
 
-    /// Its names.
-    pub fn ingress(&self) -> Option<Ingress> {
+    /// Its names, and what each instance gets of what comes by them.
+    pub fn ingress(&self, traffic: &Traffic) -> Option<Ingress> {
         let routes = self.routes();
-        let reachable = !routes.is_empty();
-        reachable.then(|| self.ingress_of(&routes, &self.host(self.name), self.name))
+        if routes.is_empty() {
+            return None;
+        }
+        let mut ingress = self.ingress_of(&routes, &self.host(self.name), self.name);
+        if !traffic.weights.is_empty() {
+            let pairs = traffic.weights.iter().map(|(pod, weight)| format!("{pod}={weight}"));
+            let weights = pairs.collect::<Vec<_>>().join(",");
+            let notes = ingress.metadata.annotations.get_or_insert_default();
+            notes.insert(PICK.to_owned(), "weighted".to_owned());
+            notes.insert(WEIGHTS.to_owned(), weights);
+        }
+        Some(ingress)
     }
 
     /// The preview's name.
@@ -92,6 +106,20 @@ impl Network<'_> {
         let name = format!("{}-preview", self.name);
         let route = Route { host: None, path: "/".to_owned(), port: None, tls_secret: None };
         Some(self.ingress_of(&[route], &self.host(&name), &name))
+    }
+
+    /// What leads requests with a header to the preview.
+    pub fn trial(&self, header: &Header) -> Trial {
+        let routes: Vec<(Route, i32)> = self
+            .routes()
+            .into_iter()
+            .map(|mut route| {
+                let named = route.port.as_deref().and_then(|port| self.service_port(port));
+                route.host.get_or_insert_with(|| self.host(self.name));
+                (route, named.unwrap_or(SERVICE_PORT))
+            })
+            .collect();
+        trial::trial(self.meta, header, &routes, &format!("{}-preview", self.name))
     }
 
     /// Where it answers.

@@ -103,3 +103,34 @@ fn requests_never_exceed_limits() {
     let resources = &all["deployment"]["spec"]["template"]["spec"]["containers"][0]["resources"];
     assert_eq!(resources["requests"], json!({ "cpu": "20m", "memory": "16Mi" }));
 }
+
+#[test]
+fn a_canary_by_the_balancer_is_written_on_its_routes() {
+    let app: App = serde_json::from_value(json!({
+        "apiVersion": "berth.dev/v1", "kind": "App",
+        "metadata": { "name": "hello", "namespace": "shop", "uid": "u" },
+        "spec": { "image": "hello:1", "port": 3000 },
+    }))
+    .expect("an App");
+    let domain = Domain { name: "apps.test".into(), http_port: 80, https_port: 443 };
+    let header = Header { name: "x-try".into(), value: "new".into() };
+    let traffic = Traffic {
+        preview: Some("2".into()),
+        header: Some(header),
+        weights: [("a".to_owned(), 30), ("b".to_owned(), 90)].into(),
+        ..Traffic::default()
+    };
+    let all = plan(&app, &domain, &traffic).expect("has name and UID");
+    let ingress = serde_json::to_value(&all.ingress).expect("serialises");
+    let notes = &ingress["metadata"]["annotations"];
+    assert_eq!(notes["berth.dev/pick"], "weighted");
+    assert_eq!(notes["berth.dev/weights"], "a=30,b=90");
+    let preview = serde_json::to_value(&all.preview).expect("serialises");
+    assert_eq!(preview["spec"]["selector"]["berth.dev/release"], "2");
+    let route = serde_json::to_value(&all.trial_routes[0]).expect("serialises");
+    assert_eq!(route["spec"]["hostnames"], json!(["hello.apps.test"]));
+    assert_eq!(route["metadata"]["ownerReferences"][0]["uid"], "u");
+    let steady = plan(&app, &domain, &Traffic::default()).expect("has name and UID");
+    assert!(steady.trial.is_none() && steady.trial_routes.is_empty());
+    assert!(steady.ingress.expect("it is reached").metadata.annotations.is_none());
+}
