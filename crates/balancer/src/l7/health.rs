@@ -1,6 +1,7 @@
 //! Health, both ways: what this process says of itself, and what it finds of endpoints.
 //!
-//! Of itself: 200 when routes are loaded and the listeners open, else 503. Of endpoints: `checks`.
+//! Of itself: 200 when routes are loaded and the listeners open, else 503, and at `/metrics` what
+//! endpoints answered. Of endpoints: `checks`.
 
 mod checks;
 mod probe;
@@ -46,8 +47,12 @@ async fn answer(mut stream: TcpStream, ready: bool) -> std::io::Result<()> {
             return Ok(());
         }
     }
-    let (status, body) =
-        if ready { ("200 OK", "ok\n") } else { ("503 Service Unavailable", "no\n") };
+    let metrics = request.starts_with(b"GET /metrics ").then(super::pick::metrics);
+    let (status, body) = match (&metrics, ready) {
+        (Some(metrics), _) => ("200 OK", metrics.as_str()),
+        (None, true) => ("200 OK", "ok\n"),
+        (None, false) => ("503 Service Unavailable", "no\n"),
+    };
     let response = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{body}",

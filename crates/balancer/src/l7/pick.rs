@@ -21,6 +21,7 @@ mod choice;
 mod endpoint;
 mod policy;
 mod set;
+mod totals;
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -30,6 +31,7 @@ use std::time::Instant;
 pub use endpoint::Endpoint;
 pub(crate) use policy::{HashOn, Pick, Policy};
 pub(crate) use set::{BackendSet, Member, OpenRequest, Sets};
+pub(crate) use totals::metrics;
 
 /// Why no endpoint was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! A pod's port, and what this process knows of it.
 
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::Policy;
+use super::totals::Totals;
 use crate::l7::limits::{Load, Rate};
 use crate::l7::outlier::Counts;
 use crate::l7::slow_start;
@@ -35,6 +37,7 @@ pub struct Endpoint {
     pub(super) counts: Counts,
     pub(super) rate: Rate,
     pub(super) load: Load,
+    pub(super) totals: Arc<Totals>,
 }
 
 impl Endpoint {
@@ -51,6 +54,7 @@ impl Endpoint {
             counts: Counts::default(),
             rate: Rate::default(),
             load: Load::default(),
+            totals: Totals::of(address),
         }
     }
 

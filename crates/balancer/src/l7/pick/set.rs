@@ -325,9 +325,11 @@ impl OpenRequest {
     /// The answer has begun, or broke off before it did (not `good`, as is 500 and above).
     pub(crate) fn answered(&self, good: bool, load: Option<&[u8]>) {
         let now_us = now_us();
+        let took_us = now_us.saturating_sub(self.begun_us);
+        self.endpoint.totals.answered(good, took_us);
         if good {
             // What fails quickly is not quick.
-            self.endpoint.measured(now_us.saturating_sub(self.begun_us), now_us);
+            self.endpoint.measured(took_us, now_us);
         }
         if let Some(load) = load {
             self.endpoint.load.hear(load, now_us);
