@@ -3,6 +3,10 @@
 //! Admission adds to `used` when an object is let in; this counts anew, which gives back what has
 //! gone. What counts for how much is [`berth_api::quota`], the same as for admission.
 //!
+//! Admission charges a quota before the object is stored, and the caches here follow later still:
+//! less than was charged is told only when nobody has charged for [`SETTLED`]. A count in between
+//! would miss the object that was just let in, and let in one too many.
+//!
 //! Pods, services, claims and quotas are in the caches and wake their namespace's quotas. Other
 //! kinds are only counted: a list of one object and the number of the rest tells, asked for every
 //! ten seconds while a quota wants it.
@@ -10,7 +14,7 @@
 //! # Source
 //! Kubernetes' resource-quota controller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -32,6 +36,8 @@ mod tests;
 
 /// A burst of changes is counted once.
 const CALM: Duration = Duration::from_millis(200);
+/// What was charged this long ago is stored and in the caches, or will never be.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How often kinds are counted that nothing wakes us for.
 const COUNT: Duration = Duration::from_secs(10);
 /// Kubernetes' own: everything is counted anew.
@@ -43,6 +49,8 @@ const KINDS_KEPT: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct Quotas {
     kinds: Mutex<Option<(Instant, Vec<Kind>)>>,
+    /// The version in which each quota was seen last, and since when.
+    versions: Mutex<HashMap<Key, (Option<String>, Instant)>>,
 }
 
 impl Controller for Quotas {
@@ -59,7 +67,11 @@ impl Controller for Quotas {
     }
 
     async fn reconcile(&self, world: &World, key: &Key) -> Result<Option<Duration>, Error> {
-        let Some(quota) = world.quotas.at(key) else { return Ok(None) };
+        let Some(quota) = world.quotas.at(key) else {
+            self.versions.lock().expect("no holder of the lock panics").remove(key);
+            return Ok(None);
+        };
+        let quiet = self.quiet(key, quota.metadata.resource_version.as_ref());
         let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
         let mut counted = Vec::new();
         values(&world.pods, &key.namespace, ("", "pods"), &mut counted);
@@ -82,6 +94,9 @@ impl Controller for Quotas {
         };
         status.used = Some(used.into_iter().map(text).collect());
         let before = quota.status.as_ref();
+        if quiet < SETTLED && before.is_some_and(|before| gives_back(before, &status)) {
+            return Ok(Some(SETTLED - quiet));
+        }
         if before.is_none_or(|before| !is_same(before, &status)) {
             writes::status(world, &world.quotas, &quota.metadata, before, &status).await?;
         }
@@ -109,6 +124,17 @@ impl Quotas {
                 waiting.add_after(Key::of(&quota.metadata), CALM);
             }
         });
+    }
+
+    /// How long the quota has stood in this version.
+    fn quiet(&self, key: &Key, version: Option<&String>) -> Duration {
+        let mut versions = self.versions.lock().expect("no holder of the lock panics");
+        let now = Instant::now();
+        let seen = versions.entry(key.clone()).or_insert_with(|| (version.cloned(), now));
+        if seen.0.as_ref() != version {
+            *seen = (version.cloned(), now);
+        }
+        seen.1.elapsed()
     }
 
     /// How many objects there are of the kind that `count/PLURAL.GROUP` or an old name means; none
@@ -184,12 +210,21 @@ fn others<'a>(names: &[&'a str]) -> Vec<&'a str> {
     names.iter().filter(|name| !is_cached(name)).copied().collect()
 }
 
+type Amounts = BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>;
+
+/// The amounts; nothing when one of them cannot be read.
+fn read(amounts: &Option<Amounts>) -> Option<Usage> {
+    let amounts = amounts.iter().flatten();
+    amounts.map(|(name, text)| Some((name.clone(), text.0.parse().ok()?))).collect()
+}
+
 /// Whether both say the same amounts, however they are written.
 fn is_same(before: &ResourceQuotaStatus, after: &ResourceQuotaStatus) -> bool {
-    type Amounts = BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>;
-    let read = |amounts: &Option<Amounts>| -> Option<Usage> {
-        let amounts = amounts.iter().flatten();
-        amounts.map(|(name, text)| Some((name.clone(), text.0.parse().ok()?))).collect()
-    };
     read(&before.hard) == read(&after.hard) && read(&before.used) == read(&after.used)
+}
+
+/// Whether less of something is used than was said before.
+fn gives_back(before: &ResourceQuotaStatus, after: &ResourceQuotaStatus) -> bool {
+    let (Some(before), Some(after)) = (read(&before.used), read(&after.used)) else { return false };
+    before.iter().any(|(name, was)| after.get(name).is_some_and(|is| is < was))
 }
