@@ -73,6 +73,8 @@ pub struct Board {
     /// Those of the parked whom one more pod on a node may help: looked at on every binding, which
     /// must not cost more where many wait for room.
     near: BTreeSet<Key>,
+    /// For whom each of the pods that must go makes room, by their UIDs.
+    leaving: HashMap<String, Key>,
     /// How many placed pods have each priority.
     priorities: BTreeMap<i32, usize>,
     homes: Homes,
@@ -92,6 +94,8 @@ struct Waiting {
     from: Option<Instant>,
     /// Who refused it last.
     refused_by: BTreeSet<&'static str>,
+    /// The UIDs of those who still have to go so that it fits.
+    victims: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -157,6 +161,7 @@ impl Board {
             due: BTreeSet::new(),
             parked: BTreeSet::new(),
             near: BTreeSet::new(),
+            leaving: HashMap::new(),
             priorities: BTreeMap::new(),
             homes: Homes::default(),
             incoming: Incoming::default(),
@@ -252,6 +257,7 @@ impl Board {
                     stage: Stage::Parked(now),
                     from: None,
                     refused_by: BTreeSet::new(),
+                    victims: BTreeSet::new(),
                 };
                 self.waiting.insert(key.clone(), waiting);
                 Event::Came
@@ -303,7 +309,21 @@ impl Board {
         }
         self.uncount(&pod);
         self.cluster.remove(&pod.uid);
-        self.wake(Hint::PodGone, now)
+        let has_room = self.leave(&pod.uid);
+        self.wake(Hint::PodGone, now) || has_room
+    }
+
+    /// One who had to go has gone; whether that was the last, so that the pod that it was for is
+    /// tried at once: it need not wait for what it has been given.
+    fn leave(&mut self, uid: &str) -> bool {
+        let Some(key) = self.leaving.remove(uid) else { return false };
+        let Some(waiting) = self.waiting.get_mut(&key) else { return false };
+        let last = waiting.victims.remove(uid) && waiting.victims.is_empty();
+        if last {
+            waiting.from = None;
+            self.enqueue(&key, Stage::Active, Event::Hint(Hint::PodGone));
+        }
+        last
     }
 
     fn uncount(&mut self, pod: &Pod) {

@@ -124,10 +124,19 @@ impl Board {
         match preempt::preempt(&mut self.cluster, pod, &budgets) {
             Ok(preemption) => {
                 self.cluster.nominate(pod, Some(&preemption.node));
+                self.awaits(key, &preemption);
                 Outcome::Refuse { why, preemption: Some(preemption), note: None }
             }
             Err(none) => Outcome::Refuse { why, preemption: None, note: Some(none.to_string()) },
         }
+    }
+
+    /// The pod is tried when the last of these has gone.
+    fn awaits(&mut self, key: &Key, preemption: &Preemption) {
+        let Some(waiting) = self.waiting.get_mut(key) else { return };
+        waiting.victims = preemption.victims.iter().map(|victim| victim.uid.clone()).collect();
+        let victims = waiting.victims.iter().map(|uid| (uid.clone(), key.clone()));
+        self.leaving.extend(victims);
     }
 
     fn attempt_gang(&mut self, key: &Key, gang: &Gang, now: Instant, out: &mut Vec<Decision>) {

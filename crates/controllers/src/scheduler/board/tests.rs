@@ -134,19 +134,23 @@ async fn a_pod_comes_back_to_the_node_of_its_predecessor() {
 
 #[tokio::test(start_paused = true)]
 async fn room_that_was_made_is_kept_for_whom_it_was_made() {
-    let mut board = board_with_room_for(1);
+    let mut board = board_with_room_for(2);
     see(&mut board, &pod("low", 0, json!({ "nodeName": "a" })));
-    see(&mut board, &pod("high", 5, json!({})));
+    see(&mut board, &pod("lower", -1, json!({ "nodeName": "a" })));
+    let large =
+        json!({ "containers": [{ "name": "c", "resources": { "requests": { "cpu": "2" } } }] });
+    see(&mut board, &pod("high", 5, large));
     let now = Instant::now();
     let decisions = board.decide(now, 9);
     let Outcome::Refuse { preemption: Some(preemption), .. } = &decisions[0].outcome else {
-        unreachable!("it must displace the other");
+        unreachable!("it must displace the others");
     };
-    assert_eq!(preemption.victims.len(), 1);
-    board.see_pod(&Key::new("default", "low"), None, None, now);
+    assert_eq!(preemption.victims.len(), 2);
+    board.see_pod(&Key::new("default", "lower"), None, None, now);
     see(&mut board, &pod("middle", 1, json!({})));
     assert_eq!(outcomes(&mut board, now), [("middle".into(), false)], "the room is not its");
-    assert_eq!(outcomes(&mut board, now + FIRST_WAIT)[0], ("high".into(), true));
+    assert!(board.see_pod(&Key::new("default", "low"), None, None, now));
+    assert_eq!(outcomes(&mut board, now), [("high".into(), true)], "at once: all room is there");
 }
 
 fn of_line(name: &str, set: &str, how: &str, more: serde_json::Value) -> core::Pod {
