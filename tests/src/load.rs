@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,7 @@ impl Report {
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
     senders: Vec<JoinHandle<Report>>,
 }
 
@@ -43,18 +44,25 @@ impl Load {
     /// sender keeps its connection, the others open one a request.
     pub fn start(address: SocketAddr, host: &str, rate: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicUsize::new(0));
         let begun = Instant::now();
         let pause = Duration::from_secs(1) * SENDERS / rate;
         let senders = (0..SENDERS)
             .map(|n| {
-                let (stop, host) = (stop.clone(), host.to_owned());
+                let (stop, sent, host) = (stop.clone(), sent.clone(), host.to_owned());
                 let first = begun + pause * n / SENDERS;
                 std::thread::spawn(move || {
-                    send(&Schedule { begun, first, pause }, address, &host, n % 2 == 0, &stop)
+                    let schedule = Schedule { begun, first, pause };
+                    send(&schedule, address, &host, n % 2 == 0, (&stop, &sent))
                 })
             })
             .collect();
-        Self { stop, senders }
+        Self { stop, sent, senders }
+    }
+
+    /// Requests sent until now.
+    pub fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Ends the load; what it saw.
@@ -83,7 +91,7 @@ fn send(
     address: SocketAddr,
     host: &str,
     keep: bool,
-    stop: &AtomicBool,
+    (stop, count): (&AtomicBool, &AtomicUsize),
 ) -> Report {
     let mut report = Report::default();
     let mut kept: Option<BufReader<TcpStream>> = None;
@@ -93,6 +101,7 @@ fn send(
         next += schedule.pause;
         let sent = Instant::now();
         report.sent += 1;
+        count.fetch_add(1, Ordering::Relaxed);
         match request(&mut kept, address, host, "/", keep) {
             Ok((200, _)) => report.latencies.push(sent.elapsed()),
             Ok((status, body)) => {

@@ -110,6 +110,9 @@ impl Ground {
                 self.cluster.kubectl(&words).is_ok_and(|ran| ran.out.lines().count() == 4)
             })
         });
+        // What was quick is watched for a second longer: what it broke may show late.
+        let settled = settled
+            .and_then(|_| until("the load has run", PATIENCE, || load.sent() > RATE as usize));
         let report = load.stop();
         settled.with_context(|| name.to_owned())?;
         eprintln!("{name}: {} of {} requests failed", report.failures.len(), report.sent);
@@ -120,7 +123,6 @@ impl Ground {
             report.sent,
             report.failures
         );
-        assert!(report.sent > 200, "{name}: the load ran meanwhile: {}", report.sent);
         Ok(())
     }
 }
