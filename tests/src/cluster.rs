@@ -19,6 +19,7 @@ pub struct Cluster {
     api_port: u16,
     http_port: u16,
     https_port: u16,
+    console_port: u16,
 }
 
 /// What a command printed.
@@ -40,7 +41,7 @@ impl Cluster {
     pub fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("berth-").tempdir()?;
         let scratch = tempfile::tempdir()?;
-        let [api, kubelet, registry, http, https, dns] = free_ports()?;
+        let [api, kubelet, registry, http, https, dns, console] = free_ports()?;
         let health = free_run(8)?;
         // A port is free for one of us alone, so ranges made of it are too.
         let [high, low] = api.to_be_bytes();
@@ -53,13 +54,32 @@ impl Cluster {
             ("--http-port", http.to_string()),
             ("--https-port", https.to_string()),
             ("--dns-port", dns.to_string()),
+            // Few tests look at it; those say `with_console`.
+            ("--console", "off".to_owned()),
             ("--health-port", health.to_string()),
             ("--pod-range", pods),
             ("--service-range", services),
         ];
         let options =
             options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-        Ok(Self { dir, scratch, options, api_port: api, http_port: http, https_port: https })
+        Ok(Self {
+            dir,
+            scratch,
+            options,
+            api_port: api,
+            http_port: http,
+            https_port: https,
+            console_port: console,
+        })
+    }
+
+    /// The same, which will have a console.
+    pub fn with_console(mut self) -> Self {
+        let at = format!("0.0.0.0:{}", self.console_port);
+        for off in self.options.iter_mut().filter(|word| *word == "off") {
+            off.clone_from(&at);
+        }
+        self
     }
 
     /// As [`Cluster::new`], and up.
@@ -112,6 +132,11 @@ impl Cluster {
     /// Where the balancer answers TLS.
     pub fn https(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.https_port))
+    }
+
+    /// Where the console answers, if it does.
+    pub fn console(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.console_port))
     }
 
     /// The control plane's process id.

@@ -144,6 +144,22 @@ impl Pki {
         (self.kubelet_serving.cert_pem.clone(), self.kubelet_serving.key_pem.clone())
     }
 
+    /// What another part serves with: `FILE.crt` and `FILE.key` in `dir`, issued when absent,
+    /// unfit or about to expire.
+    ///
+    /// # Errors
+    /// As [`Pki::load_or_create`].
+    pub fn serving(
+        &self,
+        dir: &Path,
+        file: &str,
+        common_name: &str,
+        names: Sans,
+    ) -> Result<KeyPair, PkiError> {
+        let purpose = Purpose::Serve(names);
+        self.authority.leaf(dir, file, &Wanted { common_name, group: None, purpose })
+    }
+
     /// What the API server shows to the node agent.
     pub fn kubelet_client(&self) -> &KeyPair {
         &self.kubelet_client
@@ -191,6 +207,18 @@ mod tests {
         assert_eq!(first.ca_pem(), second.ca_pem());
         assert_ne!(first.api_serving.cert_pem, second.api_serving.cert_pem);
         assert_eq!(first.admin.cert_pem, second.admin.cert_pem);
+    }
+
+    #[test]
+    fn another_part_serves_with_a_certificate_of_the_same_ca_until_its_names_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::load_or_create(&dir.path().join("pki"), &Sans::default(), "n1").unwrap();
+        let serving = |ip| pki.serving(dir.path(), "tls", "door", sans(ip)).unwrap();
+        let first = serving([10, 0, 0, 1]);
+        assert_eq!(first.cert_pem, serving([10, 0, 0, 1]).cert_pem);
+        let second = serving([10, 0, 0, 2]);
+        assert_ne!(first.cert_pem, second.cert_pem);
+        assert_eq!(first.key_pem, second.key_pem);
     }
 
     #[test]

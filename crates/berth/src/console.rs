@@ -58,13 +58,16 @@ struct Database {
 
 #[derive(Subcommand, Debug)]
 enum Account {
-    /// Make one; its password comes from standard input
+    /// Make one; its password is asked for, or comes from standard input
     Add {
         /// The user's name, as RBAC knows it
         name: String,
         /// A group, as RBAC knows it; may be said again
         #[arg(long = "group")]
         groups: Vec<String>,
+        /// Choose a password and print it
+        #[arg(long)]
+        generate: bool,
         #[command(flatten)]
         database: Database,
     },
@@ -73,10 +76,13 @@ enum Account {
         #[command(flatten)]
         database: Database,
     },
-    /// Give one another password, from standard input, and log it out everywhere
+    /// Give one another password, and log it out everywhere
     Password {
         /// Whose
         name: String,
+        /// Choose a password and print it
+        #[arg(long)]
+        generate: bool,
         #[command(flatten)]
         database: Database,
     },
@@ -137,8 +143,10 @@ fn serve(global: &Global, options: Serve) -> Result<()> {
 
 async fn account(global: &Global, word: Account) -> Result<()> {
     match word {
-        Account::Add { name, groups, database } => {
-            accounts(global, &database).await?.add(&name, &password()?, &groups).await?;
+        Account::Add { name, groups, generate, database } => {
+            let (accounts, given) = (accounts(global, &database).await?, password(generate)?);
+            accounts.add(&name, &given.text, &groups).await?;
+            given.tell();
         }
         Account::List { database } => {
             let all = accounts(global, &database).await?.list().await?;
@@ -153,8 +161,10 @@ async fn account(global: &Global, word: Account) -> Result<()> {
                 columns(&["NAME", "GROUPS", "STATE"], &rows)
             })?;
         }
-        Account::Password { name, database } => {
-            accounts(global, &database).await?.set_password(&name, &password()?).await?;
+        Account::Password { name, generate, database } => {
+            let (accounts, given) = (accounts(global, &database).await?, password(generate)?);
+            accounts.set_password(&name, &given.text).await?;
+            given.tell();
         }
         Account::Disable { name, database } => {
             accounts(global, &database).await?.set_disabled(&name, true).await?;
@@ -188,14 +198,35 @@ impl Database {
     }
 }
 
-/// A line typed unseen, or all of standard input without its last line break.
-fn password() -> Result<String> {
+/// A password, and whether whoever asked for it has yet to learn it.
+struct Given {
+    text: String,
+    chosen: bool,
+}
+
+impl Given {
+    fn tell(&self) {
+        if self.chosen {
+            println!("{}", self.text);
+        }
+    }
+}
+
+/// A new one, a line typed unseen twice, or all of standard input without its last line break.
+fn password(generate: bool) -> Result<Given> {
+    if generate {
+        return Ok(Given { text: berth_console::new_password(), chosen: true });
+    }
     if std::io::stdin().is_terminal() {
-        eprint!("Password: ");
-        let typed = console::Term::stderr().read_secure_line().context("reading the password")?;
-        return Ok(typed);
+        let ask = |what: &str| {
+            eprint!("{what}: ");
+            console::Term::stderr().read_secure_line().context("reading the password")
+        };
+        let text = ask("Password, 12 bytes or more")?;
+        anyhow::ensure!(text == ask("The same again")?, "the two are not the same");
+        return Ok(Given { text, chosen: false });
     }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).context("reading the password")?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    Ok(Given { text: text.trim_end_matches(['\r', '\n']).to_owned(), chosen: false })
 }

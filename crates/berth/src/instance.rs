@@ -18,7 +18,7 @@ use crate::cli::Global;
 use crate::failure::{Exit, Failure};
 use crate::ports::Wanted;
 
-pub use options::{Every, Options, StoreAt};
+pub use options::{ConsoleAt, Every, Options, StoreAt};
 
 /// The format of the data directory that this binary writes.
 const FORMAT: u32 = 1;
@@ -26,7 +26,7 @@ const FORMAT: u32 = 1;
 const LOOKED_AT: Duration = Duration::from_millis(200);
 /// All that stands in the data directory; the lock goes last. Backups, and a store that was set
 /// aside, are not among it: they outlive a purge.
-const ENTRIES: [&str; 19] = [
+const ENTRIES: [&str; 20] = [
     "store",
     "store.new",
     "backup.sock",
@@ -35,6 +35,7 @@ const ENTRIES: [&str; 19] = [
     "pki",
     "containerd",
     "cni",
+    "console",
     "node",
     "registry",
     "build",
@@ -254,6 +255,9 @@ impl Instance {
             of("--https-port", all, o.https_port, true),
             of("--dns-port", self.node_address(), o.dns_port, true),
         ];
+        if let ConsoleAt::Listen(address) = o.console {
+            wanted.push(Wanted { option: "--console", address, udp: false, pods: true });
+        }
         let health = o.health_port..o.health_port.saturating_add(8);
         wanted.extend(health.map(|port| of("--health-port", local, port, true)));
         wanted

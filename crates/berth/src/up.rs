@@ -1,11 +1,12 @@
 //! `berth up`: a whole cluster in one process, and the pods that it puts beside itself.
 //!
 //! Order: what can be refused is refused before anything starts; then registry and API server,
-//! then node agent, controllers and scheduler, which all are clients of it; then DNS and balancer
-//! as pods. Ending stops the process alone: containers, addresses and names go on.
+//! then node agent, controllers and scheduler, which all are clients of it; then DNS, balancer
+//! and console as pods. Ending stops the process alone: containers, addresses and names go on.
 
 mod backups;
 mod cluster;
+mod console;
 mod detach;
 mod issuer;
 pub mod parts;
@@ -82,19 +83,26 @@ async fn start(instance: &Instance, tasks: &Tasks) -> Result<()> {
     detach::tell("STATUS=DNS and balancer");
     let image = cluster.own_image().await?;
     system::apply(cluster.client(), instance, &image).await?;
+    console::apply(cluster.client(), instance, cluster.pki(), &image).await?;
     system::wait(cluster.client()).await?;
     steps.done();
-    eprintln!("{}", welcome(instance, ready));
+    let flag = flag(instance);
+    let console = console::welcome(cluster.client(), instance, &flag).await;
+    eprintln!("{}{console}", welcome(instance, ready, &flag));
     detach::tell("READY=1");
     Ok(())
 }
 
-/// What to do next.
-fn welcome(instance: &Instance, ready: Duration) -> String {
-    let flag = match instance.name.as_str() {
+/// What tells other commands which instance is meant.
+fn flag(instance: &Instance) -> String {
+    match instance.name.as_str() {
         "berth0" => String::new(),
         _ => format!(" --data-dir {}", instance.dir.display()),
-    };
+    }
+}
+
+/// What to do next.
+fn welcome(instance: &Instance, ready: Duration, flag: &str) -> String {
     let (domain, port) = (&instance.options.apps_domain, instance.options.http_port);
     format!(
         "berth is up: node {} ready after {:.1} s\n\n  \

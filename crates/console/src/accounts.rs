@@ -7,6 +7,7 @@ mod throttle;
 use serde::Serialize;
 use sqlx::{AnyPool, Row};
 
+pub use self::passwords::new_password;
 pub use self::sessions::{Session, SessionError, Sessions};
 pub use self::throttle::{Throttle, Wait};
 use crate::database::{DatabaseError, now};
@@ -141,6 +142,15 @@ impl Accounts {
         }
         let query = "DELETE FROM sessions WHERE account = $1";
         sqlx::query(query).bind(name).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn answers(&self) -> Result<(), AccountError> {
+        sqlx::query("SELECT name FROM accounts LIMIT 1").fetch_optional(&self.pool).await?;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ mod tests;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use http::{StatusCode, header};
@@ -39,6 +39,7 @@ pub(crate) struct Desk {
 
 pub(crate) fn routes(desk: Desk) -> Router {
     Router::new()
+        .route("/healthz", get(healthz))
         .route("/session", get(login::show).post(login::log_in).delete(login::log_out))
         .route("/live", get(live::follow))
         .route("/acts", get(acts::list))
@@ -47,6 +48,12 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .layer(DefaultBodyLimit::max(BODY))
         .layer(axum::middleware::map_response(guarded))
         .with_state(desk)
+}
+
+/// Whether people can log in; says nothing else to whoever asks.
+async fn healthz(State(desk): State<Desk>) -> Result<&'static str, Refusal> {
+    desk.accounts.answers().await.map_err(|error| Refusal::unavailable(&error))?;
+    Ok("ok")
 }
 
 /// What keeps a browser from being tricked, on every answer.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use berth_daemon::Tasks;
 use kube::Client;
 
-pub use accounts::{Account, AccountError, Accounts};
+pub use accounts::{Account, AccountError, Accounts, new_password};
 pub use connections::ServeError;
 pub use database::{DatabaseError, open as open_database};
 

@@ -8,7 +8,7 @@ use clap::{Args, FromArgMatches};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-pub use super::words::{Every, StoreAt};
+pub use super::words::{ConsoleAt, Every, StoreAt};
 
 /// All have defaults; `DIR/config.json` holds what was chosen last.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +36,10 @@ pub struct Options {
     /// Port that the cluster's DNS listens on (pods ask at port 53 of its service address)
     #[arg(long, default_value_t = 10053)]
     pub dns_port: u16,
+    /// Where the web console listens (TLS), or `off`
+    #[arg(long, value_name = "ADDRESS|off", default_value_t)]
+    #[serde(default)]
+    pub console: ConsoleAt,
     /// First of the 8 ports, on 127.0.0.1, where DNS and balancer answer health checks
     #[arg(long, default_value_t = 10260)]
     pub health_port: u16,
@@ -188,6 +192,7 @@ mod tests {
             ["--audit-log-max-size", "7"],
             ["--audit-log-max-backups", "0"],
             ["--node-name", "n"],
+            ["--console", "off"],
             ["--service-range", "10.9.0.0/16"],
         ];
         for words in [vec!["up"], std::iter::once("up").chain(all.into_iter().flatten()).collect()]
@@ -203,7 +208,7 @@ mod tests {
     fn options_of_an_older_berth_are_read_and_the_store_is_kept() {
         let mut old = serde_json::to_value(Options::default()).unwrap();
         let since = ["store", "backup_every", "backup_keep", "backup_dir", "audit_log_max_size"];
-        for new in since.into_iter().chain(["audit_log_max_backups"]) {
+        for new in since.into_iter().chain(["audit_log_max_backups", "console"]) {
             old.as_object_mut().unwrap().remove(new);
         }
         let mut last: Options = serde_json::from_value(old).unwrap();

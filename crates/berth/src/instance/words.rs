@@ -1,6 +1,8 @@
-//! Values of options that are more than a number: where the store is, and how often.
+//! Values of options that are more than a number: where the store is, how often, where the console
+//! listens.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -116,9 +118,72 @@ impl fmt::Display for Every {
     }
 }
 
+/// `0.0.0.0:8444`, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum ConsoleAt {
+    /// There is none.
+    Off,
+    /// Where browsers connect.
+    Listen(SocketAddr),
+}
+
+impl Default for ConsoleAt {
+    fn default() -> Self {
+        Self::Listen(SocketAddr::from(([0, 0, 0, 0], 8444)))
+    }
+}
+
+impl FromStr for ConsoleAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let wrong = || format!("`{text}` is no place to listen: write 0.0.0.0:8444, or `off`");
+        let address: SocketAddr = text.parse().map_err(|_| wrong())?;
+        if address.port() == 0 { Err(wrong()) } else { Ok(Self::Listen(address)) }
+    }
+}
+
+impl TryFrom<String> for ConsoleAt {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ConsoleAt> for String {
+    fn from(at: ConsoleAt) -> Self {
+        at.to_string()
+    }
+}
+
+impl fmt::Display for ConsoleAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Listen(address) => address.fmt(f),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_console_is_off_or_somewhere() {
+        for text in ["off", "0.0.0.0:8444", "[::1]:1"] {
+            assert_eq!(text.parse::<ConsoleAt>().unwrap().to_string(), text);
+        }
+        assert_eq!(ConsoleAt::default().to_string(), "0.0.0.0:8444");
+        for wrong in ["", "on", "8444", "0.0.0.0:0", "localhost:8444"] {
+            assert!(wrong.parse::<ConsoleAt>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn times_are_read_and_survive() {

@@ -26,6 +26,7 @@ const PARALLEL_PULLS: usize = 4;
 pub struct Cluster {
     client: Client,
     node: String,
+    pki: Pki,
     own_image: oneshot::Receiver<Result<String>>,
 }
 
@@ -75,13 +76,18 @@ pub async fn start(instance: &Instance, tasks: &Tasks) -> Result<Cluster> {
     pause.await.context("pushing the sandbox image")?;
     let config = node_config(instance, pki.kubelet_serving(), pki.ca_pem().to_owned());
     berth_node::start(node, config, tasks).await.context("starting the node agent")?;
-    Ok(Cluster { client: admin, node: instance.node_name.clone(), own_image })
+    Ok(Cluster { client: admin, node: instance.node_name.clone(), pki, own_image })
 }
 
 impl Cluster {
     /// A client that may do everything.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What certificates are made with.
+    pub fn pki(&self) -> &Pki {
+        &self.pki
     }
 
     /// Waits until the node takes pods.

@@ -102,7 +102,7 @@ pub async fn wait(client: &Client) -> Result<()> {
     Ok(())
 }
 
-fn rolled_out(deployment: Option<&Deployment>) -> bool {
+pub(super) fn rolled_out(deployment: Option<&Deployment>) -> bool {
     let Some(deployment) = deployment else { return false };
     let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else { return false };
     let wanted = spec.replicas.unwrap_or(1);
@@ -147,7 +147,7 @@ fn on_side(text: &str, part: &Part, first_port: u16, side: u16) -> String {
     fill(&text, &format!("{}-health-1", part.word), &(port + 1).to_string())
 }
 
-fn fill(text: &str, word: &str, value: &str) -> String {
+pub(super) fn fill(text: &str, word: &str, value: &str) -> String {
     text.replace(&format!("{{{{{word}}}}}"), value)
 }
 
@@ -159,7 +159,7 @@ fn deployment(text: &str, name: &str) -> Result<DynamicObject> {
     found.context("every part has a Deployment among the manifests")
 }
 
-fn objects(text: &str) -> Result<Vec<DynamicObject>> {
+pub(super) fn objects(text: &str) -> Result<Vec<DynamicObject>> {
     let documents = text.split("\n---\n");
     documents.map(|text| serde_saphyr::from_str(text).context("reading our manifests")).collect()
 }
@@ -184,7 +184,7 @@ async fn gateway_definitions(client: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn apply_one(client: &Client, object: DynamicObject) -> Result<()> {
+pub(super) async fn apply_one(client: &Client, object: DynamicObject) -> Result<()> {
     let types = object.types.clone().unwrap_or_default();
     let name = object.metadata.name.clone().unwrap_or_default();
     let kind = GroupVersionKind::try_from(&types)?;

@@ -14,6 +14,13 @@ const AT_ONCE: usize = 1;
 /// How many may wait for their turn before others are sent away.
 const WAITING: usize = 32;
 
+/// One that nobody guesses: 20 letters and digits that are not taken for one another, 100 bits.
+pub fn new_password() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let bytes: [u8; 20] = rand::random();
+    bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect()
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Passwords {
     turn: Arc<Semaphore>,

@@ -6,6 +6,7 @@
 //! | `rows` | `[{namespace, name, uid, created, ending, labels, cells}]`: there, or changed |
 //! | `gone` | `[[namespace, name]]` |
 //! | `ready` | all that was there has come |
+//! | `away` | the API server is: what was shown is what was last known, until `columns` comes |
 //!
 //! Whether the person may list is asked of the API server when the stream begins and every minute.
 

@@ -66,6 +66,10 @@ pub(super) async fn follow(client: Client, path: String, feed: Arc<Feed>) {
             }
             Err(error) => {
                 tracing::debug!(%error, path, "following");
+                // A watch that broke off is nothing yet; a list that fails is.
+                if version.is_none() {
+                    lose(&feed);
+                }
                 // What was taken from a watch that broke off is listed anew: the simplest truth.
                 version = None;
                 tokio::time::sleep(backoff.next_delay()).await;
@@ -171,6 +175,13 @@ fn take(line: &[u8], changes: &mut Changes, version: &mut String) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn lose(feed: &Feed) {
+    let mut table = feed.state.lock().expect("nothing panics under this lock");
+    if let Some(frame) = table.lose() {
+        let _ = feed.frames.send(frame);
+    }
 }
 
 fn flush(feed: &Feed, changes: Changes) {

@@ -97,6 +97,7 @@ pub(super) struct Table {
     columns: String,
     rows: BTreeMap<Key, Arc<str>>,
     complete: bool,
+    away: bool,
 }
 
 /// What changed since the last frame; the last change of an object counts.
@@ -120,20 +121,28 @@ impl Changes {
 impl Table {
     /// All of it, in frames; nothing when it has not come yet.
     pub(super) fn whole(&self) -> Vec<Bytes> {
+        let away = self.away.then(|| event("away", "{}"));
         if !self.complete {
-            return Vec::new();
+            return away.into_iter().collect();
         }
         let rows: Vec<&Arc<str>> = self.rows.values().collect();
         let mut frames = vec![event("columns", &self.columns)];
         frames.extend(rows.chunks(PIECE).map(|piece| event("rows", &list(piece))));
         frames.push(event("ready", "{}"));
+        frames.extend(away);
         frames
+    }
+
+    /// What it shows is what was last known, with the frame that says so where it is news.
+    pub(super) fn lose(&mut self) -> Option<Bytes> {
+        let news = !std::mem::replace(&mut self.away, true);
+        news.then(|| event("away", "{}"))
     }
 
     /// Becomes `rows` under `columns`, with the frames that say so.
     pub(super) fn replace(&mut self, columns: String, rows: &[PrintedRow]) -> Vec<Bytes> {
         let rows = rows.iter().map(|row| (row.key(), row.json())).collect();
-        *self = Self { columns, rows, complete: true };
+        *self = Self { columns, rows, complete: true, away: false };
         self.whole()
     }
 
@@ -211,6 +220,17 @@ mod tests {
         let whole = text(&table.whole());
         assert!(whole.contains(r#"["x","2"]"#) && !whole.contains(r#""y""#), "{whole}");
         assert!(whole.ends_with("event: ready\ndata: {}\n\n"));
+    }
+
+    #[test]
+    fn who_looks_is_told_once_that_it_is_away_and_who_comes_too() {
+        let mut table = Table::default();
+        assert!(table.lose().is_some() && table.lose().is_none());
+        assert_eq!(text(&table.whole()), "event: away\ndata: {}\n\n");
+        let back = text(&table.replace("[]".to_owned(), &[row("x", "1")]));
+        assert!(back.ends_with("event: ready\ndata: {}\n\n"), "{back}");
+        table.lose();
+        assert!(text(&table.whole()).ends_with("event: away\ndata: {}\n\n"));
     }
 
     #[test]
