@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::output::Format;
 use crate::{
     advise, app, backup, balancer, completion, console, defrag, deploy, down, exec, images,
-    instance, logs, release, restore, scheduler, sim, status, up, why,
+    instance, logs, release, report, restore, scheduler, sim, status, up, why,
 };
 
 /// A container cloud in one binary.
@@ -75,6 +75,8 @@ enum Command {
     Defrag(defrag::Options),
     /// Schedule pods of any Kubernetes, beside its own scheduler
     Scheduler(scheduler::Options),
+    /// What the console has measured, for people and for spreadsheets
+    Report(report::Options),
     /// The web console, and who may log in there
     Console(console::Options),
     /// Print the version
@@ -112,6 +114,7 @@ impl Cli {
             Command::Advise(options) => on_one_thread(advise::run(&global, options)),
             Command::Defrag(options) => on_one_thread(defrag::run(&global, options)),
             Command::Scheduler(options) => scheduler::run(&global, options),
+            Command::Report(options) => on_one_thread(report::run(&global, options)),
             Command::Console(options) => console::run(&global, options),
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),

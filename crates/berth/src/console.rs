@@ -1,5 +1,8 @@
 //! `berth console`: the web console of a cluster, and the accounts of who may log in.
 
+mod oidc;
+mod token;
+
 use std::io::{IsTerminal, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -31,6 +34,9 @@ enum Word {
     /// Who may log in
     #[command(subcommand)]
     Account(Account),
+    /// What programs show instead of a password
+    #[command(subcommand)]
+    Token(token::Word),
 }
 
 #[derive(Args, Debug)]
@@ -46,10 +52,13 @@ struct Serve {
     tls_key: PathBuf,
     #[command(flatten)]
     database: Database,
+    #[command(flatten)]
+    oidc: oidc::Options,
 }
 
+/// Where a console keeps what it keeps.
 #[derive(Args, Debug)]
-struct Database {
+pub struct Database {
     /// Where accounts, sessions and acts are: sqlite:///PATH or postgres://USER:PASSWORD@HOST/NAME
     /// [default: console/console.db of the data directory]
     #[arg(long, env = "BERTH_CONSOLE_DATABASE")]
@@ -114,6 +123,7 @@ pub fn run(global: &Global, options: Options) -> Result<()> {
     match options.word {
         Word::Serve(options) => serve(global, options),
         Word::Account(word) => crate::cli::on_one_thread(account(global, word)),
+        Word::Token(word) => crate::cli::on_one_thread(token::run(global, word)),
     }
 }
 
@@ -127,6 +137,7 @@ fn serve(global: &Global, options: Serve) -> Result<()> {
             certificate: options.tls_cert,
             key: options.tls_key,
             database: options.database.address(global)?,
+            oidc: options.oidc.provider()?,
         };
         let tasks = Tasks::new();
         let address = berth_console::start(&config, client, &tasks).await?;
@@ -184,7 +195,11 @@ async fn accounts(global: &Global, database: &Database) -> Result<Accounts> {
 }
 
 impl Database {
-    fn address(&self, global: &Global) -> Result<String> {
+    /// Its address; the default's directory is made.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn address(&self, global: &Global) -> Result<String> {
         if let Some(address) = &self.database {
             return Ok(address.clone());
         }

@@ -21,6 +21,7 @@ mod pods;
 mod ports;
 mod progress;
 mod release;
+mod report;
 mod restore;
 mod scheduler;
 mod sim;

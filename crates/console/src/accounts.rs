@@ -12,6 +12,9 @@ pub use self::sessions::{Session, SessionError, Sessions};
 pub use self::throttle::{Throttle, Wait};
 use crate::database::{DatabaseError, now};
 
+/// Groups of one person that a provider tells.
+const GROUPS: usize = 200;
+
 /// A person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Account {
@@ -41,6 +44,9 @@ pub enum AccountError {
     /// There is none.
     #[error("there is no account {0}")]
     Absent(String),
+    /// It is somebody else's.
+    #[error("the account {0} is not yours by this way of logging in, or is disabled")]
+    Taken(String),
     /// Name and password do not go together.
     #[error("name or password is wrong")]
     Refused,
@@ -145,6 +151,40 @@ impl Accounts {
         Ok(())
     }
 
+    /// The account of whom a provider has named; made where there is none, with the groups that it
+    /// tells now. Groups that nobody can be given are left out.
+    ///
+    /// # Errors
+    /// When the name cannot be one, or is that of another subject, issuer or password.
+    pub async fn enter(
+        &self,
+        name: &str,
+        issuer: &str,
+        subject: &str,
+        groups: &[String],
+    ) -> Result<Account, AccountError> {
+        check_name(name)?;
+        let fits = |group: &&String| check_group(group).is_ok();
+        let groups: Vec<String> = groups.iter().filter(fits).take(GROUPS).cloned().collect();
+        let query = "INSERT INTO accounts \
+                     (name, password, member_of, disabled, created_at, issuer, subject) \
+                     VALUES ($1, '', $2, 0, $3, $4, $5) ON CONFLICT (name) DO UPDATE \
+                     SET member_of = excluded.member_of WHERE accounts.issuer = excluded.issuer \
+                     AND accounts.subject = excluded.subject AND accounts.disabled = 0";
+        let entered = sqlx::query(query)
+            .bind(name)
+            .bind(written(&groups))
+            .bind(now())
+            .bind(issuer)
+            .bind(subject)
+            .execute(&self.pool)
+            .await?;
+        if entered.rows_affected() == 0 {
+            return Err(AccountError::Taken(name.to_owned()));
+        }
+        Ok(Account { name: name.to_owned(), groups, disabled: false })
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
@@ -181,11 +221,14 @@ impl Accounts {
     pub async fn check(&self, name: &str, password: &str) -> Result<Account, AccountError> {
         let query = "SELECT password, member_of, disabled FROM accounts WHERE name = $1";
         let row = sqlx::query(query).bind(name).fetch_optional(&self.pool).await?;
-        let Some(row) = row else {
+        // Who comes by a provider has none.
+        let known = row.map(|row| Ok::<_, sqlx::Error>((row.try_get("password")?, row)));
+        let known: Option<(String, sqlx::any::AnyRow)> = known.transpose()?;
+        let Some((hash, row)) = known.filter(|(hash, _)| !hash.is_empty()) else {
             self.passwords.check_nobody(password).await?;
             return Err(AccountError::Refused);
         };
-        self.passwords.check(password, row.try_get("password")?).await?;
+        self.passwords.check(password, hash).await?;
         if row.try_get::<i64, _>("disabled")? != 0 {
             return Err(AccountError::Refused);
         }

@@ -73,6 +73,10 @@ fn migrator() -> Migrator {
     let steps = [
         (1, "accounts and sessions", include_str!("../migrations/1_accounts.sql")),
         (2, "acts", include_str!("../migrations/2_acts.sql")),
+        (3, "shells", include_str!("../migrations/3_shells.sql")),
+        (4, "usage", include_str!("../migrations/4_usage.sql")),
+        (5, "tokens", include_str!("../migrations/5_tokens.sql")),
+        (6, "issuers", include_str!("../migrations/6_issuers.sql")),
     ];
     let steps = steps.map(|(version, what, sql)| {
         Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)

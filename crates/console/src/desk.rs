@@ -4,7 +4,10 @@ mod acts;
 mod cluster;
 mod live;
 mod login;
+mod oidc;
 mod pages;
+mod shell;
+mod usage;
 mod visitor;
 
 #[cfg(test)]
@@ -22,6 +25,10 @@ use kube::Client;
 use crate::accounts::{Accounts, Sessions, Throttle};
 use crate::acts::Acts;
 use crate::feed::Feeds;
+use crate::oidc::Provider;
+use crate::shell::Shells;
+use crate::tokens::Tokens;
+use crate::usage::Usage;
 
 /// What the API server takes.
 const BODY: usize = 3 * 1024 * 1024;
@@ -34,6 +41,10 @@ pub(crate) struct Desk {
     pub throttle: Arc<Throttle>,
     pub acts: Acts,
     pub feeds: Feeds,
+    pub shells: Shells,
+    pub tokens: Tokens,
+    pub provider: Option<Provider>,
+    pub usage: Usage,
     pub client: Client,
 }
 
@@ -43,6 +54,15 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .route("/session", get(login::show).post(login::log_in).delete(login::log_out))
         .route("/live", get(live::follow))
         .route("/acts", get(acts::list))
+        .route("/oidc", get(oidc::begin))
+        .route("/oidc/about", get(oidc::about))
+        .route("/oidc/callback", get(oidc::end))
+        .route("/usage", get(usage::report))
+        .route("/shell", get(shell::open))
+        .route("/shells", get(shell::list))
+        .route("/shells/commands", get(shell::commands))
+        .route("/shells/{id}", get(shell::show).delete(shell::cut))
+        .route("/shells/{id}/recording", get(shell::recording))
         .route("/k8s/{*path}", any(cluster::pass))
         .fallback(pages::show)
         .layer(DefaultBodyLimit::max(BODY))

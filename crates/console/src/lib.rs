@@ -3,9 +3,12 @@
 //! ```text
 //!  browser ──TLS──▶ /            the page (embedded)
 //!                   /session     log in, log out, who am I
+//!                   /oidc        log in through a provider
 //!                   /live        a table that follows the cluster: one watch feeds all who look
 //!                   /k8s/…       the Kubernetes API, as the person who asks (impersonation)
 //!                   /acts        what people changed from here
+//!                   /shell…      terminals in containers, recorded
+//!                   /usage       what was asked for and what was used
 //! ```
 //!
 //! It decides nothing about rights: each request goes on with `Impersonate-User` and
@@ -17,6 +20,10 @@ mod connections;
 mod database;
 mod desk;
 mod feed;
+mod oidc;
+mod shell;
+mod tokens;
+mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,6 +35,9 @@ use kube::Client;
 pub use accounts::{Account, AccountError, Accounts, new_password};
 pub use connections::ServeError;
 pub use database::{DatabaseError, open as open_database};
+pub use oidc::{Oidc, OidcError, TokenFault};
+pub use tokens::{Scope, Token, TokenError, Tokens};
+pub use usage::{By, Period, Resource, Usage, UsageRow, csv as usage_csv};
 
 /// What the console needs to be told.
 #[derive(Clone, Debug)]
@@ -40,6 +50,8 @@ pub struct Config {
     pub key: PathBuf,
     /// `sqlite:///PATH` or `postgres://USER:PASSWORD@HOST/NAME`.
     pub database: String,
+    /// Who else names people.
+    pub oidc: Option<Oidc>,
 }
 
 /// Why the console does not start.
@@ -51,6 +63,9 @@ pub enum ConsoleError {
     /// The port or its certificate.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The provider.
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
 }
 
 /// Serves the console of `client`'s cluster until `tasks` stop; returns where it listens.
@@ -69,6 +84,10 @@ pub async fn start(
         accounts: Accounts::new(pool.clone()),
         sessions: accounts::Sessions::new(pool.clone()),
         throttle: Arc::default(),
+        tokens: Tokens::new(pool.clone()),
+        provider: config.oidc.clone().map(oidc::Provider::new).transpose()?,
+        usage: Usage::start(pool.clone(), client.clone(), tasks),
+        shells: shell::Shells::start(pool.clone(), client.clone(), tasks, Default::default()),
         acts: acts::Acts::start(pool, tasks),
         feeds: feed::Feeds::new(client.clone(), tasks),
         client,

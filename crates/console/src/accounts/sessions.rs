@@ -157,6 +157,16 @@ impl Sessions {
         Ok(Session { id, account, csrf: row.try_get("csrf")?, renewed })
     }
 
+    /// Whether `id` was not ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_alive(&self, id: &str) -> Result<bool, SessionError> {
+        let query = "SELECT id FROM sessions WHERE id = $1 AND created_at > $2";
+        let row = sqlx::query(query).bind(id).bind(now() - LONGEST);
+        Ok(row.fetch_optional(&self.pool).await?.is_some())
+    }
+
     /// Ends one.
     ///
     /// # Errors

@@ -64,7 +64,7 @@ pub(super) async fn pass(
         let status = answer.as_ref().map_or_else(|refusal| refusal.status, |a| a.status());
         let act = Act {
             at: now(),
-            account: visitor.account().name.clone(),
+            account: visitor.who(),
             address: visitor.address.to_string(),
             verb: method.to_string(),
             path: path.to_owned(),

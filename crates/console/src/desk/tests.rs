@@ -1,5 +1,9 @@
 //! People and attackers at a desk before a whole API server in this process.
 
+mod oidc;
+mod shell;
+mod token;
+
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -59,6 +63,10 @@ impl Ground {
             accounts: Accounts::new(pool.clone()),
             sessions: Sessions::new(pool.clone()),
             throttle: Arc::default(),
+            tokens: Tokens::new(pool.clone()),
+            provider: None,
+            usage: Usage::new(pool.clone()),
+            shells: Shells::start(pool.clone(), admin.clone(), &tasks, Default::default()),
             acts: Acts::start(pool, &tasks),
             feeds: Feeds::new(admin.clone(), &tasks),
             client: admin.clone(),

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{Desk, Refusal};
 use crate::accounts::{Account, Session, SessionError, Sessions};
+use crate::tokens::TokenError;
 
 /// `__Host-`: a browser takes it over TLS alone, and from nobody else's domain.
 const COOKIE: &str = "__Host-berth";
@@ -21,11 +22,22 @@ const CSRF: &str = "x-berth-csrf";
 pub(super) struct Visitor {
     pub session: Session,
     pub address: IpAddr,
+    /// The name of the token that was shown instead of a cookie.
+    token: Option<String>,
 }
 
 impl Visitor {
     pub(super) fn account(&self) -> &Account {
         &self.session.account
+    }
+
+    /// As the acts name them.
+    pub(super) fn who(&self) -> String {
+        let name = &self.account().name;
+        match &self.token {
+            Some(token) => format!("{name} (token {token})"),
+            None => name.clone(),
+        }
     }
 
     /// The headers that make the API server take a request as theirs.
@@ -53,7 +65,9 @@ impl FromRequestParts<Desk> for Visitor {
 
     async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Refusal> {
         same_site(&parts.headers)?;
-        let token = cookie(&parts.headers).ok_or_else(Refusal::unauthorized)?;
+        let Some(token) = cookie(&parts.headers) else {
+            return by_token(parts, desk).await;
+        };
         let session = desk.sessions.find(token).await.map_err(|error| match error {
             SessionError::Unknown => Refusal::unauthorized(),
             SessionError::Database(error) => Refusal::unavailable(&error),
@@ -64,8 +78,27 @@ impl FromRequestParts<Desk> for Visitor {
                 return Err(Refusal::forbidden("the page that asks is none of this console's"));
             }
         }
-        Ok(Self { session, address: address(parts) })
+        Ok(Self { session, address: address(parts), token: None })
     }
+}
+
+/// A program with a service token, which opens `/k8s/…` alone: no page can make a browser show one.
+async fn by_token(parts: &Parts, desk: &Desk) -> Result<Visitor, Refusal> {
+    let line = parts.headers.get(header::AUTHORIZATION).and_then(|line| line.to_str().ok());
+    let shown = line.and_then(|line| line.strip_prefix("Bearer "));
+    let shown = shown.ok_or_else(Refusal::unauthorized)?;
+    let (token, account) = desk.tokens.find(shown).await.map_err(|error| match error {
+        TokenError::Database(error) => Refusal::unavailable(&error),
+        _ => Refusal::unauthorized(),
+    })?;
+    let query = parts.uri.query().unwrap_or_default();
+    let path = parts.uri.path().strip_prefix("/k8s");
+    if !path.is_some_and(|path| token.scope.permits(&parts.method, path, query)) {
+        return Err(Refusal::forbidden(format!("the token {} is not good for this", token.name)));
+    }
+    let session =
+        Session { id: String::new(), account, csrf: String::new(), renewed: None };
+    Ok(Visitor { session, address: address(parts), token: Some(token.name) })
 }
 
 /// Where the connection comes from.
@@ -112,7 +145,7 @@ pub(super) fn set_cookie(token: &str) -> HeaderValue {
 }
 
 /// Compares without telling by its time where they differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 

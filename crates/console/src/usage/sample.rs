@@ -1,0 +1,267 @@
+//! Looks once a minute at what all pods use, and writes hours.
+//!
+//! What pods ask for comes from a watch, what they use from `metrics.k8s.io`. Of several consoles of
+//! one database, the first to claim a minute takes its sample; each writes rows of its own, which
+//! the report adds up.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use berth_api::Quantity;
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+
+use super::Usage;
+use super::tally::{Amount, Seen, Tally};
+use crate::database::now;
+
+const EVERY: Duration = Duration::from_secs(60);
+const MINUTE: i64 = 60_000;
+const HOUR: i64 = 60 * MINUTE;
+/// Samples between two writes.
+const WRITE_EVERY: u32 = 5;
+const CALL: Duration = Duration::from_secs(30);
+/// What a page of a list has.
+const PAGE: u32 = 500;
+/// Under which an App's pods are known.
+const APP: &str = "app.kubernetes.io/name";
+
+/// What a pod asks for, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Asked {
+    app: Arc<str>,
+    requested: Amount,
+}
+
+type Pods = HashMap<(Arc<str>, String), Asked>;
+
+#[derive(Deserialize)]
+struct Measured {
+    items: Vec<MeasuredPod>,
+}
+
+#[derive(Deserialize)]
+struct MeasuredPod {
+    metadata: Name,
+    #[serde(default)]
+    containers: Vec<MeasuredContainer>,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+}
+
+#[derive(Deserialize)]
+struct MeasuredContainer {
+    #[serde(default)]
+    usage: HashMap<String, String>,
+}
+
+/// Follows the pods; ends never.
+pub(super) async fn follow(client: Client, pods: Arc<Mutex<Option<Followed>>>) {
+    let config = watcher::Config::default().page_size(PAGE);
+    let mut events = std::pin::pin!(watcher(Api::<Pod>::all(client), config).default_backoff());
+    let mut next = Pods::default();
+    loop {
+        let event = match events.try_next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "following pods for the usage report");
+                continue;
+            }
+        };
+        let mut held = pods.lock().expect("nothing panics under this lock");
+        match event {
+            watcher::Event::Init => next.clear(),
+            watcher::Event::InitApply(pod) => put(&mut next, &pod),
+            watcher::Event::InitDone => *held = Some(Followed(std::mem::take(&mut next))),
+            watcher::Event::Apply(pod) => {
+                if let Some(held) = held.as_mut() {
+                    put(&mut held.0, &pod);
+                }
+            }
+            watcher::Event::Delete(pod) => {
+                if let Some(held) = held.as_mut() {
+                    held.0.remove(&key(&pod));
+                }
+            }
+        }
+    }
+}
+
+/// The pods that hold room on a node.
+#[derive(Debug, Default)]
+pub(super) struct Followed(Pods);
+
+fn key(pod: &Pod) -> (Arc<str>, String) {
+    (pod.namespace().unwrap_or_default().into(), pod.name_any())
+}
+
+fn put(pods: &mut Pods, pod: &Pod) {
+    let spec = pod.spec.as_ref();
+    let bound = spec.is_some_and(|spec| spec.node_name.is_some());
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if !bound || matches!(phase, Some("Succeeded" | "Failed")) {
+        pods.remove(&key(pod));
+        return;
+    }
+    let app = pod.labels().get(APP).map(String::as_str).unwrap_or_default();
+    let requested = spec.map(requested).unwrap_or_default();
+    pods.insert(key(pod), Asked { app: app.into(), requested });
+}
+
+/// As the scheduler counts: all containers and sidecars, or the largest init container.
+fn requested(spec: &k8s_openapi::api::core::v1::PodSpec) -> Amount {
+    let of = |container: &Container| {
+        let requests = container.resources.as_ref().and_then(|all| all.requests.as_ref());
+        let read = |what: &str| requests?.get(what)?.0.parse::<Quantity>().ok();
+        Amount {
+            cpu: read("cpu").map_or(0, |cpu| cpu.millis()),
+            memory: read("memory").map_or(0, |memory| memory.whole()),
+        }
+    };
+    let add = |a: Amount, b: Amount| Amount { cpu: a.cpu + b.cpu, memory: a.memory + b.memory };
+    let (mut sidecars, mut largest) = (Amount::default(), Amount::default());
+    for init in spec.init_containers.iter().flatten() {
+        let own = add(of(init), sidecars);
+        largest.cpu = largest.cpu.max(own.cpu);
+        largest.memory = largest.memory.max(own.memory);
+        if init.restart_policy.as_deref() == Some("Always") {
+            sidecars = own;
+        }
+    }
+    let all = spec.containers.iter().map(of).fold(sidecars, add);
+    Amount { cpu: all.cpu.max(largest.cpu), memory: all.memory.max(largest.memory) }
+}
+
+/// Takes samples; ends never.
+pub(super) async fn run(usage: Usage, client: Client, pods: Arc<Mutex<Option<Followed>>>) {
+    let writer = format!("{:016x}", rand::random::<u64>());
+    let mut turn = tokio::time::interval(EVERY);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (mut hour, mut tally, mut unwritten) = (now() / HOUR, Tally::default(), 0);
+    loop {
+        turn.tick().await;
+        let at = now();
+        if at / HOUR != hour {
+            match usage.write(hour, &writer, &tally).await {
+                Ok(()) => {}
+                Err(error) => tracing::warn!(%error, "an hour of use cannot be written"),
+            }
+            (hour, tally, unwritten) = (at / HOUR, Tally::default(), 0);
+            if let Err(error) = usage.prune(at).await {
+                tracing::warn!(%error, "cannot remove old hours of use");
+            }
+        }
+        match usage.claim(at / MINUTE).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "use is not looked at");
+                continue;
+            }
+        }
+        let Some(seen) = look(&client, &pods).await else { continue };
+        tally.sample(seen);
+        unwritten += 1;
+        if unwritten >= WRITE_EVERY {
+            match usage.write(hour, &writer, &tally).await {
+                Ok(()) => unwritten = 0,
+                Err(error) => tracing::warn!(%error, "use cannot be written"),
+            }
+        }
+    }
+}
+
+/// All pods now; nothing where nobody measures.
+async fn look(client: &Client, pods: &Mutex<Option<Followed>>) -> Option<Vec<Seen>> {
+    let request = http::Request::get("/apis/metrics.k8s.io/v1beta1/pods").body(Vec::new());
+    let request = request.expect("the path is one");
+    let measured = match tokio::time::timeout(CALL, client.request::<Measured>(request)).await {
+        Ok(Ok(measured)) => measured,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "use of pods");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!("use of pods does not come");
+            return None;
+        }
+    };
+    let used: HashMap<(String, String), Amount> = measured
+        .items
+        .into_iter()
+        .map(|pod| ((pod.metadata.namespace, pod.metadata.name), sum(&pod.containers)))
+        .collect();
+    let held = pods.lock().expect("nothing panics under this lock");
+    let seen = held.as_ref()?.0.iter().map(|((namespace, name), asked)| Seen {
+        namespace: namespace.clone(),
+        app: asked.app.clone(),
+        requested: asked.requested,
+        used: used.get(&(namespace.to_string(), name.clone())).copied().unwrap_or_default(),
+    });
+    Some(seen.collect())
+}
+
+fn sum(containers: &[MeasuredContainer]) -> Amount {
+    let read = |one: &MeasuredContainer, what| one.usage.get(what)?.parse::<Quantity>().ok();
+    Amount {
+        cpu: containers.iter().filter_map(|one| read(one, "cpu")).map(|cpu| cpu.millis()).sum(),
+        memory: containers.iter().filter_map(|one| read(one, "memory")).map(|m| m.whole()).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn container(cpu: &str, memory: &str) -> Value {
+        json!({ "name": "c", "resources": { "requests": { "cpu": cpu, "memory": memory } } })
+    }
+
+    #[test]
+    fn a_pod_asks_for_its_containers_or_its_largest_start() {
+        let check = |spec: Value, cpu: i64, mib: i64| {
+            let amount = requested(&serde_json::from_value(spec.clone()).unwrap());
+            assert_eq!((amount.cpu, amount.memory >> 20), (cpu, mib), "{spec}");
+        };
+        let two = json!([container("500m", "64Mi"), container("1", "64Mi")]);
+        check(json!({ "containers": two }), 1500, 128);
+        check(json!({ "containers": [{ "name": "c" }] }), 0, 0);
+        let init = container("2", "32Mi");
+        check(json!({ "containers": two, "initContainers": [init] }), 2000, 128);
+        let mut sidecar = container("100m", "16Mi");
+        sidecar["restartPolicy"] = json!("Always");
+        check(json!({ "containers": two, "initContainers": [sidecar] }), 1600, 144);
+    }
+
+    #[test]
+    fn pods_without_a_node_and_those_that_ended_hold_no_room() {
+        let mut pods = Pods::default();
+        let pod = |node: Option<&str>, phase: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": { "name": "p", "namespace": "n", "labels": { APP: "web" } },
+                "spec": { "nodeName": node, "containers": [container("1", "1Mi")] },
+                "status": { "phase": phase },
+            }))
+            .unwrap()
+        };
+        put(&mut pods, &pod(None, "Pending"));
+        assert!(pods.is_empty());
+        put(&mut pods, &pod(Some("a"), "Running"));
+        assert_eq!(pods.values().next().unwrap().app.as_ref(), "web");
+        put(&mut pods, &pod(Some("a"), "Succeeded"));
+        assert!(pods.is_empty());
+    }
+}
