@@ -7,5 +7,15 @@ const behind = { target: "https://127.0.0.1:8444", secure: false, changeOrigin: 
 export default defineConfig({
   plugins: [react()],
   build: { target: "es2023", assetsInlineLimit: 0 },
-  server: { proxy: { "/session": behind, "/live": behind, "/acts": behind, "/k8s": behind } },
+  server: {
+    proxy: {
+      "^/session($|[?])": behind,
+      "/live": behind,
+      "/acts": behind,
+      "^/shell($|[?])": { ...behind, ws: true },
+      "^/shells($|[?/])": behind,
+      "^/usage[?]": behind,
+      "/k8s": behind,
+    },
+  },
 });

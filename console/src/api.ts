@@ -20,13 +20,18 @@ export class Refused extends Error {
 let csrf = "";
 const leavers = new Set<() => void>();
 
+/** What a request that changes something shows beside the cookie. */
+export function secret(): string {
+  return csrf;
+}
+
 /** Calls `left` when a request finds that nobody is logged in any more. */
 export function onLeft(left: () => void): () => void {
   leavers.add(left);
   return () => leavers.delete(left);
 }
 
-async function send(path: string, init: RequestInit = {}): Promise<Response> {
+export async function send(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (init.method && init.method !== "GET") headers.set("x-berth-csrf", csrf);
   const answer = await fetch(path, { ...init, headers, credentials: "same-origin" });

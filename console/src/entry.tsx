@@ -16,6 +16,8 @@ import { type FormEvent, useEffect, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { type Person, Refused, logIn, onLeft, whoAmI } from "./api";
 import { Frame } from "./frame";
+import { forget } from "./live";
+import { Provider } from "./parts/provider";
 
 const ME = ["session"];
 
@@ -38,19 +40,16 @@ export function Entry() {
     );
   }
   if (!me.data) return <LogIn entered={(person) => queries.setQueryData(ME, person)} />;
-  return (
-    <Frame
-      person={me.data}
-      left={() => {
-        queries.clear();
-        queries.setQueryData(ME, null);
-      }}
-    />
-  );
+  return <Frame person={me.data} left={() => queries.setQueryData(ME, null)} />;
 }
 
 function LogIn({ entered }: { entered: (person: Person) => void }) {
   const { t } = useTranslation();
+  const queries = useQueryClient();
+  useEffect(() => {
+    forget();
+    queries.removeQueries({ predicate: (query) => query.queryKey[0] !== ME[0] });
+  }, [queries]);
   const [name, setName] = useState("");
   const [password, setPassword] = useState("");
   const [fault, setFault] = useState("");
@@ -98,6 +97,7 @@ function LogIn({ entered }: { entered: (person: Person) => void }) {
             <Button type="submit" loading={busy}>
               {t("logIn")}
             </Button>
+            <Provider />
           </Stack>
         </form>
       </Paper>

@@ -16,6 +16,7 @@ import { useDisclosure } from "@mantine/hooks";
 import {
   IconActivity,
   IconApps,
+  IconChartBar,
   IconLanguage,
   IconListDetails,
   IconMoon,
@@ -23,6 +24,7 @@ import {
   IconServer2,
   IconShieldCheck,
   IconSun,
+  IconTerminal2,
 } from "@tabler/icons-react";
 import { Suspense, lazy, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
@@ -40,6 +42,10 @@ const Fleet = lazy(() => import("./pages/fleet"));
 const Workloads = lazy(() => import("./pages/workloads"));
 const Item = lazy(() => import("./pages/item"));
 const Audit = lazy(() => import("./pages/audit"));
+const ShellPage = lazy(() => import("./pages/shell"));
+const Sessions = lazy(() => import("./pages/sessions"));
+const Usage = lazy(() => import("./pages/usage"));
+const Replay = lazy(() => import("./pages/replay"));
 
 const PAGES = [
   { path: "/now", word: "now", icon: IconActivity },
@@ -47,7 +53,9 @@ const PAGES = [
   { path: "/releases", word: "releases", icon: IconRocket },
   { path: "/fleet", word: "fleet", icon: IconServer2 },
   { path: "/workloads", word: "workloads", icon: IconListDetails },
+  { path: "/report", word: "usage", icon: IconChartBar },
   { path: "/audit", word: "audit", icon: IconShieldCheck },
+  { path: "/sessions", word: "sessions", icon: IconTerminal2 },
 ] as const;
 
 const KEPT = "berth.namespace";
@@ -148,6 +156,10 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
               <Route path="/workloads/:group?/:version?/:resource?" component={Workloads} />
               <Route path="/item/*" component={Item} />
               <Route path="/audit" component={Audit} />
+              <Route path="/shell/:namespace/:pod/:container?" component={ShellPage} />
+              <Route path="/report" component={Usage} />
+              <Route path="/sessions" component={Sessions} />
+              <Route path="/sessions/:id" component={Replay} />
               <Route path="/">
                 <Redirect to="/now" replace />
               </Route>

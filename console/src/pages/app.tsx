@@ -131,7 +131,8 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
             return (
               <Table.Tr key={row.uid}>
                 <Table.Td>
-                  <Link href={`/item/core/v1/pods/${row.namespace}/${row.name}`}>{row.name}</Link>
+                  <Link href={`/item/core/v1/pods/${row.namespace}/${row.name}`}>{row.name}</Link>{" "}
+                  <Link href={`/shell/${row.namespace}/${row.name}`}>{t("shell")}</Link>
                 </Table.Td>
                 <Table.Td>{cell(table, row, "Ready")}</Table.Td>
                 <Table.Td>{cell(table, row, "Status")}</Table.Td>

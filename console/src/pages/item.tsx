@@ -5,6 +5,7 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { dump, load } from "js-yaml";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
+import { Link } from "wouter";
 import { change, get } from "../api";
 import { Diff } from "../parts/diff";
 import { base } from "../parts/kinds";
@@ -30,9 +31,12 @@ export default function ItemPage({ params }: { params: { "*"?: string } }) {
 
   return (
     <Stack>
-      <Title order={1} size="h3">
-        {name}
-      </Title>
+      <Group justify="space-between">
+        <Title order={1} size="h3">
+          {name}
+        </Title>
+        {pod && <Link href={`/shell/${namespace}/${name}`}>{t("shell")}</Link>}
+      </Group>
       {item.error && <Alert color="red">{item.error.message}</Alert>}
       {item.isPending && <Text>{t("loading")}</Text>}
       {item.data && (
