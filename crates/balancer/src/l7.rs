@@ -29,7 +29,7 @@
 //! 5. At the deadline the rest is cut.
 //!
 //! # What it refuses
-//! `resource` backends, plaintext HTTP/2, TLS towards pods, and HTTP `Upgrade` to anything but
+//! `resource` backends, and HTTP `Upgrade` to anything but
 //! WebSocket. Paths are matched as they were sent, without decoding.
 //!
 //! # Source
@@ -46,9 +46,11 @@ mod lenient;
 pub(crate) mod limits;
 pub(crate) mod outlier;
 pub(crate) mod pick;
+mod plain;
 mod proxy;
 mod routes;
 mod saved;
+pub(crate) mod secured;
 mod serve;
 mod slow_start;
 mod snapshot;

@@ -228,6 +228,11 @@ impl Made<'_> {
             Some(name) => PortWanted::Name(name),
             None => PortWanted::Number(port.and_then(|port| port.number).unwrap_or_default()),
         };
+        if self.backends.is_secured((&namespace, &service.name)) {
+            // Never in the clear.
+            self.refuse(ingress, "TLS towards pods is not written");
+            return Target::Nothing("TLS towards its pods is not written");
+        }
         let route = format!("{namespace}/{}", ingress.name_any());
         let found =
             self.backends.of((&namespace, &service.name), wanted, (&route, ingress.annotations()));

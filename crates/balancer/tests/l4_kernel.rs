@@ -8,6 +8,8 @@ mod clusters;
 mod front;
 #[path = "l4_kernel/keepalived.rs"]
 mod keepalived;
+#[path = "l4_kernel/killed.rs"]
+mod killed;
 #[path = "l4_kernel/nginx.rs"]
 mod nginx;
 #[path = "l4_kernel/streams.rs"]

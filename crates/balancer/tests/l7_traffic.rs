@@ -1,14 +1,20 @@
 //! Ingress rules with real traffic: balancers in this process, pods as little servers on 127.0.0.x.
 #![allow(clippy::unwrap_used)] // a test's helpers fail like the test
 
+#[path = "l7/chaos.rs"]
+mod chaos;
 #[path = "l7/cluster.rs"]
 mod cluster;
 #[path = "l7/gateway.rs"]
 mod gateway;
 #[path = "l7/hostile.rs"]
 mod hostile;
+#[path = "l7/plain.rs"]
+mod plain;
 #[path = "support/pods.rs"]
 mod pods;
+#[path = "l7/secured.rs"]
+mod secured;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -34,6 +34,24 @@ pub(super) async fn answer(
     Ok(())
 }
 
+/// The same as bytes of HTTP/1.1, after which the connection ends.
+pub(super) fn whole(status: StatusCode, request_id: &str, text: &str, has_body: bool) -> Vec<u8> {
+    let again = if status == StatusCode::SERVICE_UNAVAILABLE { "Retry-After: 1\r\n" } else { "" };
+    let reason = status.canonical_reason().unwrap_or_default();
+    let (code, length) = (status.as_u16(), text.len() + 1);
+    let mut bytes = format!(
+        "HTTP/1.1 {code} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {length}\r\nCache-Control: no-store\r\nX-Request-Id: {request_id}\r\n\
+         {again}Connection: close\r\n\r\n"
+    )
+    .into_bytes();
+    if has_body {
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
 /// Sends the client elsewhere.
 pub(super) async fn redirect(
     session: &mut Session,
@@ -91,6 +109,7 @@ fn reason(kind: &ErrorType) -> &'static str {
         ErrorType::ConnectRefused => "every endpoint that was tried refused the connection",
         ErrorType::ConnectNoRoute | ErrorType::ConnectError => "no endpoint can be reached",
         ErrorType::ConnectionClosed => "the endpoint closed the connection without an answer",
+        ErrorType::TLSHandshakeFailure => "no endpoint showed a certificate that is trusted",
         ErrorType::InvalidHTTPHeader => "the endpoint's answer is no HTTP",
         _ => "the endpoint broke off",
     }

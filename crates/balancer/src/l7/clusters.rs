@@ -109,6 +109,12 @@ impl<'a> Backends<'a> {
         Ok(self.sets.set(self.before, key, made_of, policy))
     }
 
+    /// Whether a Service asks for TLS towards its pods.
+    pub(crate) fn is_secured(&self, (namespace, name): (&str, &str)) -> bool {
+        let service = self.services.get(&(namespace.to_owned(), name.to_owned()));
+        service.is_some_and(|service| super::secured::wanted(service.annotations()).is_some())
+    }
+
     /// What was made.
     pub(crate) fn finish(self) -> Sets {
         self.sets

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use berth_daemon::Tasks;
 
+use super::plain::{Left, Plain};
 use super::proxy::Proxy;
 
 pub(super) use bounds::{Clients, Resets};
@@ -64,6 +65,8 @@ pub(super) fn listen(socket: Socket) -> io::Result<TcpListener> {
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
+    /// Gets what comes in the clear first.
+    pub(super) plain: Arc<Plain>,
     /// Turns true when the process begins to drain.
     pub(super) shutdown: ShutdownWatch,
     /// One permit a connection.
@@ -122,14 +125,24 @@ fn start(
 
 async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Acceptor>>, service: Service) {
     let _ = stream.set_nodelay(true);
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    let _ = digest.peer_addr.set(Some(peer.into()));
     let preface = tls.is_none() && {
         let looked = tokio::time::timeout(service.header_timeout, begins_http2(&stream)).await;
         looked.unwrap_or(false)
     };
+    let (stream, read) = if tls.is_none() && !preface && service.plain.takes(peer) {
+        match service.plain.serve(stream, peer).await {
+            Left::Closed => return,
+            Left::HandedOver(stream, read) => (stream, read),
+        }
+    } else {
+        (stream, Vec::new())
+    };
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    let _ = digest.peer_addr.set(Some(peer.into()));
     let seen = HeaderSeen::default();
     let mut io: TcpIo = Guarded::new(stream, seen.clone()).into();
+    io.rewind(&read);
+    drop(read);
     io.set_socket_digest(digest);
     let stream: Stream = match tls {
         None => Box::new(io),

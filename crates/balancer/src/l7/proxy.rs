@@ -33,10 +33,11 @@ use super::upgrade::RequestFirst;
 use said::{door, host, is_grpc, peer, protocol, request_id, scheme};
 
 pub(super) use mirror::Copier;
-pub(super) use strict::LONGEST_HEADER;
+pub(super) use said::request_id_or_new;
+pub(super) use strict::{LONGEST_HEADER, has_lone_ends};
 
 /// The first try and three more.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 /// As many as any policy asks for, and the connections that are refused besides.
 pub(super) const MOST_TRIES: usize = 16;
 /// How long a connection to a pod is kept for the next request.
@@ -55,7 +56,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) struct Proxy {
     pub(super) config: Config,
     pub(super) table: Arc<ArcSwap<Table>>,
-    pub(super) log: Log,
+    pub(super) log: Arc<Log>,
     pub(super) upgrades: Arc<RequestFirst>,
     pub(super) copier: Copier,
     pub(super) resets: Resets,
@@ -320,18 +321,31 @@ impl ProxyHttp for Proxy {
             }
         };
         let h2c = backend.is_some_and(|backend| backend.protocol == Protocol::H2c);
-        let mut peer = Box::new(HttpPeer::new(open.endpoint().address(), false, String::new()));
+        let secured = backend.and_then(|backend| backend.secured.as_ref());
+        let upgrades = session.is_upgrade_req();
+        let address = open.endpoint().address();
+        let mut peer = Box::new(match secured.filter(|_| !upgrades) {
+            Some(secured) => HttpPeer::new(address, true, secured.host.clone()),
+            None => HttpPeer::new(address, false, String::new()),
+        });
         let options = &mut peer.options;
         options.connection_timeout = Some(self.config.connect_timeout.min(pause));
         options.total_connection_timeout = options.connection_timeout;
         options.read_timeout = Some(pause);
         options.write_timeout = Some(pause);
         options.idle_timeout = Some(KEEP_UPSTREAM);
-        if session.is_upgrade_req() {
+        if let Some(secured) = secured {
+            peer.group_key = secured.group;
+            peer.options.ca = Some(secured.authority.clone());
+        }
+        if upgrades {
             // Never shared with another request, whatever the pod answers.
             peer.group_key = random();
             peer.options.idle_timeout = Some(Duration::ZERO);
-            peer.options.custom_l4 = Some(self.upgrades.clone());
+            peer.options.custom_l4 = Some(match secured {
+                Some(secured) => secured.clone(),
+                None => self.upgrades.clone(),
+            });
         } else if h2c {
             // A stream that a closing connection does not take says so, and goes elsewhere.
             peer.options.set_http_version(2, 2);

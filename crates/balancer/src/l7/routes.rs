@@ -26,8 +26,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::pick::{BackendSet, Sets};
+use super::secured::{self, Secured};
 
 pub(super) use actions::{Filters, HeaderChange, Mirror, Route};
+#[cfg(test)]
+pub(super) use actions::{NewPath, Rewrite};
 pub use build::routes;
 pub(super) use conditions::{Found as FoundCondition, GatewayReport, Reports, RouteReport};
 pub(super) use matching::Asked;
@@ -50,6 +53,7 @@ pub struct Table {
     http: Door,
     https: Door,
     sets: Sets,
+    secured: secured::Known,
     /// What became of Gateways and their routes.
     pub(super) reports: Reports,
     /// Which Secret is shown for which host of Gateways, `NAMESPACE/NAME`.
@@ -90,6 +94,8 @@ pub(super) struct Backend {
     /// The port's name or number as the rule has it.
     pub(super) port: String,
     pub(super) protocol: Protocol,
+    /// How its pods are trusted; `None` where they are spoken to in the clear.
+    pub(super) secured: Option<Arc<Secured>>,
     pub(super) endpoints: Result<Arc<BackendSet>, NoEndpoints>,
 }
 
@@ -108,6 +114,8 @@ pub(crate) enum NoEndpoints {
     NoService,
     NoPort,
     NoneReady,
+    /// It asks for TLS, and there is nothing to trust its pods by.
+    NoTrust,
 }
 
 impl fmt::Display for Backend {
@@ -123,6 +131,7 @@ impl fmt::Display for NoEndpoints {
             Self::NoService => "there is no such Service",
             Self::NoPort => "the Service has no such port",
             Self::NoneReady => "none of its endpoints is ready",
+            Self::NoTrust => "there is nothing to trust its pods by (berth.dev/tls-host, -ca)",
         })
     }
 }
@@ -185,6 +194,28 @@ impl Table {
         let rule = door.host(asked.host).rules.iter().find(|rule| rule.fits(asked));
         rule.map(|rule| (&rule.then, rule.path.prefix_len()))
             .or(door.default.as_ref().map(|route| (route, 0)))
+    }
+
+    /// The same for a request whose header fields were not read; `None` too when they matter.
+    pub(super) fn find_plain(
+        &self,
+        door: DoorName,
+        host: &str,
+        path: &str,
+        query: Option<&str>,
+        method: &http::Method,
+    ) -> Option<(&Arc<Route>, usize)> {
+        static NONE: std::sync::LazyLock<http::HeaderMap> =
+            std::sync::LazyLock::new(http::HeaderMap::new);
+        let door = self.door(door);
+        let asked = Asked { host, path, query, method, headers: &NONE };
+        let mut rules = door.host(host).rules.iter();
+        let found = rules.find(|rule| rule.fits_but_for_fields(&asked));
+        match found {
+            Some(rule) if !rule.headers.is_empty() => None,
+            Some(rule) => Some((&rule.then, rule.path.prefix_len())),
+            None => door.default.as_ref().map(|route| (route, 0)),
+        }
     }
 
     /// Every set of endpoints: what is checked and swept.

@@ -19,6 +19,7 @@ use berth_daemon::{Ready, Tasks};
 use super::access_log::Log;
 use super::certificates::{CertificateError, Certificates};
 use super::connections::{self, Clients, Resets, Service};
+use super::plain::{Plain, Pool};
 use super::proxy::{Copier, LONGEST_HEADER, MOST_TRIES, Proxy};
 use super::routes::{Scope, Table, routes};
 use super::upgrade::RequestFirst;
@@ -112,8 +113,21 @@ async fn serve_and_drain(
     let (drain, shutdown) = watch::channel(false);
     let room = Arc::new(Semaphore::new(config.max_connections));
     let resets = Resets::default();
+    let log = Arc::new(Log::start(config.access_log, lasting));
+    let (leave, leaving) = watch::channel(false);
+    let plain = Arc::new(Plain {
+        config: config.clone(),
+        table: state.table.clone(),
+        log: log.clone(),
+        pool: Pool::default(),
+        shutdown: shutdown.clone(),
+        leave: leaving,
+    });
+    let pool = plain.clone();
+    lasting.spawn_until_stop("idle-pods", async move { pool.pool.keep_swept().await });
     let service = Service {
-        proxy: Arc::new(proxy(&config, &state, resets.clone(), shutdown.clone(), lasting)),
+        proxy: Arc::new(proxy(&config, &state, log, resets.clone(), shutdown.clone(), lasting)),
+        plain,
         clients: Clients::new(config.max_connections_each, &config.trusted_proxies),
         resets,
         shutdown,
@@ -141,6 +155,7 @@ async fn serve_and_drain(
     let deadline = Instant::now() + config.drain;
     let all = u32::try_from(config.max_connections).unwrap_or(u32::MAX);
     if timeout(LEAVE_BY_THEMSELVES.min(config.drain), room.acquire_many(all)).await.is_err() {
+        leave.send_replace(true);
         service.proxy.cleanup().await;
         if timeout_at(deadline, room.acquire_many(all)).await.is_err() {
             let open = config.max_connections - room.available_permits();
@@ -153,6 +168,7 @@ async fn serve_and_drain(
 fn proxy(
     config: &Config,
     state: &State,
+    log: Arc<Log>,
     resets: Resets,
     shutdown: ShutdownWatch,
     lasting: &Tasks,
@@ -168,7 +184,7 @@ fn proxy(
     let inner = Proxy {
         config: config.clone(),
         table: state.table.clone(),
-        log: Log::start(config.access_log, lasting),
+        log,
         upgrades: Arc::new(RequestFirst { timeout: config.connect_timeout }),
         copier: Copier::new(config.connect_timeout, lasting.clone()),
         resets,

@@ -89,6 +89,13 @@ impl Snapshot {
         let key = |namespace: Option<String>, name: &str| {
             (namespace.unwrap_or_default(), name.to_owned())
         };
+        for service in &self.services {
+            if let Some((_, authority)) = super::secured::wanted(service.annotations())
+                && services.contains(&key(service.namespace(), &service.name_any()))
+            {
+                secrets.insert(key(service.namespace(), authority));
+            }
+        }
         let of_service = |slice: &EndpointSlice| {
             let service = slice.labels().get(SERVICE_NAME);
             service.is_some_and(|name| services.contains(&key(slice.namespace(), name)))

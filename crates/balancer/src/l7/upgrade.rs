@@ -31,45 +31,59 @@ pub(super) struct RequestFirst {
 #[async_trait]
 impl L4Connect for RequestFirst {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let Some(address) = address.as_inet() else {
-            return Error::e_explain(ErrorType::ConnectError, "pods have IP addresses");
-        };
-        let stream = match tokio::time::timeout(self.timeout, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                let kind = match error.kind() {
-                    io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                        ErrorType::ConnectNoRoute
-                    }
-                    _ => ErrorType::ConnectError,
-                };
-                return Err(Error::because(kind, "connect to the pod", error));
-            }
-            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connect to the pod"),
-        };
-        let socket = Box::new(Socket { stream, turns: 0 });
-        Ok(VirtualSocketStream::new(socket).into())
+        let stream = connect(address, self.timeout).await?;
+        Ok(VirtualSocketStream::new(Box::new(Socket::new(stream))).into())
+    }
+}
+
+/// A connection to a pod, with the errors that Pingora has for one that cannot be had.
+pub(super) async fn connect(address: &SocketAddr, timeout: Duration) -> Result<TcpStream> {
+    let Some(address) = address.as_inet() else {
+        return Error::e_explain(ErrorType::ConnectError, "pods have IP addresses");
+    };
+    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(Error::because(connect_error(&error), "connect to the pod", error)),
+        Err(_) => Error::e_explain(ErrorType::ConnectTimedout, "connect to the pod"),
+    }
+}
+
+pub(super) fn connect_error(error: &io::Error) -> ErrorType {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            ErrorType::ConnectNoRoute
+        }
+        _ => ErrorType::ConnectError,
     }
 }
 
 #[derive(Debug)]
-struct Socket {
-    stream: TcpStream,
+pub(super) struct Socket<S> {
+    stream: S,
     /// How often a read still has to wait.
     turns: u8,
 }
 
-impl VirtualSocket for Socket {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.stream.set_nodelay(true),
-            _ => Ok(()),
-        }
+impl<S> Socket<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, turns: 0 }
     }
 }
 
-impl AsyncRead for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug> VirtualSocket
+    for Socket<S>
+{
+    /// What matters was set when it was connected.
+    fn set_socket_option(&self, _option: VirtualSockOpt) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -84,7 +98,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -61,6 +61,31 @@ impl Pod {
         Self { address, seen, tasks }
     }
 
+    /// Sends `answer` to each request, whatever it is, and closes the connection after it if
+    /// `closes`.
+    pub async fn saying(answer: &[u8], closes: bool) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tasks, seen, answer) = (Tasks::new(), Seen::default(), Arc::<[u8]>::from(answer));
+        let (group, shown) = (tasks.clone(), seen.clone());
+        tasks.spawn_until_stop("pod", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answer, seen) = (answer.clone(), shown.clone());
+                group.spawn_until_stop("pod-connection", async move {
+                    let mut stream = BufStream::new(stream);
+                    while let Ok(Some(head)) = read_head(&mut stream).await {
+                        seen.lock().unwrap().push(head.line);
+                        let sent = stream.write_all(&answer).await.and(stream.flush().await);
+                        if sent.is_err() || closes {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, seen, tasks }
+    }
+
     pub async fn stop(self) {
         assert_eq!(self.tasks.stop(PATIENCE).await, Stopped::Drained);
     }

@@ -64,11 +64,15 @@ pub(super) fn host(header: &RequestHeader) -> String {
 
 /// The client's own, if it is short and plain, else a new one.
 pub(super) fn request_id(header: &RequestHeader) -> String {
-    let plain = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
+    request_id_or_new(header.headers.get(REQUEST_ID).map(HeaderValue::as_bytes))
+}
+
+/// What the client gave, if it is short and plain, else a new one.
+pub(in crate::l7) fn request_id_or_new(given: Option<&[u8]>) -> String {
+    let plain = |bytes: &&[u8]| {
         (1..=64).contains(&bytes.len())
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
     };
-    let given = header.headers.get(REQUEST_ID).filter(plain);
-    given.and_then(|value| value.to_str().ok()).map_or_else(new_id, str::to_owned)
+    let given = given.filter(plain).and_then(|given| std::str::from_utf8(given).ok());
+    given.map_or_else(new_id, str::to_owned)
 }

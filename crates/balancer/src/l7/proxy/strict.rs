@@ -61,7 +61,7 @@ fn raw(session: &Session) -> Option<bytes::Bytes> {
 }
 
 /// Whether there is a CR without LF, or LF without CR.
-fn has_lone_ends(raw: &[u8]) -> bool {
+pub(in crate::l7) fn has_lone_ends(raw: &[u8]) -> bool {
     let mut at = 0;
     while let Some(found) = memchr::memchr2(b'\r', b'\n', &raw[at..]) {
         let end = at + found;

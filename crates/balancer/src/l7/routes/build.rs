@@ -32,7 +32,7 @@ pub fn routes(snapshot: &Snapshot, scope: &Scope, before: &Table) -> Table {
     }
     gateways::add(snapshot, scope, &mut build);
     let Build { backends, mut rules, empty, mut table } = build;
-    table.sets = backends.finish();
+    (table.sets, table.secured) = backends.finish();
     // Stable: rules of one object stay in the order that they have in it.
     rules.sort_by(|a, b| a.age.cmp(&b.age));
     for Placed { door, host, deep, rule, .. } in rules {

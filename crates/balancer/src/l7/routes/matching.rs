@@ -107,8 +107,7 @@ impl Rule {
     }
 
     pub(super) fn fits(&self, asked: &Asked<'_>) -> bool {
-        self.path.fits(asked.path)
-            && self.method.as_ref().is_none_or(|method| method == asked.method)
+        self.fits_but_for_fields(asked)
             && self.headers.iter().all(|(name, value)| {
                 // Several lines of one name are one value, RFC 9110 section 5.3.
                 let mut lines = asked.headers.get_all(name).iter();
@@ -122,6 +121,12 @@ impl Rule {
                     }
                 }
             })
+    }
+
+    /// Whether it would fit with the right header fields.
+    pub(super) fn fits_but_for_fields(&self, asked: &Asked<'_>) -> bool {
+        self.path.fits(asked.path)
+            && self.method.as_ref().is_none_or(|method| method == asked.method)
             && self.query.iter().all(|(name, value)| {
                 // Of several with one name the first counts, as the Gateway API suggests.
                 parameter(asked.query.unwrap_or_default(), name)
