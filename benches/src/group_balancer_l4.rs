@@ -1,7 +1,9 @@
 //! The group `balancer-l4`: TCP in user space beside HAProxy in TCP mode, one thread each on one
 //! processor, clients and backend on the other, rounds in turn; and how long a changed endpoint
 //! takes to get traffic with few Services and with many.
+//! And the kernel's rules beside plain routing.
 
+mod kernel;
 mod load;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ pub fn measure() -> Result<Vec<Budget>> {
     let proxied = proxies(dir.path());
     side::pin(own, Place::Anywhere)?;
     let mut budgets = proxied?;
+    budgets.extend(kernel::measure()?);
     budgets.extend(changes()?);
     Ok(budgets)
 }
@@ -61,22 +64,26 @@ fn proxies(dir: &Path) -> Result<Vec<Budget>> {
     Ok(budgets)
 }
 
-/// From the change to the first connection that reached the new endpoint.
+/// From the change to the first connection, or request, that reached the new endpoint.
 fn changes() -> Result<Vec<Budget>> {
-    let few = changed(FEW)?;
-    let many = changed(MANY)?;
-    let base = median(&few);
-    Ok(vec![Budget::at_most("balancer-l4-change-of-10000x5_ms", 100.0, many).beside(Some(base))])
+    let mut budgets = Vec::new();
+    for (name, program) in [("l4", "l4_changes"), ("l7", "l7_changes")] {
+        let (few, many) = (changed(program, FEW)?, changed(program, MANY)?);
+        let name = format!("balancer-{name}-change-of-10000x5_ms");
+        budgets.push(Budget::at_most(&name, 100.0, many).beside(Some(median(&few))));
+    }
+    Ok(budgets)
 }
 
-fn changed(services: u32) -> Result<Vec<f64>> {
-    let program = example("l4_changes")?;
+fn changed(program: &str, services: u32) -> Result<Vec<f64>> {
+    let path = example(program)?;
     let done = Command::new("unshare")
-        .args(["-n", &program.display().to_string(), &services.to_string()])
+        .args(["-n", "sh", "-c", "ip link set lo up && exec \"$0\" \"$1\""])
+        .args([&path.display().to_string(), &services.to_string()])
         .stderr(Stdio::inherit())
         .output()
         .context("unshare (root is needed)")?;
-    ensure!(done.status.success(), "l4_changes {services}: {}", done.status);
+    ensure!(done.status.success(), "{program} {services}: {}", done.status);
     let text = String::from_utf8(done.stdout)?;
     text.lines().map(|line| Ok(line.parse()?)).collect()
 }
