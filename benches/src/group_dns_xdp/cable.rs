@@ -64,7 +64,7 @@ pub fn zone(dir: &Path, names: u32) -> Result<PathBuf> {
 
 impl Cable {
     /// Starts both; `None` where the server is not installed.
-    pub fn start(kind: Kind, dir: &Path, zone: &Path, names: u32) -> Result<Option<Self>> {
+    pub fn start(kind: Kind, dir: &Path, zone: &Path) -> Result<Option<Self>> {
         if matches!(kind, Kind::Knot | Kind::KnotXdp) && !Path::new("/usr/sbin/knotd").exists() {
             eprintln!("knot is not installed: no figure beside it");
             return Ok(None);
@@ -101,7 +101,7 @@ impl Cable {
             run(&format!("ip neigh replace {SERVER} lladdr {to_mac} dev {from}"))?;
             let own = mac(&from)?;
             let mut command = Command::new(example("dns_flood")?);
-            command.args([&from, &own, &to_mac, "10.88.0.1", SERVER, &names.to_string()]);
+            command.args([&from, &own, &to_mac, "10.88.0.1", SERVER]);
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
             Ok(command.spawn()?)
         })?;
@@ -120,7 +120,7 @@ impl Cable {
         let mut cable =
             Self { kind, server: process, pass, flood, orders, told, poller, _sides: sides };
         until(&format!("{} answers", cable.name()), START, || {
-            cable.run(5_000, 50).is_ok_and(|done| done.answered > 1000.0 && done.wrong == 0.0)
+            cable.run(5_000, 50, 1).is_ok_and(|done| done.answered > 1000.0 && done.wrong == 0.0)
         })?;
         Ok(Some(cable))
     }
@@ -135,9 +135,9 @@ impl Cable {
         }
     }
 
-    /// Offers `rate` questions a second for so many milliseconds.
-    pub fn run(&mut self, rate: u64, milliseconds: u64) -> Result<Done> {
-        writeln!(self.orders, "{rate} {milliseconds}")?;
+    /// Offers `rate` questions a second for so many milliseconds, for the first `names` at random.
+    pub fn run(&mut self, rate: u64, milliseconds: u64, names: u32) -> Result<Done> {
+        writeln!(self.orders, "{rate} {milliseconds} {names}")?;
         let mut line = String::new();
         self.told.read_line(&mut line)?;
         let numbers: Vec<f64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();

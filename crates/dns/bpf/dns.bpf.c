@@ -5,12 +5,17 @@
 //   eth / IPv4 | IPv6 / UDP to our port / one question [+ OPT without options]
 //        │  name in lower case + type
 //        ▼
-//     answers ──found──▶ the answer is written behind the question, addresses are swapped, XDP_TX
+//      slots ──found──▶ the answer is written behind the question, addresses are swapped, XDP_TX
+//        │ └─ bodies, where the answer is a long one
 //        └─ not found ─▶ XDP_PASS: the server's sockets answer
 //
 // Whatever is not understood whole is passed up; nothing is dropped but an answer that was
-// exchanged while it was being copied. What an answer is, is said by src/xdp/prepare.rs, which
-// writes `struct answer`; the numbers here and there are compared by a test.
+// exchanged while it was being copied. What an answer is, is said by src/xdp/prepare.rs; where and
+// how it is written, by src/xdp/slots.rs and src/xdp/layout.rs.
+//
+// The kernel's own hash table would do, at three steps through memory for each question: bucket,
+// key, value. Here it is one: a slot is two neighbouring lines of cache with the name and a short
+// answer, and which slot it is follows from the name.
 
 #include <linux/types.h>
 #include <linux/bpf.h>
@@ -23,6 +28,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "keys are masked as li
 #define LABELS 31
 #define TURNS 16
 #define BODY 268
+#define SHORT 44 /* Bytes of an answer that stands beside its name. */
+#define STEPS 24 /* Slots from a name's own on that it may stand in. */
 #define HEADER 12
 #define FIXED 4 /* Type and class. */
 #define OPT 11
@@ -35,22 +42,31 @@ struct key {
 	__u64 words[8];
 };
 
-/* What one address takes is on one line of cache: a table of many names is mostly not in it. */
-struct answer {
-	__u32 writing; /* Each has a number, which changes before anything else does. */
-	__u32 tag; /* Of the key: a place that was freed may be another name's by now. */
-	__u16 flags; /* Host order, without what is taken from the question. */
-	__u16 answers;
-	__u16 authorities;
-	__u16 additionals;
-	__u16 length; /* Of `body`. */
+/* Two lines of cache. */
+struct slot {
+	struct key key;
+	__u32 writing; /* Even: it is held. Changes before and after everything else does. */
+	__u32 more;    /* 0: the body is here; else one more than its place in `bodies`. */
+	__u16 flags;   /* Host order, without what is taken from the question. */
+	__u16 length;  /* Of the body. */
+	__u8 answers, authorities, additionals;
 	__u8 order;
-	__u8 turns; /* Records that turn. */
-	__u32 turn;
-	__u8 body[BODY];
-	__u16 starts[TURNS + 1]; /* Where each of them begins; the last says where they end. */
-	__u16 unused;
+	__u8 turns;       /* Records that turn. */
+	__u8 first, step; /* Where the first of them begins, and the bytes of each; in a short body. */
+	__u8 past;        /* Of those whose own slot is this or before, some stand further on. */
+	__u8 body[SHORT];
 };
+
+/* A body that is long, or says the same for many names: that there is no such record. */
+struct body {
+	__u32 writing;
+	__u32 turn;
+	__u8 bytes[BODY];
+	__u16 starts[TURNS + 1]; /* Where each that turns begins; the last says where they end. */
+	__u8 unused[10];
+};
+
+_Static_assert(sizeof(struct slot) == 128 && sizeof(struct body) == 320, "as layout.rs says");
 
 struct counts {
 	__u64 answered;
@@ -61,13 +77,22 @@ struct counts {
 	__u64 failed;      /* No room behind the packet. */
 };
 
+/* Nobody maps them; but what could be mapped begins at a page, and so each slot at a line. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
-	__type(key, struct key);
-	__type(value, struct answer);
-} answers SEC(".maps");
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct body);
+} bodies SEC(".maps");
 
 /* Addresses that are ours, IPv4 as ::ffff:a.b.c.d. */
 struct {
@@ -120,6 +145,8 @@ struct {
 /* Set before the program is loaded. */
 const volatile __u16 port = 53;
 const volatile __u32 rate = 0;
+const volatile __u32 mask = 0; /* One less than the slots, which are a power of two. */
+const volatile __u64 seed = 0; /* Who chooses names does not choose where they stand. */
 
 struct header {
 	__be16 id, flags, questions, answers, authorities, additionals;
@@ -204,6 +231,39 @@ static __always_inline void miss(const struct key *key)
 		bpf_map_update_elem(&missed, key, &one, BPF_NOEXIST);
 }
 
+/* The slot that holds `key`, and by which writing. */
+static __always_inline struct slot *slot_of(const struct key *key, __u32 *by)
+{
+	__u64 mixed = seed;
+	int i;
+#pragma unroll
+	for (i = 0; i < 8; i++) {
+		mixed = (mixed ^ key->words[i]) * 0x9e3779b97f4a7c15ULL;
+		mixed ^= mixed >> 32;
+	}
+#pragma clang loop unroll(disable)
+	for (i = 0; i < STEPS; i++) {
+		__u32 at = ((__u32)mixed + i) & mask;
+		struct slot *slot = bpf_map_lookup_elem(&slots, &at);
+		if (!slot)
+			return 0;
+		/* Both lines are asked for before either is waited for. */
+		__u32 writing = *(volatile __u32 *)&slot->writing, past = slot->past;
+		const __u64 *own = slot->key.words;
+		__u64 differs = (own[0] ^ key->words[0]) | (own[1] ^ key->words[1]) |
+				(own[2] ^ key->words[2]) | (own[3] ^ key->words[3]) |
+				(own[4] ^ key->words[4]) | (own[5] ^ key->words[5]) |
+				(own[6] ^ key->words[6]) | (own[7] ^ key->words[7]);
+		if (!differs && writing && !(writing & 1)) {
+			*by = writing;
+			return slot;
+		}
+		if (!past)
+			return 0;
+	}
+	return 0;
+}
+
 /* Answers the message of `length` bytes behind the UDP header at `udp_at`. The packet is not
  * touched unless the whole answer is known. */
 static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, const __u32 udp_at,
@@ -268,21 +328,24 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 		key.words[i] = word;
 	}
 	key.words[7] |= (__u64)kind << 48;
-	__u64 mixed = 0;
-#pragma unroll
-	for (i = 0; i < 8; i++)
-		mixed = (mixed ^ key.words[i]) * 0x9e3779b97f4a7c15ULL;
-	__u32 tag = mixed >> 32;
-
-	struct answer *found = bpf_map_lookup_elem(&answers, &key);
+	__u32 writing = 0;
+	struct slot *found = slot_of(&key, &writing);
 	if (!found) {
 		counts->unknown++;
 		miss(&key);
 		return XDP_PASS;
 	}
-	__u32 writing = *(volatile __u32 *)&found->writing;
-	__u32 body = found->length;
-	if (*(volatile __u32 *)&found->tag != tag || body > BODY)
+	__u32 body = found->length, turns = found->turns, turn = 0, place = found->more;
+	struct body *more = 0;
+	__u32 more_writing = 0;
+	if (place) {
+		place--;
+		more = bpf_map_lookup_elem(&bodies, &place);
+		if (!more)
+			return XDP_PASS;
+		more_writing = *(volatile __u32 *)&more->writing;
+	}
+	if (more_writing & 1 || body > (more ? BODY : SHORT))
 		return XDP_PASS;
 	if (rate && is_over(network)) {
 		counts->limited++;
@@ -298,7 +361,6 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 
 	/* From here on the packet is ours to send or to drop. */
 	__u32 to = at + HEADER + name + FIXED;
-	__u32 turns = found->turns, turn = 0;
 	if (turns > 1 && turns <= TURNS) {
 		if (found->order == BY_ID) {
 			data = (void *)(long)ctx->data;
@@ -307,29 +369,49 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 			if ((void *)(header + 1) > end)
 				return XDP_DROP;
 			turn = (bpf_ntohs(header->id) * 0x9e3779b1u) % turns;
-		} else if (found->order == BY_TURN) {
-			turn = __sync_fetch_and_add(&found->turn, 1) % turns;
+		} else if (found->order == BY_TURN && more) {
+			turn = __sync_fetch_and_add(&more->turn, 1) % turns;
 		}
 	}
-	if (turn == 0) {
+	if (turn == 0 && !more) {
+		OPAQUE(body);
+		if (body > SHORT)
+			return XDP_DROP;
 		if (body && bpf_xdp_store_bytes(ctx, to, found->body, body))
 			return XDP_DROP;
+	} else if (turn == 0) {
+		OPAQUE(body);
+		if (body > BODY)
+			return XDP_DROP;
+		if (body && bpf_xdp_store_bytes(ctx, to, more->bytes, body))
+			return XDP_DROP;
 	} else {
-		__u32 zero = 0;
+		__u32 zero = 0, first, from, last;
 		struct room *room = bpf_map_lookup_elem(&rooms, &zero);
 		OPAQUE(turn);
 		OPAQUE(turns);
 		if (!room || turn > TURNS || turns > TURNS)
 			return XDP_DROP;
-		__u32 first = found->starts[0], from = found->starts[turn];
-		__u32 last = found->starts[turns];
-		__builtin_memcpy(room->bytes, found->body, BODY);
+		if (more) {
+			first = more->starts[0];
+			from = more->starts[turn];
+			last = more->starts[turns];
+			__builtin_memcpy(room->bytes, more->bytes, BODY);
+		} else {
+			first = found->first;
+			from = first + turn * found->step;
+			last = first + turns * found->step;
+			__builtin_memcpy(room->bytes, found->body, SHORT);
+		}
 		/* What stands before, the records from `from`, those before it, what follows. */
 		__u32 head = first, upper = last - from, lowest = from - first, tail = body - last;
 		OPAQUE(head);
 		OPAQUE(upper);
 		OPAQUE(lowest);
 		OPAQUE(tail);
+		OPAQUE(from);
+		OPAQUE(first);
+		OPAQUE(last);
 		if (head > BODY || upper > BODY || lowest > BODY || tail > BODY || from > BODY ||
 		    first > BODY || last > BODY)
 			return XDP_DROP;
@@ -345,8 +427,9 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 	}
 	__u16 flags = found->flags, records = found->answers, authorities = found->authorities,
 	      additionals = found->additionals;
-	if (*(volatile __u32 *)&found->writing != writing ||
-	    *(volatile __u32 *)&found->tag != tag) {
+	/* The body last: what a place of it was given to meanwhile, its slot had lost before. */
+	if ((more && *(volatile __u32 *)&more->writing != more_writing) ||
+	    *(volatile __u32 *)&found->writing != writing) {
 		counts->exchanged++;
 		return XDP_DROP;
 	}

@@ -14,7 +14,6 @@
 
 /* The frame, which is written anew each time: a frame comes back as the last one left it. */
 const volatile __u64 frame[FRAME / 8] = {};
-const volatile __u32 names = 1;
 
 struct counts {
 	__u64 answered;
@@ -28,10 +27,12 @@ struct {
 	__type(value, struct counts);
 } counted SEC(".maps");
 
-/* When the next frame is due, and how long after it the one behind; set before each round. */
+/* When the next frame is due, how long after it the one behind, and how many names are asked for;
+ * set before each round. */
 struct pace {
 	__u64 due;
 	__u64 interval;
+	__u64 names;
 };
 
 struct {
@@ -66,7 +67,7 @@ int ask(struct xdp_md *ctx)
 	pace->due = (now > pace->due + LATE ? now : pace->due) + pace->interval;
 	__u32 number = bpf_get_prandom_u32();
 	*(__u16 *)(bytes + 42) = number; /* The message's id. */
-	number = ((__u64)number * names) >> 32;
+	number = ((__u64)number * (__u32)pace->names) >> 32;
 #pragma unroll
 	for (int i = 4; i >= 0; i--) {
 		bytes[DIGITS + i] = '0' + number % 10;

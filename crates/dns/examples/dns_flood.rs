@@ -1,5 +1,5 @@
 //! Asks for names at a rate, whether or not they are answered:
-//! `dns_flood INTERFACE FROM-MAC TO-MAC FROM-IP TO-IP NAMES`, then a line `RATE MILLISECONDS` for
+//! `dns_flood INTERFACE FROM-MAC TO-MAC FROM-IP TO-IP`, then a line `RATE MILLISECONDS NAMES` for
 //! each round, which is said back as `SENT ANSWERED WRONG MICROSECONDS`. The client of
 //! `./dev bench dns-xdp`.
 
@@ -20,20 +20,16 @@ const PATIENCE: Duration = Duration::from_millis(30);
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [interface, from_mac, to_mac, from, to, names] = words.as_slice() else {
-        bail!("dns_flood INTERFACE FROM-MAC TO-MAC FROM-IP TO-IP NAMES")
+    let [interface, from_mac, to_mac, from, to] = words.as_slice() else {
+        bail!("dns_flood INTERFACE FROM-MAC TO-MAC FROM-IP TO-IP")
     };
     let frame = frame(mac(from_mac)?, mac(to_mac)?, from.parse()?, to.parse()?);
-    let names: u32 = names.parse()?;
     let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flood.bpf.o"));
-    let mut loaded = EbpfLoader::new()
-        .override_global("frame", &frame, true)
-        .override_global("names", &names, true)
-        .load(object)?;
+    let mut loaded = EbpfLoader::new().override_global("frame", &frame, true).load(object)?;
     let counted = loaded.take_map("counted").context("it is there")?;
     let counted: PerCpuArray<MapData, [u8; 16]> = counted.try_into()?;
     let paced = loaded.take_map("paced").context("it is there")?;
-    let mut paced: Array<MapData, [u8; 16]> = paced.try_into()?;
+    let mut paced: Array<MapData, [u8; 24]> = paced.try_into()?;
     let count: &mut Xdp = loaded.program_mut("count").context("it is there")?.try_into()?;
     count.load()?;
     count.attach(interface, XdpMode::Driver)?;
@@ -43,10 +39,11 @@ fn main() -> Result<()> {
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let (rate, lasting) = line.split_once(' ').context("RATE MILLISECONDS")?;
-        let (rate, lasting) = (rate.parse()?, Duration::from_millis(lasting.parse()?));
+        let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let [rate, lasting, names] = numbers[..] else { bail!("RATE MILLISECONDS NAMES") };
+        let lasting = Duration::from_millis(lasting);
         let before = read(&counted)?;
-        let (sent, took) = run(ask, &mut paced, &frame, index, rate, lasting)?;
+        let (sent, took) = run(ask, &mut paced, &frame, index, (rate, names), lasting)?;
         let within = read(&counted)?;
         std::thread::sleep(PATIENCE); // what is still on the way must not count for the next round
         let (answered, wrong) = (within.0 - before.0, within.1 - before.1);
@@ -59,18 +56,19 @@ fn main() -> Result<()> {
 /// Sends `rate` frames a second, as near to it as the processor comes.
 fn run(
     ask: &Xdp,
-    paced: &mut Array<MapData, [u8; 16]>,
+    paced: &mut Array<MapData, [u8; 24]>,
     frame: &[u8; FRAME],
     index: u32,
-    rate: u64,
+    (rate, names): (u64, u64),
     lasting: Duration,
 ) -> Result<(u64, Duration)> {
     // struct xdp_md: where the frame is, and on which interface it would have come.
     let mut context = [0u8; 24];
     context[4..8].copy_from_slice(&(FRAME as u32).to_ne_bytes());
     context[12..16].copy_from_slice(&index.to_ne_bytes());
-    let mut pace = [0; 16];
-    pace[8..].copy_from_slice(&(1_000_000_000 / rate.max(1)).to_ne_bytes());
+    let mut pace = [0; 24];
+    pace[16..].copy_from_slice(&names.to_ne_bytes());
+    pace[8..16].copy_from_slice(&(1_000_000_000 / rate.max(1)).to_ne_bytes());
     paced.set(0, pace, 0)?;
     let frames = rate * lasting.as_millis() as u64 / 1000;
     let begun = Instant::now();

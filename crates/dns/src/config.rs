@@ -134,6 +134,11 @@ impl Config {
         for (text, wanted) in &self.policies {
             let name = name::encode(text)
                 .ok_or_else(|| StartError::Name { key: "policy", name: text.clone() })?;
+            if let Some(path) = wanted.check.as_ref().and_then(|check| check.path.as_ref())
+                && !(path.starts_with('/') && path.chars().all(|c| c.is_ascii_graphic()))
+            {
+                return Err(StartError::Check { name: text.clone(), path: path.clone() });
+            }
             policies.insert(name, wanted.clone());
         }
         let mut sites = BTreeMap::new();
@@ -214,6 +219,14 @@ pub enum StartError {
         key: &'static str,
         /// As given.
         name: String,
+    },
+    /// What is to be asked of addresses cannot be asked.
+    #[error("policy {name:?}: path {path:?} of its check is none; such as /healthz is one")]
+    Check {
+        /// Of the policy.
+        name: String,
+        /// As given.
+        path: String,
     },
     /// A zone that may not be served.
     #[error("zone file {}", path.display())]

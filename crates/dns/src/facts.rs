@@ -127,9 +127,14 @@ pub(crate) fn of_service(service: &Service) -> Option<ServiceFacts> {
 fn policy(service: &Service) -> Option<Wanted> {
     let text = service.metadata.annotations.as_ref()?.get(POLICY)?;
     let name = service.metadata.name.as_deref().unwrap_or_default();
-    serde_json::from_str(text)
+    let mut wanted: Wanted = serde_json::from_str(text)
         .inspect_err(|error| tracing::warn!(service = name, %error, "{POLICY} cannot be read"))
-        .ok()
+        .ok()?;
+    if wanted.check.take().is_some() {
+        // Whoever may write a Service could have this server connect to anything.
+        tracing::warn!(service = name, "{POLICY}: `check` is for the server's settings alone");
+    }
+    Some(wanted)
 }
 
 /// What an EndpointSlice says; `None` for one that belongs to no Service.

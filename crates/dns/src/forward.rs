@@ -266,6 +266,37 @@ fn ask_zone(zone: &Layers, name: &[u8], kind: u16) -> Option<Message> {
     }
 }
 
+/// An upstream's answer as a thread gives it again that has kept it; for fuzz targets.
+pub(crate) fn again(packet: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut message = Message::from_vec(packet).ok()?;
+    message.edns = None;
+    let [asked] = message.queries.as_slice() else { return None };
+    let mut name = Vec::new();
+    for label in asked.name().iter() {
+        name.push(u8::try_from(label.len()).ok()?);
+        name.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    name.push(0);
+    let kind = u16::from(asked.query_type());
+    let question = Question { name, kind, dnssec: false, checking_disabled: false };
+    let mut hot = Hot::new(1);
+    hot.put(Kept::new(&question, &message, 60)?);
+    let packet = encode(&question, 7);
+    let query = query::parse(&packet).ok()?;
+    let asked = Asked::of(query.name);
+    let at = hot.locate(&query, &asked)?;
+    let own = Own::default();
+    let via = Via { transport: Transport::Udp, client: IpAddr::V4(Ipv4Addr::LOCALHOST), own: &own };
+    let mut out = vec![0; MAX_UDP];
+    match hot.answer(at, (&query, &asked), via, std::time::Instant::now(), &mut out) {
+        Hit::Reply(length) | Hit::Renew(length) => {
+            out.truncate(length);
+            Some((packet, out))
+        }
+        Hit::None => None,
+    }
+}
+
 /// `found` as the answer to `query`, within what its client takes.
 fn finish(found: Message, query: &Query<'_>, transport: Transport) -> Option<Vec<u8>> {
     let mut reply = found;

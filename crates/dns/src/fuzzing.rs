@@ -6,9 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use crate::answer::{MAX_UDP, Outcome, Transport, Via, answer};
 use crate::own::Own;
-use crate::zone::file::{Problem, Static, read};
+use crate::transfer::{Rules, Transfers, TsigKey};
+use crate::zone::file::read;
 use crate::zone::{Layers, Policies};
-use crate::{name, query};
+use crate::{forward, query, transfer};
 
 const ZONE: &str = "$ORIGIN example.org.\n$TTL 300\n@ SOA ns admin 1 7200 1800 86400 60\n@ NS ns\n\
     ns A 192.0.2.1\nwww CNAME ns\n*.wild TXT \"any\"\nsub NS ns.sub\nns.sub A 192.0.2.53\n\
@@ -20,6 +21,15 @@ static LAYERS: LazyLock<Layers> = LazyLock::new(|| {
 });
 static OWN: LazyLock<Own> =
     LazyLock::new(|| Own { nsid: b"fuzz".to_vec(), secret: [7; 16], ..Own::default() });
+
+static RULES: LazyLock<Rules> = LazyLock::new(|| {
+    let key = TsigKey {
+        name: "key.example".into(),
+        algorithm: "hmac-sha256".into(),
+        secret: "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".into(),
+    };
+    Rules::new(&[key], &Transfers::default(), &[]).expect("the key above is one")
+});
 
 /// What `packet` says, as far as it is a query: its id, name in lower case, type and class.
 pub fn decode(packet: &[u8]) -> Option<(u16, Vec<u8>, u16, u16)> {
@@ -39,18 +49,22 @@ pub fn respond(packet: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Reads a zone file and writes it again, record by record; `None` for one that is refused.
-pub fn rewritten(text: &[u8]) -> Option<String> {
-    let (zone, _): (Static, Vec<Problem>) = read(text, None).ok()?;
-    let mut all = generic(&zone.apex, query::kind::SOA, zone.soa_ttl, &zone.soa);
-    for line in &zone.records {
-        all.push_str(&generic(&line.name, line.kind, line.ttl, &line.data));
-    }
-    Some(all)
+/// An upstream's answer as a thread gives it again that has kept it: to which question, and what.
+pub fn again(packet: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    forward::again(packet)
 }
 
-/// One record in the form that any type has (RFC 3597 §5).
-fn generic(owner: &[u8], kind: u16, ttl: u32, data: &[u8]) -> String {
-    let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{} {ttl} IN TYPE{kind} \\# {} {hex}\n", name::text(owner), data.len())
+/// What another server sends of a zone, signed or not, as far as it can be taken: whether it was a
+/// whole zone.
+pub fn transferred(packet: &[u8]) -> bool {
+    const APEX: &[u8] = b"\x07example\x03org\0";
+    // Whether the signature is right, wrong or none, it must be looked at.
+    let unsigned = transfer::signed::check(&RULES.keys, packet).map(|checked| checked.packet);
+    let packet = unsigned.unwrap_or_else(|_| packet.to_vec());
+    transfer::reads_whole(APEX, packet)
+}
+
+/// Reads a zone file and writes it again, record by record; `None` for one that is refused.
+pub fn rewritten(text: &[u8]) -> Option<String> {
+    read(text, None).ok().map(|(zone, _)| zone.text())
 }

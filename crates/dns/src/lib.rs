@@ -17,6 +17,7 @@
 
 mod answer;
 mod asked;
+mod checks;
 mod config;
 mod control;
 mod counts;
@@ -46,6 +47,7 @@ mod written;
 mod xdp;
 mod zone;
 
+pub use checks::Check;
 pub use config::{Cluster, Config, Site, StartError, ZoneFile, check};
 pub use control::{Reload, Request, ask};
 pub use counts::Totals;

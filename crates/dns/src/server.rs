@@ -19,7 +19,7 @@ use crate::serve::tls::Certificate;
 use crate::served::Served;
 use crate::transfer::{notify, secondary};
 use crate::written::Written;
-use crate::{health, serve, snapshot, xdp, zone};
+use crate::{checks, health, serve, snapshot, xdp, zone};
 
 /// A server that runs; it goes on when this is dropped, until its tasks are stopped.
 #[derive(Debug)]
@@ -115,6 +115,7 @@ pub async fn run_for(
     if let Some(path) = &config.control {
         control::serve(path, Arc::clone(&served), ask, tasks)?;
     }
+    checks::run(tasks);
     files.follow(Arc::clone(&served), tasks);
     secondary::follow(Arc::clone(&served), tasks);
     notify::tell(Arc::clone(&served), tasks);

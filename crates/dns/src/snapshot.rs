@@ -1,6 +1,6 @@
 //! What was known, on disk: so that a restart without an API server still answers.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,10 @@ pub(crate) fn store(path: &Path, facts: Facts) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(name);
-    std::fs::write(&beside, bytes)?;
+    let mut file = std::fs::File::create(&beside)?;
+    file.write_all(&bytes)?;
+    // Else a name could lead to nothing after a loss of power.
+    file.sync_all()?;
     std::fs::rename(&beside, path)
 }
 

@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::base::ToName;
@@ -25,6 +26,7 @@ use crate::name;
 use crate::zone::{Sites, file::Static};
 
 mod incoming;
+mod kept;
 pub(crate) mod notify;
 pub(crate) mod outgoing;
 pub(crate) mod secondary;
@@ -67,6 +69,8 @@ pub struct Secondary {
     pub primaries: Vec<SocketAddr>,
     /// The key that questions and answers are signed with.
     pub key: Option<String>,
+    /// Where it is kept for the next start; `None` for nowhere.
+    pub file: Option<PathBuf>,
 }
 
 pub(crate) type Keys = HashMap<(KeyName, Algorithm), Arc<Key>>;
@@ -88,6 +92,8 @@ pub(crate) struct Followed {
     pub apex: Vec<u8>,
     pub primaries: Vec<SocketAddr>,
     pub key: Option<Arc<Key>>,
+    /// Where it is kept for the next start.
+    pub file: Option<PathBuf>,
     /// Somebody said that it changed.
     pub wake: Notify,
 }
@@ -156,7 +162,7 @@ impl Rules {
             wanted.as_ref().map(find).transpose()
         };
         let mut followed = Vec::new();
-        for Secondary { zone, primaries, key } in secondaries {
+        for Secondary { zone, primaries, key, file } in secondaries {
             let wrong = |what| RulesError::Secondary { zone: zone.clone(), what };
             let apex = name::encode(zone).ok_or_else(|| wrong("it is no domain name"))?;
             if primaries.is_empty() {
@@ -166,6 +172,7 @@ impl Rules {
                 apex,
                 primaries: primaries.clone(),
                 key: named(key)?,
+                file: file.clone(),
                 wake: Notify::new(),
             }));
         }
@@ -187,6 +194,13 @@ impl Rules {
         };
         signed && self.allow.of(client) != 0
     }
+}
+
+/// Whether `packet` alone is the answer to AXFR for `apex`; for fuzz targets.
+pub(crate) fn reads_whole(apex: &[u8], packet: Vec<u8>) -> bool {
+    let Ok(message) = domain::base::Message::from_octets(packet) else { return false };
+    let came = incoming::Incoming::new(apex, None).take(&message);
+    matches!(came, Ok(Some(incoming::Came::Zone(_))))
 }
 
 /// The serial number of a zone.

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use foldhash::fast::RandomState;
 
 use crate::asked::{Asked, hash_of};
+use crate::checks::Checked;
 use crate::name::{self, MAX_NAME};
 use crate::query::kind;
 
@@ -29,9 +30,10 @@ use policy::{Policy, Wanted};
 use table::{Entry, Sharded, Table};
 
 pub(crate) use clusters::{Change, Clusters};
-pub(crate) use current::{Current, Layers, Located};
+pub(crate) use current::{Changed, Current, Layers, Located};
 pub(crate) use rrset::{FIXED, RrSet, Set, TO_QUESTION};
 pub(crate) use sites::Sites;
+pub(crate) use table::{SHARDS, shard_of_name as shard_of};
 
 /// Policies by name, in lower-case wire form.
 pub(crate) type Policies = BTreeMap<Vec<u8>, Wanted>;
@@ -125,6 +127,17 @@ impl Tables {
     }
 }
 
+impl Tables {
+    fn changed_since(&self, before: &Self) -> Changed {
+        match (self, before) {
+            (Self::Sharded(now), Self::Sharded(before)) => {
+                Changed::Shards(now.changed_since(before))
+            }
+            _ => Changed::All,
+        }
+    }
+}
+
 impl Zone {
     /// How many names there are.
     pub(crate) fn len(&self) -> usize {
@@ -141,9 +154,16 @@ impl Zone {
             Tables::Sharded(shards) => (None, Some(shards)),
         };
         let shards = sharded.into_iter().flat_map(Sharded::tables);
-        let entries = whole.into_iter().chain(shards).flat_map(Table::entries);
-        let ours = entries.filter(|entry| matches!(entry.place(), Place::Inside | Place::Pods));
-        ours.map(|entry| (entry.name(), entry.sets().map(|set| set.kind()).collect()))
+        whole.into_iter().chain(shards).flat_map(questions_of)
+    }
+
+    /// Those of the small tables of these numbers.
+    fn questions_in(&self, shards: &[usize]) -> impl Iterator<Item = (&[u8], Vec<u16>)> {
+        let sharded = match &self.names {
+            Tables::Whole(_) => None,
+            Tables::Sharded(all) => Some(all.some(shards)),
+        };
+        sharded.into_iter().flatten().flat_map(questions_of)
     }
 
     #[inline]
@@ -252,6 +272,12 @@ impl Zone {
     }
 }
 
+/// The names of a table that are answered for, each with the types that it has.
+fn questions_of(table: &Table) -> impl Iterator<Item = (&[u8], Vec<u16>)> {
+    let ours = table.entries().filter(|entry| matches!(entry.place(), Place::Inside | Place::Pods));
+    ours.map(|entry| (entry.name(), entry.sets().map(|set| set.kind()).collect()))
+}
+
 /// The record type of an address.
 pub(crate) fn kind_of(ip: IpAddr) -> u16 {
     if ip.is_ipv4() { kind::A } else { kind::AAAA }
@@ -264,16 +290,27 @@ fn order(node: &mut Node, wanted: &Wanted) {
             let text = text_of(set.kind(), &set.record(at)[FIXED..]);
             text.and_then(|text| wanted.weights.get(&text)).copied().unwrap_or(1)
         });
-        let weights = weights.collect();
-        set.set_policy(Policy::new(wanted, weights));
+        let mut policy = Policy::new(wanted, weights.collect());
+        if let (Some(check), kind::A | kind::AAAA) = (&wanted.check, set.kind()) {
+            let checked = (0..set.len()).map(|at| {
+                let ip = ip_of(set.kind(), &set.record(at)[FIXED..])?;
+                Some(Checked::of(ip, check))
+            });
+            policy = policy.with_checked(checked.collect());
+        }
+        set.set_policy(policy);
     }
 }
 
 /// An address as text; what else can be weighed is not in one form.
 fn text_of(kind: u16, data: &[u8]) -> Option<String> {
+    ip_of(kind, data).map(|ip| ip.to_string())
+}
+
+fn ip_of(kind: u16, data: &[u8]) -> Option<IpAddr> {
     match kind {
-        kind::A => <[u8; 4]>::try_from(data).ok().map(|ip| IpAddr::from(ip).to_string()),
-        kind::AAAA => <[u8; 16]>::try_from(data).ok().map(|ip| IpAddr::from(ip).to_string()),
+        kind::A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+        kind::AAAA => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
         _ => None,
     }
 }

@@ -328,6 +328,7 @@ impl Thread {
                 top.names.add(asked.name(), u64::from(TOP_SAMPLE));
                 top.clients.add(&client.ip().to_canonical(), u64::from(TOP_SAMPLE));
             }
+            let mut judged = false;
             let outcome = match parsed {
                 // Signatures are checked where there is time for it.
                 Ok(query) if query.signed => Outcome::Forward,
@@ -359,21 +360,31 @@ impl Thread {
                             length
                         }
                         Hit::None => {
-                            tally.forwarded += 1;
-                            match self.forward(packet, Some(client)) {
-                                Ok(()) => continue,
-                                // Too many wait already: the client may ask the next server.
-                                Err(refusal) => {
-                                    tally.refused += 1;
-                                    out[..refusal.len()].copy_from_slice(&refusal);
-                                    refusal.len()
+                            // The answer will not come by here: what is over the rate is not asked.
+                            judged = limits.is_on();
+                            let allowed = match judged {
+                                true => limited(Some(query), MAX_UDP, via, limits, now, out),
+                                false => MAX_UDP,
+                            };
+                            if allowed == MAX_UDP {
+                                tally.forwarded += 1;
+                                match self.forward(packet, Some(client)) {
+                                    Ok(()) => continue,
+                                    // Too many wait already: the client may ask the next server.
+                                    Err(refusal) => {
+                                        tally.refused += 1;
+                                        out[..refusal.len()].copy_from_slice(&refusal);
+                                        refusal.len()
+                                    }
                                 }
+                            } else {
+                                allowed
                             }
                         }
                     }
                 }
             };
-            let length = match limits.is_on() {
+            let length = match limits.is_on() && !judged {
                 true => limited(parsed.as_ref().ok(), length, via, limits, now, out),
                 false => length,
             };

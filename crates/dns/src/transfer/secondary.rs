@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::incoming::{BadTransfer, Came, Incoming};
 use super::signed::{builder, bytes};
-use super::{Followed, times_of};
+use super::{Followed, kept, times_of};
 use crate::name;
 use crate::query::kind;
 use crate::served::Served;
@@ -80,15 +80,24 @@ pub(crate) fn follow(served: Arc<Served>, tasks: &Tasks) {
 async fn keep(served: Arc<Served>, zone: Arc<Followed>) {
     let origin = Origin::Primary(zone.apex.clone());
     let shown = name::text(&zone.apex);
-    let mut confirmed = Instant::now();
+    let (mut confirmed, mut before) = (Instant::now(), Duration::ZERO);
+    if let Some(age) = restore(&served, &zone).await {
+        before = age;
+    }
     loop {
         let mut fetched = false;
         for primary in &zone.primaries {
             let known = served.written.from(&origin);
             match fetch(*primary, &zone, known.as_deref()).await {
-                Ok(Came::Same) => fetched = true,
+                Ok(Came::Same) => {
+                    fetched = true;
+                    on_disk(&zone, None).await;
+                }
                 Ok(Came::Zone(new)) => match served.written.take(origin.clone(), new) {
-                    Ok(()) => fetched = true,
+                    Ok(()) => {
+                        fetched = true;
+                        on_disk(&zone, served.written.from(&origin)).await;
+                    }
                     Err(error) => tracing::warn!(zone = shown, %primary, %error, "not taken"),
                 },
                 Err(error) => {
@@ -97,7 +106,7 @@ async fn keep(served: Arc<Served>, zone: Arc<Followed>) {
                 }
             }
             if fetched {
-                confirmed = Instant::now();
+                (confirmed, before) = (Instant::now(), Duration::ZERO);
                 break;
             }
         }
@@ -105,12 +114,49 @@ async fn keep(served: Arc<Served>, zone: Arc<Followed>) {
         let times = known.as_ref().map(|zone| times_of(&zone.soa));
         let [refresh, retry, expire] = times.unwrap_or([FIRST_RETRY, FIRST_RETRY, LONGEST]);
         let wait = if fetched { refresh } else { retry }.max(MOST_OFTEN);
-        if known.is_some() && confirmed.elapsed() > Duration::from_secs(expire.into()) {
+        if known.is_some() && before + confirmed.elapsed() > Duration::from_secs(expire.into()) {
             tracing::warn!(zone = shown, "no primary has confirmed it for too long");
             served.written.forget(&origin);
         }
         // Who is told or has waited looks again.
         let _ = timeout(Duration::from_secs(wait.into()), zone.wake.notified()).await;
+    }
+}
+
+/// Puts the zone in force that is kept on disk; for how long nobody has confirmed it.
+async fn restore(served: &Arc<Served>, zone: &Arc<Followed>) -> Option<Duration> {
+    let origin = Origin::Primary(zone.apex.clone());
+    let path = zone.file.clone()?;
+    if served.written.from(&origin).is_some() {
+        return None;
+    }
+    let (served, apex) = (Arc::clone(served), zone.apex.clone());
+    let loading = tokio::task::spawn_blocking(move || {
+        let shown = name::text(&apex);
+        match kept::load(&path, &apex) {
+            Ok(Some((zone, age))) => match served.written.take(origin, zone) {
+                Ok(()) => return Some(age),
+                Err(error) => tracing::warn!(zone = shown, %error, "not taken"),
+            },
+            Ok(None) => tracing::warn!(zone = shown, "what is kept of it has expired"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(zone = shown, %error, "what is kept is not used"),
+        }
+        None
+    });
+    loading.await.ok().flatten()
+}
+
+/// Keeps the zone for the next start, or that what is kept was confirmed.
+async fn on_disk(zone: &Arc<Followed>, new: Option<Arc<Static>>) {
+    let Some(path) = zone.file.clone() else { return };
+    let shown = name::text(&zone.apex);
+    let keeping = tokio::task::spawn_blocking(move || match new {
+        Some(new) => kept::store(&path, &new),
+        None => kept::confirm(&path),
+    });
+    if let Ok(Err(error)) = keeping.await {
+        tracing::warn!(zone = shown, %error, "zone not kept on disk");
     }
 }
 

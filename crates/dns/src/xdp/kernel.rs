@@ -5,20 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp as Program, XdpMode};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
-use super::prepare::{Answer, Key, mark};
-use super::table::Answers;
+use super::layout::{Body, Slot};
+use super::prepare::Key;
+use super::slots::Slots;
 use super::{Mode, Xdp};
 
 const PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns.bpf.o"));
 /// `struct counts`.
 const COUNTS: usize = 6 * 8;
-/// A table without any place cannot be made.
-const LEAST: u32 = 1;
+/// A table of few places has no room to look for another one.
+const LEAST: u32 = 64;
 const MOST: u32 = 4_000_000;
 
 /// Why answers cannot be given in the kernel.
@@ -86,7 +87,7 @@ pub struct Counted {
 
 /// The program, attached. Dropping it detaches it; so does the kernel when the process ends.
 pub(crate) struct Kernel {
-    answers: HashMap<MapData, Key, Answer>,
+    answers: Slots,
     addresses: HashMap<MapData, [u8; 16], u8>,
     missed: HashMap<MapData, Key, u64>,
     counted: Arc<Counts>,
@@ -94,7 +95,6 @@ pub(crate) struct Kernel {
     ours: BTreeSet<[u8; 16]>,
     wanted: Vec<IpAddr>,
     listen: IpAddr,
-    writings: u32,
     _attached: Vec<FdLink>,
     /// Held while it is attached; tests run it on frames of theirs.
     #[cfg_attr(not(test), expect(dead_code))]
@@ -131,10 +131,16 @@ impl Kernel {
     pub(super) fn attach(wanted: &Xdp, listen: SocketAddr, rate: u32) -> Result<Self, XdpError> {
         let load = |source| XdpError::Load(Box::new(source));
         let (port, names) = (listen.port(), wanted.names.clamp(LEAST, MOST));
+        // At most half of them are taken: most names stand where they are looked for first.
+        let slots = (names * 2).next_power_of_two();
+        let seed: u64 = rand::random();
         let mut program = EbpfLoader::new()
             .override_global("port", &port, true)
             .override_global("rate", &rate, true)
-            .map_max_entries("answers", names)
+            .override_global("mask", &(slots - 1), true)
+            .override_global("seed", &seed, true)
+            .map_max_entries("slots", slots)
+            .map_max_entries("bodies", names / 2)
             .load(PROGRAM)
             .map_err(load)?;
         let mut attached = Vec::new();
@@ -147,18 +153,16 @@ impl Kernel {
         }
         let mut table = |name: &str| program.take_map(name).expect("the object has it");
         let made = |source| XdpError::Table { doing: "opening a table", source: Box::new(source) };
-        let mut tables =
-            [table("answers"), table("addresses"), table("missed"), table("counted")].into_iter();
-        let mut next = || tables.next().expect("four were taken");
+        let slots: Array<MapData, Slot> = table("slots").try_into().map_err(made)?;
+        let bodies: Array<MapData, Body> = table("bodies").try_into().map_err(made)?;
         let mut kernel = Self {
-            answers: next().try_into().map_err(made)?,
-            addresses: next().try_into().map_err(made)?,
-            missed: next().try_into().map_err(made)?,
-            counted: Arc::new(Counts(next().try_into().map_err(made)?)),
+            answers: Slots::new(slots, bodies, seed),
+            addresses: table("addresses").try_into().map_err(made)?,
+            missed: table("missed").try_into().map_err(made)?,
+            counted: Arc::new(Counts(table("counted").try_into().map_err(made)?)),
             ours: BTreeSet::new(),
             wanted: wanted.addresses.clone(),
             listen: listen.ip(),
-            writings: 0,
             _attached: attached,
             program,
         };
@@ -197,6 +201,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// Where its answers are.
+    pub(super) fn answers(&mut self) -> &mut Slots {
+        &mut self.answers
+    }
+
     /// Takes out what was asked for and not found, with how often.
     pub(super) fn missed(&mut self) -> Result<Vec<(Key, u64)>, XdpError> {
         let read = |source| XdpError::Table { doing: "missed names", source: Box::new(source) };
@@ -231,23 +240,6 @@ impl Kernel {
         let ran = xdp.test_run(options).expect("the kernel runs it");
         out.truncate(ran.data_size_out as usize);
         (ran.return_value, out)
-    }
-}
-
-impl Answers for Kernel {
-    fn put(&mut self, key: &Key, mut answer: Answer) -> Result<(), XdpError> {
-        self.writings = self.writings.wrapping_add(1);
-        mark(&mut answer, key, self.writings);
-        self.answers
-            .insert(key, answer, 0)
-            .map_err(|source| XdpError::Table { doing: "answers", source: Box::new(source) })
-    }
-
-    fn remove(&mut self, key: &Key) -> Result<(), XdpError> {
-        match self.answers.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(source) => Err(XdpError::Table { doing: "answers", source: Box::new(source) }),
-        }
     }
 }
 

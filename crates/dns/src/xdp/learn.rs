@@ -17,5 +17,5 @@ pub(super) fn learn(table: &mut Table, kernel: &mut Kernel, zone: &Layers) -> Re
     missed.retain(|(_, times)| *times >= WORTH);
     missed.sort_unstable_by_key(|(_, times)| std::cmp::Reverse(*times));
     missed.truncate(MOST);
-    missed.iter().try_for_each(|(key, _)| table.take_in(kernel, zone, key, &missed))
+    missed.iter().try_for_each(|(key, _)| table.take_in(kernel.answers(), zone, key, &missed))
 }

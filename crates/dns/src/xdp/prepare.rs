@@ -1,12 +1,13 @@
 //! One answer as the program in the kernel writes it: pure, by the code that answers at the sockets.
-//!
-//! The layout is that of `struct key` and `struct answer` in `bpf/dns.bpf.c`, little-endian as the
-//! machine.
 
+use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr};
+
+use foldhash::fast::FixedState;
 
 use crate::answer::{MAX_UDP, MOST_ALIASES, Outcome, Transport, Via, answer};
 use crate::asked::Asked;
+use crate::name;
 use crate::own::Own;
 use crate::query::{CLASS_IN, HEADER, code, flag, kind, skip_name};
 use crate::zone::policy::Order;
@@ -15,35 +16,58 @@ use crate::zone::{FIXED, Found, Layers, Set};
 /// Longest name, so that a key is eight words.
 const NAME: usize = 62;
 /// Longest answer without header and question.
-const BODY: usize = 268;
+pub(super) const BODY: usize = 268;
 /// Records that turn at most.
-const TURNS: usize = 16;
-
-const FLAGS: usize = 8;
-const COUNTS: usize = 10;
-const LENGTH: usize = 16;
-const ORDER: usize = 18;
-const TURNING: usize = 19;
-const BYTES: usize = 24;
-const STARTS: usize = BYTES + BODY;
-const ALL: usize = STARTS + 2 * (TURNS + 1) + 2;
+pub(super) const TURNS: usize = 16;
+/// Numbers of `enum order`.
+const AS_WRITTEN: u8 = 0;
+const BY_ID: u8 = 1;
+pub(super) const BY_TURN: u8 = 2;
 
 /// A name in lower case, filled up with zeros, and a type.
 pub(crate) type Key = [u8; NAME + 2];
-/// An answer, not yet marked.
-pub(crate) type Answer = [u8; ALL];
 
-/// Marks `answer` as that of `key`, written by the writing of that number.
-pub(super) fn mark(answer: &mut Answer, key: &Key, number: u32) {
-    let words = key.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
-    let mixed = words.fold(0u64, |mixed, word| (mixed ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    answer[..4].copy_from_slice(&number.to_ne_bytes());
-    answer[4..8].copy_from_slice(&((mixed >> 32) as u32).to_ne_bytes());
+/// What is said to a question, but for what is taken from the question itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub flags: u16,
+    /// Answers, authorities and additional records.
+    pub counts: [u16; 3],
+    /// All records, at most [`BODY`] bytes.
+    pub body: Vec<u8>,
+    /// Which record comes first: one of `enum order`.
+    pub order: u8,
+    /// Where each record that turns begins in the body, and where the last ends; empty if none does.
+    pub starts: Vec<u16>,
+    /// It depends on other names, by an alias.
+    pub aliased: bool,
 }
 
-/// Whether the answer is that there is no such name.
-pub(super) fn says_no_name(answer: &Answer) -> bool {
-    u16::from_ne_bytes([answer[FLAGS], answer[FLAGS + 1]]) & 0xF == code::NAME_ERROR
+impl Answer {
+    /// Whether it is that there is no such name.
+    pub(super) fn says_no_name(&self) -> bool {
+        self.flags & 0xF == code::NAME_ERROR
+    }
+
+    /// Where it only says that there is no such record: the zone's apex, which is the owner of the
+    /// SOA record. All names of the zone share that body.
+    pub(super) fn apex(&self) -> Option<&[u8]> {
+        if self.counts != [0, 1, 0] {
+            return None;
+        }
+        // Written out; a pointer would not do for another name.
+        let length = name::labels(&self.body).map(|label| label.len() + 1).sum::<usize>() + 1;
+        let apex = self.body.get(..length)?;
+        let kind = self.body.get(length..length + 2)?;
+        (apex.last() == Some(&0) && kind == kind::SOA.to_be_bytes()).then_some(apex)
+    }
+
+    /// What makes a slot another one: of a body that is shared, only whose it is.
+    pub(super) fn digest(&self) -> u64 {
+        let body = self.apex().unwrap_or(&self.body);
+        let all = (self.flags, self.counts, body, self.order, &self.starts);
+        FixedState::default().hash_one(all)
+    }
 }
 
 /// The key of a question; `None` where the name is too long.
@@ -52,6 +76,11 @@ pub(super) fn key(name: &[u8], kind: u16) -> Option<Key> {
     key.get_mut(..NAME)?.get_mut(..name.len())?.copy_from_slice(name);
     key[NAME..].copy_from_slice(&kind.to_be_bytes());
     Some(key)
+}
+
+/// The name in a key; what is none, such as a client may ask for, is as long as the room for it.
+pub(super) fn name_of(key: &Key) -> &[u8] {
+    question(key).map_or(&key[..NAME], |(name, _)| name)
 }
 
 /// What is asked by `key`; `None` where it is no name.
@@ -73,7 +102,7 @@ pub(super) fn prepare(zone: &Layers, key: &Key) -> Option<Answer> {
     if (kind::FIRST_META..=kind::ANY).contains(&kind) {
         return None;
     }
-    let (order, turning) = turning(zone, name, kind)?;
+    let (order, turning, aliased) = turning(zone, name, kind)?;
     let mut packet = Vec::with_capacity(HEADER + name.len() + 4);
     packet.extend_from_slice(&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     packet.extend_from_slice(name);
@@ -91,32 +120,35 @@ pub(super) fn prepare(zone: &Layers, key: &Key) -> Option<Answer> {
     }
     let body = reply.get(packet.len()..).filter(|body| body.len() <= BODY)?;
 
-    let mut to: Answer = [0; ALL];
-    let mut put = |at: usize, value: u16| to[at..at + 2].copy_from_slice(&value.to_ne_bytes());
-    put(FLAGS, word(2));
-    (0..3).for_each(|section| put(COUNTS + 2 * section, word(6 + 2 * section)));
-    put(LENGTH, body.len() as u16); // at most BODY
-    if turning > 1 {
-        let starts = starts(reply, packet.len(), usize::from(word(6)))?;
-        let starts = starts.get(starts.len().checked_sub(turning + 1)?..)?;
-        for (index, start) in starts.iter().enumerate() {
-            put(STARTS + 2 * index, *start);
+    let starts = match turning {
+        0 | 1 => vec![],
+        _ => {
+            let starts = starts(reply, packet.len(), usize::from(word(6)))?;
+            starts.get(starts.len().checked_sub(turning + 1)?..)?.to_vec()
         }
-        to[ORDER] = order;
-        to[TURNING] = turning as u8; // at most TURNS
-    }
-    to[BYTES..BYTES + body.len()].copy_from_slice(body);
-    Some(to)
+    };
+    Some(Answer {
+        flags: word(2),
+        counts: [word(6), word(8), word(10)],
+        body: body.to_vec(),
+        order,
+        starts,
+        aliased,
+    })
 }
 
-/// Which order the last records of the answer come in, and how many they are; `None` where it
-/// depends on more than the question.
-fn turning(zone: &Layers, name: &[u8], kind: u16) -> Option<(u8, usize)> {
-    const AS_WRITTEN: u8 = 0;
-    const BY_ID: u8 = 1;
-    const BY_TURN: u8 = 2;
+/// What all names of the zone at `apex` share; `None` where there is no such zone.
+pub(super) fn shared(zone: &Layers, apex: &[u8]) -> Option<Answer> {
+    // No apex has records of this type (RFC 1035 §3.3.10: experimental).
+    const NULL: u16 = 10;
+    prepare(zone, &key(apex, NULL)?)
+}
+
+/// Which order the last records of the answer come in, how many they are, and whether an alias leads
+/// there; `None` where it depends on more than the question.
+fn turning(zone: &Layers, name: &[u8], kind: u16) -> Option<(u8, usize, bool)> {
     let mut asked = Asked::of(name);
-    for _ in 0..=MOST_ALIASES {
+    for aliases in 0..=MOST_ALIASES {
         match zone.find(&asked, kind) {
             Found::Records(set) => {
                 let order = match set.policy() {
@@ -128,11 +160,11 @@ fn turning(zone: &Layers, name: &[u8], kind: u16) -> Option<(u8, usize)> {
                     },
                 };
                 let turning = if order == AS_WRITTEN { 0 } else { set.len() };
-                return (turning <= TURNS).then_some((order, turning));
+                return (turning <= TURNS).then_some((order, turning, aliases > 0));
             }
             Found::Alias(set) => asked.read(target(set)?),
             Found::Address(_) | Found::Delegated(..) | Found::NoData(_) | Found::NoName(_) => {
-                return Some((AS_WRITTEN, 0));
+                return Some((AS_WRITTEN, 0, aliases > 0));
             }
             Found::Foreign => return None,
         }

@@ -31,6 +31,15 @@ struct Zones {
     list: Vec<(Arc<Static>, Arc<Zone>)>,
 }
 
+/// Where layers differ from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Changed {
+    /// Anywhere.
+    All,
+    /// In these small tables of the clusters' names, and in what the clusters' zones have as a whole.
+    Shards(Vec<usize>),
+}
+
 /// Which table answers for a name.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Located<'a> {
@@ -103,6 +112,23 @@ impl Layers {
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Zone> {
         let clusters = self.clusters.iter().map(|clusters| &clusters.zone);
         clusters.chain(self.zones.list.iter().map(|(_, zone)| &**zone))
+    }
+
+    /// Where they differ from `before`.
+    pub(crate) fn changed_since(&self, before: &Self) -> Changed {
+        let same = Arc::ptr_eq(&self.zones, &before.zones);
+        match (&self.clusters, &before.clusters) {
+            (None, None) if same => Changed::Shards(vec![]),
+            (Some(now), Some(before)) if same && Arc::ptr_eq(&now.roots, &before.roots) => {
+                now.zone.names.changed_since(&before.zone.names)
+            }
+            _ => Changed::All,
+        }
+    }
+
+    /// The clusters' names in the small tables of these numbers, each with the types that it has.
+    pub(crate) fn questions_in(&self, shards: &[usize]) -> impl Iterator<Item = (&[u8], Vec<u16>)> {
+        self.clusters.iter().flat_map(|clusters| clusters.zone.questions_in(shards))
     }
 
     /// How many names there are.

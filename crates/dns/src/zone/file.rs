@@ -7,9 +7,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use domain::base::iana::Class;
-use domain::base::rdata::ComposeRecordData;
-use domain::base::{Name, Rtype, ToName};
-use domain::rdata::ZoneRecordData;
+use domain::base::rdata::{ComposeRecordData, ParseAnyRecordData};
+use domain::base::{Name, ParsedName, Rtype, ToName};
+use domain::dep::octseq::Parser;
+use domain::rdata::{AllRecordData, ZoneRecordData};
 use domain::zonefile::inplace::{Entry, Zonefile};
 
 use crate::name;
@@ -63,6 +64,40 @@ pub(crate) struct Static {
     pub records: Vec<Line>,
     /// Some names in it are delegated.
     pub delegates: bool,
+}
+
+impl Static {
+    /// As a zone file, each record in the form that any type has (RFC 3597 §5); what is read from it
+    /// is the same zone.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        generic(&mut text, &self.apex, kind::SOA, self.soa_ttl, &self.soa);
+        for line in &self.records {
+            generic(&mut text, &line.name, line.kind, line.ttl, &line.data);
+        }
+        text
+    }
+}
+
+fn generic(to: &mut String, owner: &[u8], kind: u16, ttl: u32, data: &[u8]) {
+    let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
+    let owner = name::text(owner);
+    to.push_str(&format!("{owner} {ttl} IN TYPE{kind} \\# {} {hex}\n", data.len()));
+}
+
+/// The data of a record that is written as bytes: of a type that is known they must be such a
+/// record's, of another one whatever they are (RFC 3597 §5).
+fn generic_of(rtype: Rtype, bytes: &[u8]) -> Option<Vec<u8>> {
+    if rtype == Rtype::OPT || (kind::FIRST_META..=kind::ANY).contains(&rtype.to_int()) {
+        return None;
+    }
+    let mut parser = Parser::from_ref(bytes);
+    let read: AllRecordData<_, ParsedName<&[u8]>> =
+        AllRecordData::parse_any_rdata(rtype, &mut parser).ok()?;
+    let mut again = Vec::new();
+    read.compose_rdata(&mut again).ok()?;
+    // Names may not be compressed there.
+    (again == bytes).then_some(again)
 }
 
 /// What is wrong with a zone file, and where.
@@ -143,18 +178,22 @@ fn parse(text: &[u8], origin: Option<&str>) -> Result<Vec<Line>, Problem> {
         }
         let owner: Name<Vec<u8>> = record.owner().to_name();
         let mut data = Vec::new();
-        let ZoneRecordData::Unknown(_) = record.data() else {
-            record.data().compose_rdata(&mut data).map_err(|_| at("is too long".into()))?;
-            lines.push(Line {
-                name: owner.as_slice().to_ascii_lowercase(),
-                kind: record.rtype().to_int(),
-                ttl: record.ttl().as_secs(),
-                data,
-                line,
-            });
-            continue;
-        };
-        return Err(at(format!("records of type {} are not known here", record.rtype())));
+        let rtype = record.rtype();
+        match record.data() {
+            ZoneRecordData::Unknown(bytes) => {
+                let bytes: &[u8] = bytes.data().as_ref();
+                data = generic_of(rtype, bytes)
+                    .ok_or_else(|| at(format!("that is no record of type {rtype}")))?;
+            }
+            known => known.compose_rdata(&mut data).map_err(|_| at("is too long".into()))?,
+        }
+        lines.push(Line {
+            name: owner.as_slice().to_ascii_lowercase(),
+            kind: rtype.to_int(),
+            ttl: record.ttl().as_secs(),
+            data,
+            line,
+        });
     }
 }
 

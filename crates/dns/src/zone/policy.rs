@@ -1,16 +1,19 @@
 //! Which of a name's records are given, and in which order.
 //!
 //! A policy is a few numbers that were worked out when the data changed; applying it writes
-//! positions into a table on the stack. Health is no policy: what is not ready is in no set.
+//! positions into a table on the stack. Endpoints that are not ready are in no set; what a policy has
+//! checked besides is asked of a flag each time.
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
 use super::rrset::Set;
+use crate::checks::{Check, Checked};
 
 /// Records that a policy orders; those behind are not given.
 pub(crate) const MOST: usize = 256;
@@ -47,6 +50,10 @@ pub struct Wanted {
     pub nearest: bool,
     /// Weights of `weighted`, by address or data as text; what is not named weighs 1.
     pub weights: std::collections::BTreeMap<String, u16>,
+    /// Addresses that fail this are not given, unless all do: then it is rather the check that is
+    /// wrong. Not in objects of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 /// A policy as it is applied to one set.
@@ -57,6 +64,8 @@ pub(crate) struct Policy {
     nearest: bool,
     /// For each record.
     weights: Vec<u16>,
+    /// The same; empty where nothing is checked.
+    checked: Vec<Option<Arc<Checked>>>,
     turn: AtomicU32,
 }
 
@@ -75,14 +84,20 @@ impl Policy {
     pub(crate) fn new(wanted: &Wanted, weights: Vec<u16>) -> Self {
         let limit = if wanted.limit == 0 { MOST } else { usize::from(wanted.limit) };
         let turn = AtomicU32::new(0);
-        Self { order: wanted.order, limit, nearest: wanted.nearest, weights, turn }
+        let (order, nearest) = (wanted.order, wanted.nearest);
+        Self { order, limit, nearest, weights, checked: vec![], turn }
     }
 
-    /// The order, where neither who asks nor chance decides what is given, and how many.
+    /// With what is checked, for each record.
+    pub(crate) fn with_checked(self, checked: Vec<Option<Arc<Checked>>>) -> Self {
+        Self { checked, ..self }
+    }
+
+    /// The order, where neither who asks nor chance nor health decides what is given, and how many.
     pub(crate) fn plain(&self) -> Option<Order> {
         let whole = self.limit >= MOST;
         match self.order {
-            _ if self.nearest => None,
+            _ if self.nearest || !self.checked.is_empty() => None,
             Order::Fixed => Some(Order::Fixed),
             Order::Turn | Order::RoundRobin => Some(self.order).filter(|_| whole),
             Order::Shuffle | Order::Weighted | Order::Consistent => None,
@@ -91,11 +106,19 @@ impl Policy {
 
     /// Writes the positions of the records to be given, and says how many they are.
     pub(crate) fn pick(&self, set: Set<'_>, asker: Asker, to: &mut [u16; MOST]) -> usize {
-        let near = |at: usize| self.nearest && asker.site != 0 && set.site(at) == asker.site;
+        let up = |at: usize| {
+            let checked = self.checked.get(at).and_then(Option::as_ref);
+            checked.is_none_or(|checked| checked.is_up())
+        };
+        // If all are down, it is as if all were up.
+        let all = self.checked.is_empty() || !(0..set.len()).any(up);
+        let near = |at: usize| {
+            self.nearest && asker.site != 0 && set.site(at) == asker.site && (all || up(at))
+        };
         let only_near = (0..set.len()).any(near);
         let mut count = 0;
         for at in 0..set.len().min(usize::from(u16::MAX)) {
-            if count < MOST && (!only_near || near(at)) {
+            if count < MOST && (all || up(at)) && (!only_near || near(at)) {
                 to[count] = at as u16; // bounded by the range
                 count += 1;
             }
@@ -238,6 +261,30 @@ mod tests {
             let after = picked(&consistent, &fewer, asker(client, 1, 0))[0];
             assert!(before == 4 || before == after, "client {client} moved for nothing");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_down_is_not_given_unless_all_are() {
+        // Nobody listens at the discard port of these; the other one is not checked.
+        let check = Check { port: 9, path: None };
+        let checked: Vec<_> =
+            (1..=2).map(|last| Some(Checked::of([127, 9, 9, last].into(), &check))).collect();
+        let policy = policy(Order::Fixed, 0, vec![]).with_checked(checked);
+        assert_eq!(
+            (picked(&policy, &set(3), asker(1, 0, 0)), policy.plain()),
+            (vec![0, 1, 2], None)
+        );
+        let tasks = berth_daemon::Tasks::new();
+        crate::checks::run(&tasks);
+        let down = async {
+            while picked(&policy, &set(3), asker(1, 0, 0)) != [2] {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(20);
+        tokio::time::timeout(patience, down).await.expect("they fail their checks");
+        assert_eq!(picked(&policy, &set(2), asker(1, 0, 0)), [0, 1], "all are down");
+        tasks.stop(std::time::Duration::from_secs(5)).await;
     }
 
     #[test]

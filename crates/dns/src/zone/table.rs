@@ -261,6 +261,9 @@ impl Packing {
     }
 }
 
+/// How many small tables a [`Sharded`] has.
+pub(crate) const SHARDS: usize = FAN * FAN;
+
 /// Shards of one level; a change copies two such lists and one shard.
 const FAN: usize = 64;
 
@@ -296,6 +299,23 @@ impl Sharded {
     /// The small tables, in which each name stands once.
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
         self.blocks.iter().flat_map(|block| block.iter()).map(AsRef::as_ref)
+    }
+
+    /// The small tables of these numbers.
+    pub(super) fn some(&self, shards: &[usize]) -> impl Iterator<Item = &Table> {
+        shards.iter().filter_map(|shard| Some(&**self.blocks.get(shard / FAN)?.get(shard % FAN)?))
+    }
+
+    /// The numbers of the small tables that are others than `before`.
+    pub(super) fn changed_since(&self, before: &Self) -> Vec<usize> {
+        let blocks = self.blocks.iter().zip(&before.blocks).enumerate();
+        let others = blocks.filter(|(_, (now, before))| !Arc::ptr_eq(now, before));
+        let changed = others.flat_map(|(number, (now, before))| {
+            let tables = now.iter().zip(before.iter()).enumerate();
+            let others = tables.filter(|(_, (now, before))| !Arc::ptr_eq(now, before));
+            others.map(move |(shard, _)| number * FAN + shard)
+        });
+        changed.collect()
     }
 
     /// All names, their sets as text; for tests.
@@ -348,6 +368,11 @@ impl Sharded {
         }
         after
     }
+}
+
+/// Of which small table a name is, were it in one.
+pub(crate) fn shard_of_name(name: &[u8]) -> usize {
+    shard_of(hash_of(name))
 }
 
 /// From bits that neither a tag nor a small table's slots use.
@@ -411,6 +436,11 @@ mod tests {
         assert_eq!((last(&before, 5), last(&after, 5)), (Some(1), Some(2)));
         assert_eq!((last(&before, 6), last(&after, 6)), (Some(1), None));
         assert_eq!((before.len(), after.len()), (20_000, 19_999));
+        let mut shards = [5, 6, 30_000].map(|number| shard_of_name(&name(number))).to_vec();
+        shards.sort_unstable();
+        shards.dedup();
+        assert_eq!(after.changed_since(&before), shards);
+        assert!(after.some(&shards).all(|table| table.len() < 200));
         assert!((7..20_000).all(|number| last(&after, number) == Some(1)));
     }
 }

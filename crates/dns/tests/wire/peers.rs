@@ -187,14 +187,16 @@ async fn we_follow_a_zone_of_knot() {
     let zone = dir.path().join("example.org.zone");
     write_zone(&zone, 1, "gone A 192.0.2.66\n");
     let knot = free_port();
-    let (address, tasks) = ours(|config| {
+    let kept = dir.path().join("kept.zone");
+    let follow = |config: &mut Config| {
         config.secondaries = vec![Secondary {
             zone: "example.org".into(),
             primaries: vec![knot],
             key: Some("one".into()),
+            file: Some(kept.clone()),
         }];
-    })
-    .await;
+    };
+    let (address, tasks) = ours(follow).await;
     let shown = dir.path().display();
     let config = format!(
         "server:\n  rundir: {shown}\n  listen: 127.0.0.1@{}\ndatabase:\n  storage: {shown}\n\
@@ -224,6 +226,10 @@ async fn we_follow_a_zone_of_knot() {
     let wild = until(address, &query("any.example.org.", RecordType::MX), has_answer).await;
     assert!(wild.metadata.authoritative, "the zone is as good as its primary's");
     drop(knotd);
+    stop(tasks).await;
+    // Neither is there any more; what was known is.
+    let (address, tasks) = ours(follow).await;
+    until(address, &query("came.example.org.", RecordType::A), has_answer).await;
     stop(tasks).await;
 }
 

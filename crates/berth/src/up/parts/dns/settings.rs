@@ -101,6 +101,8 @@ struct Secondary {
     zone: String,
     primaries: Vec<SocketAddr>,
     key: Option<String>,
+    /// Kept here for the next start.
+    file: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -174,8 +176,12 @@ impl Settings {
         let Transfer { allow, key, notify } = self.transfer;
         let allow = allow.iter().map(|net| (net.network(), net.prefix_len())).collect();
         config.transfers = Transfers { allow, key, notify };
-        let secondary =
-            |Secondary { zone, primaries, key }| berth_dns::Secondary { zone, primaries, key };
+        let secondary = |Secondary { zone, primaries, key, file }| berth_dns::Secondary {
+            zone,
+            primaries,
+            key,
+            file,
+        };
         config.secondaries = self.secondaries.into_iter().map(secondary).collect();
         config.xdp = self.xdp.map(|Xdp { interfaces, addresses, names, mode }| {
             let all = berth_dns::Xdp::on(interfaces);
