@@ -9,6 +9,7 @@ import {
   Group,
   NavLink,
   Text,
+  Title,
   useComputedColorScheme,
   useMantineColorScheme,
 } from "@mantine/core";
@@ -38,9 +39,11 @@ import { ScopeContext } from "./scope";
 const Apps = lazy(() => import("./pages/apps"));
 const App = lazy(() => import("./pages/app"));
 const Releases = lazy(() => import("./pages/releases"));
+const Release = lazy(() => import("./pages/release"));
 const Fleet = lazy(() => import("./pages/fleet"));
 const Workloads = lazy(() => import("./pages/workloads"));
 const Item = lazy(() => import("./pages/item"));
+const New = lazy(() => import("./pages/new"));
 const Audit = lazy(() => import("./pages/audit"));
 const ShellPage = lazy(() => import("./pages/shell"));
 const Sessions = lazy(() => import("./pages/sessions"));
@@ -88,7 +91,7 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
       >
         <AppShell.Header px="md">
           <Group h="100%" justify="space-between" wrap="nowrap">
-            <Group gap="sm" wrap="nowrap">
+            <Group gap="sm" wrap="nowrap" style={{ flex: "1 1 auto", minWidth: 0 }}>
               <Burger
                 opened={opened}
                 onClick={menu.toggle}
@@ -96,7 +99,9 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
                 size="sm"
                 aria-label={t("menu")}
               />
-              <Text fw={700}>Berth</Text>
+              <Text fw={700} visibleFrom="xs">
+                Berth
+              </Text>
               <Namespace
                 key={namespace}
                 chosen={namespace}
@@ -104,7 +109,7 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
                 choose={scope.choose}
               />
             </Group>
-            <Group gap="xs" wrap="nowrap">
+            <Group gap="xs" wrap="nowrap" style={{ flex: "none" }}>
               <ActionIcon
                 variant="subtle"
                 aria-label={t("language")}
@@ -152,9 +157,11 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
               <Route path="/apps" component={Apps} />
               <Route path="/apps/:namespace/:name" component={App} />
               <Route path="/releases" component={Releases} />
+              <Route path="/releases/:namespace/:name" component={Release} />
               <Route path="/fleet" component={Fleet} />
               <Route path="/workloads/:group?/:version?/:resource?" component={Workloads} />
               <Route path="/item/*" component={Item} />
+              <Route path="/new/:group/:version/:resource" component={New} />
               <Route path="/audit" component={Audit} />
               <Route path="/shell/:namespace/:pod/:container?" component={ShellPage} />
               <Route path="/report" component={Usage} />
@@ -164,7 +171,9 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
                 <Redirect to="/now" replace />
               </Route>
               <Route>
-                <Text>{t("notFound")}</Text>
+                <Title order={1} size="h3">
+                  {t("notFound")}
+                </Title>
               </Route>
             </Switch>
           </Suspense>
@@ -181,13 +190,14 @@ function Namespace(given: { chosen: string; names: string[]; choose: (name: stri
   return (
     <Autocomplete
       size="xs"
-      w={190}
+      style={{ flex: "0 1 190px", minWidth: 80 }}
       aria-label={t("namespace")}
       placeholder={t("allNamespaces")}
       data={given.names}
       value={typed}
       limit={100}
       clearable
+      clearButtonProps={{ "aria-label": t("allNamespaces") }}
       onChange={(text) => {
         setTyped(text);
         if (text === "" || given.names.includes(text)) given.choose(text);

@@ -2,6 +2,7 @@
 // a frame is shown once.
 
 import { useSyncExternalStore } from "react";
+import { Refused, get } from "./api";
 
 export interface Column {
   name: string;
@@ -32,6 +33,8 @@ export interface Table {
 const EMPTY: Table = { columns: [], rows: [], ready: false, fault: "" };
 /** How long a list is still followed after the last page that showed it. */
 const LINGER = 5_000;
+/** When what was away is asked for again. */
+const AGAIN = 3_000;
 /** Up to so many new rows are put in their places one by one; more are sorted again. */
 const FEW = 64;
 
@@ -46,6 +49,7 @@ class Live {
   private due = 0;
   private columns: Column[] = [];
   private ready = false;
+  private fault: Table["fault"] = "";
   private leaving: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly path: string) {}
@@ -71,6 +75,7 @@ class Live {
       this.sorted = [];
       this.fresh = [];
       this.ready = false;
+      this.fault = "";
     });
     source.addEventListener("rows", (event) => {
       for (const row of JSON.parse(event.data) as Row[]) this.set(row);
@@ -87,16 +92,36 @@ class Live {
       this.ready = true;
       this.changed();
     });
+    // The console's server is there, what it asks is not.
+    source.addEventListener("away", () => this.fail("away"));
     source.onerror = () => {
-      // A refusal closes it; a broken connection is taken up again by the browser.
-      const fault = source.readyState === EventSource.CLOSED ? "refused" : "away";
-      this.table = { ...this.table, fault };
-      this.tell();
-      if (fault === "refused") {
-        source.close();
-        this.source = null;
-      }
+      // A broken connection is taken up again by the browser; what was refused is not.
+      if (source.readyState !== EventSource.CLOSED) return this.fail("away");
+      this.source = null;
+      void this.why();
     };
+  }
+
+  /** An event source does not say why it was refused: the list itself does. */
+  private async why() {
+    let fault: Table["fault"] = "away";
+    try {
+      await get(`${this.path}?limit=1`);
+    } catch (error) {
+      const final = error instanceof Refused && [400, 403, 404].includes(error.status);
+      if (final) fault = "refused";
+    }
+    this.fail(fault);
+    if (fault === "refused") return;
+    setTimeout(() => {
+      if (!this.source && this.watchers.size > 0) this.open();
+    }, AGAIN);
+  }
+
+  private fail(fault: Table["fault"]) {
+    this.fault = fault;
+    this.table = { ...this.table, fault };
+    this.tell();
   }
 
   private set(row: Row) {
@@ -137,23 +162,35 @@ class Live {
     }
     this.fresh = [];
     this.resort = false;
-    this.table = { columns: this.columns, rows: this.sorted, ready: this.ready, fault: "" };
+    const { columns, sorted: rows, ready, fault } = this;
+    this.table = { columns, rows, ready, fault };
   }
 
   private tell() {
     for (const watcher of this.watchers) watcher();
   }
 
+  forget() {
+    clearTimeout(this.leaving);
+    this.table = EMPTY;
+    this.close();
+  }
+
   private close() {
     this.source?.close();
     this.source = null;
-    open.delete(this.path);
+    if (open.get(this.path) === this) open.delete(this.path);
   }
 }
 
 function before(a: Row, b: Row): number {
   if (a.namespace !== b.namespace) return a.namespace < b.namespace ? -1 : 1;
   return a.name < b.name ? -1 : a.name > b.name ? 1 : 0;
+}
+
+/** Of who was logged in, nothing stays for who comes next. */
+export function forget(): void {
+  for (const live of [...open.values()]) live.forget();
 }
 
 const open = new Map<string, Live>();

@@ -12,8 +12,14 @@ import { Entry } from "./entry";
 const theme = createTheme({
   fontFamily: "system-ui, 'Segoe UI', 'PingFang SC', 'Noto Sans CJK SC', sans-serif",
   fontFamilyMonospace: "ui-monospace, 'SF Mono', Menlo, Consolas, monospace",
-  primaryShade: { light: 8, dark: 7 },
+  primaryShade: { light: 8, dark: 8 },
   defaultRadius: "sm",
+  components: {
+    // Who has no mouse scrolls a table that has no link in it.
+    TableScrollContainer: {
+      defaultProps: { scrollAreaProps: { viewportProps: { tabIndex: 0 } } },
+    },
+  },
 });
 
 const queries = new QueryClient({

@@ -8,12 +8,14 @@ import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { get } from "../api";
 import { type Row, type Table as Live, cell, useLive } from "../live";
+import { tone } from "../parts/health";
 import { Logs } from "../parts/logs";
-import { bytes, cores, quantity } from "../parts/quantity";
+import { bytes, cores, image, quantity } from "../parts/quantity";
 import { LiveTable } from "../parts/table";
 import { since } from "../parts/time";
 
 const NAME = "app.kubernetes.io/name";
+const APP = "berth.dev/app";
 const MEASURED_EVERY = 15_000;
 
 interface App {
@@ -49,6 +51,7 @@ export default function AppPage({ params }: { params: { namespace: string; name:
     },
     [name],
   );
+  const released = useCallback((row: Row) => row.labels[APP] === name, [name]);
 
   return (
     <Stack>
@@ -56,9 +59,11 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         <Title order={1} size="h3">
           {name}
         </Title>
-        <Text size="sm">{app.data?.spec.image}</Text>
+        <Text size="sm" c="dimmed" title={app.data?.spec.image}>
+          {image(app.data?.spec.image ?? "")}
+        </Text>
         {app.data?.status?.url && (
-          <Anchor href={app.data.status.url} rel="noreferrer">
+          <Anchor href={app.data.status.url} rel="noreferrer" size="sm">
             {app.data.status.url}
           </Anchor>
         )}
@@ -67,6 +72,7 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         <Tabs.List>
           <Tabs.Tab value="instances">{t("instances")}</Tabs.Tab>
           <Tabs.Tab value="logs">{t("logs")}</Tabs.Tab>
+          <Tabs.Tab value="releases">{t("releases")}</Tabs.Tab>
           <Tabs.Tab value="events">{t("events")}</Tabs.Tab>
           <Tabs.Tab value="configuration">{t("configuration")}</Tabs.Tab>
         </Tabs.List>
@@ -75,6 +81,15 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         </Tabs.Panel>
         <Tabs.Panel value="logs" pt="md">
           <Logs sources={own.map((row) => ({ namespace, pod: row.name }))} />
+        </Tabs.Panel>
+        <Tabs.Panel value="releases" pt="md">
+          <LiveTable
+            title={t("releases")}
+            path={`/apis/berth.dev/v1/namespaces/${namespace}/releases`}
+            to={(row) => `/releases/${row.namespace}/${row.name}`}
+            keep={released}
+            short
+          />
         </Tabs.Panel>
         <Tabs.Panel value="events" pt="md">
           <LiveTable
@@ -132,10 +147,16 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
               <Table.Tr key={row.uid}>
                 <Table.Td>
                   <Link href={`/item/core/v1/pods/${row.namespace}/${row.name}`}>{row.name}</Link>{" "}
-                  <Link href={`/shell/${row.namespace}/${row.name}`}>{t("shell")}</Link>
+                  <Link href={`/shell/${row.namespace}/${row.name}`} className="beside">
+                    {t("shell")}
+                  </Link>
                 </Table.Td>
                 <Table.Td>{cell(table, row, "Ready")}</Table.Td>
-                <Table.Td>{cell(table, row, "Status")}</Table.Td>
+                <Table.Td>
+                  <span className={tone("Status", cell(table, row, "Status"))}>
+                    {cell(table, row, "Status")}
+                  </span>
+                </Table.Td>
                 <Table.Td>{cell(table, row, "Restarts")}</Table.Td>
                 <Table.Td>{used ? cores(used.cpu) : "–"}</Table.Td>
                 <Table.Td>{used ? bytes(used.memory) : "–"}</Table.Td>

@@ -30,7 +30,7 @@ export default function Fleet() {
       </Title>
       <Heat />
       <LiveTable
-        title={t("node")}
+        title={t("nodes")}
         path="/api/v1/nodes"
         to={(row) => `/item/core/v1/nodes/-/${row.name}`}
         short

@@ -1,20 +1,14 @@
 // One object: as YAML, changed after a dry run has shown the difference; a pod's logs.
 
-import { Alert, Button, Group, Stack, Tabs, Text, Textarea, Title } from "@mantine/core";
+import { Alert, Button, Group, Stack, Tabs, Text, Title } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { dump, load } from "js-yaml";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { change, get } from "../api";
-import { Diff } from "../parts/diff";
+import { Editor, type Item, YamlText, written } from "../parts/editor";
 import { base } from "../parts/kinds";
 import { Logs } from "../parts/logs";
-
-interface Item {
-  metadata: { name: string; managedFields?: unknown };
-  spec?: { containers?: { name: string }[] };
-}
 
 export default function ItemPage({ params }: { params: { "*"?: string } }) {
   const { t } = useTranslation();
@@ -68,88 +62,47 @@ export default function ItemPage({ params }: { params: { "*"?: string } }) {
 function Yaml({ path, item }: { path: string; item: Item }) {
   const { t } = useTranslation();
   const queries = useQueryClient();
-  const [edited, setEdited] = useState<string | null>(null);
-  const [checked, setChecked] = useState<string | null>(null);
-  const [fault, setFault] = useState("");
+  // As it was when the change was begun: what others change meanwhile is a conflict, not lost.
+  const [begun, setBegun] = useState<string | null>(null);
   const [done, setDone] = useState(false);
   const now = written(item);
-
-  async function send(dry: boolean) {
-    setFault("");
-    setDone(false);
-    try {
-      const wanted = load(edited ?? now);
-      const query = dry ? "?dryRun=All&fieldValidation=Strict" : "?fieldValidation=Strict";
-      const result = await change<Item>("PUT", path + query, wanted);
-      if (dry) {
-        setChecked(written(result));
-      } else {
-        queries.setQueryData(["item", path], result);
-        setEdited(null);
-        setChecked(null);
-        setDone(true);
-      }
-    } catch (error) {
-      setFault(error instanceof Error ? error.message : String(error));
-    }
+  if (begun !== null) {
+    return (
+      <Editor
+        now={now}
+        start={begun}
+        send={(wanted, dry) => {
+          const query = `?fieldValidation=Strict${dry ? "&dryRun=All" : ""}`;
+          return change<Item>("PUT", path + query, wanted);
+        }}
+        applied={(result) => {
+          queries.setQueryData(["item", path], result);
+          setBegun(null);
+          setDone(true);
+        }}
+        cancel={() => setBegun(null)}
+      />
+    );
   }
-
   return (
     <Stack>
-      {fault && (
-        <Alert color="red" role="alert">
-          {fault}
+      {done && (
+        <Alert color="green" role="status">
+          {t("applied")}
         </Alert>
       )}
-      {done && <Alert color="green">{t("applied")}</Alert>}
-      {checked !== null && <Diff before={now} after={checked} />}
       <Group>
-        {edited === null ? (
-          <Button size="xs" onClick={() => setEdited(now)}>
-            {t("edit")}
-          </Button>
-        ) : (
-          <>
-            <Button size="xs" variant="default" onClick={() => void send(true)}>
-              {t("check")}
-            </Button>
-            <Button size="xs" disabled={checked === null} onClick={() => void send(false)}>
-              {t("apply")}
-            </Button>
-            <Button
-              size="xs"
-              variant="default"
-              onClick={() => {
-                setEdited(null);
-                setChecked(null);
-                setFault("");
-              }}
-            >
-              {t("cancel")}
-            </Button>
-          </>
-        )}
+        <Button
+          size="xs"
+          onClick={() => {
+            setDone(false);
+            setBegun(now);
+          }}
+        >
+          {t("edit")}
+        </Button>
       </Group>
-      <Textarea
-        aria-label="YAML"
-        value={edited ?? now}
-        readOnly={edited === null}
-        onChange={(event) => {
-          setEdited(event.currentTarget.value);
-          setChecked(null);
-        }}
-        autosize
-        minRows={10}
-        maxRows={36}
-        spellCheck={false}
-        styles={{ input: { fontFamily: "var(--mantine-font-family-monospace)", fontSize: 12 } }}
-      />
+      <YamlText text={now} />
     </Stack>
   );
-}
-
-/** Without who owns which field, which nobody edits. */
-function written(item: Item): string {
-  const { managedFields: _, ...metadata } = item.metadata;
-  return dump({ ...item, metadata }, { lineWidth: -1, noRefs: true });
 }

@@ -1,19 +1,22 @@
 // What is broken, what warns, what changed: the page for four in the morning.
 
-import { Alert, Badge, Card, Group, SimpleGrid, Stack, Text, Title } from "@mantine/core";
+import { Alert, Card, Group, SimpleGrid, Stack, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { acts } from "../api";
-import { type Row, type Table, useLive } from "../live";
+import { type Row, type Table, cell, useLive } from "../live";
 import { nodeFault, podFault, workloadFault } from "../parts/health";
 import { LiveTable } from "../parts/table";
-import { since } from "../parts/time";
+import { since, useTurn } from "../parts/time";
 import { listOf, useScope } from "../scope";
 
 const MOST = 50;
 const HOUR = 3_600_000;
+const ACTS_EVERY = 30_000;
+const LOOK_EVERY = 15_000;
+const PART_OF = "app.kubernetes.io/part-of";
 
 interface Fault {
   kind: string;
@@ -31,6 +34,7 @@ export function Now() {
     statefulsets: useLive(listOf("/apis/apps/v1", "statefulsets", namespace)),
     pods: useLive(listOf("/api/v1", "pods", namespace)),
   };
+  const turn = useTurn(LOOK_EVERY);
   const faults = useMemo(
     () => [
       ...faulty("Node", "core/v1/nodes", tables.nodes, nodeFault),
@@ -38,9 +42,16 @@ export function Now() {
       ...faulty("StatefulSet", "apps/v1/statefulsets", tables.statefulsets, workloadFault),
       ...faulty("Pod", "core/v1/pods", tables.pods, podFault),
     ],
-    [tables.nodes, tables.deployments, tables.statefulsets, tables.pods],
+    // What takes too long gets broken without a change.
+    [tables.nodes, tables.deployments, tables.statefulsets, tables.pods, turn],
   );
-  const known = Object.values(tables).some((table) => table.ready);
+  const parts = tables.deployments.rows.filter((row) => row.labels[PART_OF] === "berth");
+  const all = Object.values(tables);
+  const known = all.some((table) => table.ready);
+  // Who has a namespace alone sees no nodes, and misses nothing of what is theirs.
+  const own = [tables.deployments, tables.statefulsets, tables.pods];
+  const hidden = own.some((table) => table.fault === "refused");
+  const away = all.some((table) => table.fault === "away");
 
   return (
     <Stack>
@@ -50,11 +61,11 @@ export function Now() {
       <SimpleGrid cols={{ base: 2, sm: 4 }}>
         {Object.entries(tables).map(([resource, table]) => (
           <Card withBorder key={resource} padding="sm">
-            <Text size="sm" c="dimmed" tt="capitalize">
-              {resource}
+            <Text size="sm" c="dimmed">
+              {t(resource)}
             </Text>
-            <Text fw={700} size="xl">
-              {table.ready ? table.rows.length : "…"}
+            <Text fw={700} size="xl" className="count">
+              {table.fault === "refused" ? "–" : table.ready ? table.rows.length : "…"}
             </Text>
           </Card>
         ))}
@@ -63,13 +74,17 @@ export function Now() {
         <Title order={2} size="h4" mb="xs">
           {t("broken")}
         </Title>
-        {known && faults.length === 0 && <Alert color="green">{t("allWell")}</Alert>}
+        {hidden && <Alert color="yellow">{t(namespace ? "refused" : "chooseNamespace")}</Alert>}
+        {away && <Alert color="yellow">{t("away")}</Alert>}
+        {known && !hidden && !away && faults.length === 0 && (
+          <Alert color="green">{t("allWell")}</Alert>
+        )}
         <Stack gap={4}>
           {faults.slice(0, MOST).map((fault) => (
             <Group key={`${fault.kind}/${fault.row.namespace}/${fault.row.name}`} gap="sm">
-              <Badge color="red" variant="outline">
+              <Text span size="sm" className="ill">
                 {fault.what}
-              </Badge>
+              </Text>
               <Text size="sm">{fault.kind}</Text>
               <Link href={fault.to}>
                 {fault.row.namespace ? `${fault.row.namespace}/` : ""}
@@ -83,6 +98,25 @@ export function Now() {
           {faults.length > MOST && <Text size="sm">+ {faults.length - MOST}</Text>}
         </Stack>
       </section>
+      {parts.length > 0 && (
+        <section aria-label={t("components")}>
+          <Title order={2} size="h4" mb="xs">
+            {t("components")}
+          </Title>
+          <Group gap="lg">
+            {parts.map((row) => (
+              <Group gap={6} key={row.name} fz="sm">
+                <Link href={`/item/apps/v1/deployments/${row.namespace}/${row.name}`}>
+                  {row.name}
+                </Link>
+                <span className={workloadFault(tables.deployments, row) ? "ill" : "well"}>
+                  {cell(tables.deployments, row, "Ready")}
+                </span>
+              </Group>
+            ))}
+          </Group>
+        </section>
+      )}
       <Changed />
       <LiveTable
         title={t("warnings")}
@@ -118,7 +152,7 @@ function Changed() {
   const recent = useQuery({
     queryKey: ["acts", "recent"],
     queryFn: () => acts(new URLSearchParams()),
-    refetchInterval: 10_000,
+    refetchInterval: ACTS_EVERY,
     retry: false,
   });
   const fresh = (recent.data ?? []).filter(

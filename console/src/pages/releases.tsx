@@ -11,7 +11,7 @@ export default function Releases() {
     <LiveTable
       title={t("releases")}
       path={listOf("/apis/berth.dev/v1", "releases", namespace)}
-      to={(row) => `/item/berth.dev/v1/releases/${row.namespace}/${row.name}`}
+      to={(row) => `/releases/${row.namespace}/${row.name}`}
       none={t("noReleases")}
     />
   );

@@ -1,8 +1,8 @@
 // Any kind of object as a table.
 
-import { Select } from "@mantine/core";
+import { Button, Select } from "@mantine/core";
 import { useTranslation } from "react-i18next";
-import { useLocation } from "wouter";
+import { Link, useLocation } from "wouter";
 import { base, useKinds } from "../parts/kinds";
 import { LiveTable } from "../parts/table";
 import { listOf, useScope } from "../scope";
@@ -32,16 +32,26 @@ export default function Workloads({ params }: { params: Params }) {
       path={listOf(base(group, version), resource, scope)}
       to={(row) => `/item/${group}/${version}/${resource}/${row.namespace || "-"}/${row.name}`}
       extra={
-        <Select
-          size="xs"
-          w={260}
-          aria-label={t("kind")}
-          data={choices}
-          value={`${group}/${version}/${resource}`}
-          searchable
-          limit={100}
-          onChange={(next) => next && go(`/workloads/${next}`)}
-        />
+        <>
+          <Button
+            component={Link}
+            href={`/new/${group}/${version}/${resource}`}
+            size="xs"
+            variant="default"
+          >
+            {t("make")}
+          </Button>
+          <Select
+            size="xs"
+            w={260}
+            aria-label={t("kind")}
+            data={choices}
+            value={`${group}/${version}/${resource}`}
+            searchable
+            limit={100}
+            onChange={(next) => next && go(`/workloads/${next}`)}
+          />
+        </>
       }
     />
   );

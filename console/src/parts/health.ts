@@ -27,3 +27,15 @@ export function workloadFault(table: Table, row: Row): string {
   const [have, want] = ready.split("/");
   return want !== undefined && have !== want ? ready : "";
 }
+
+const WELL = /^(Running|Ready|Active|Succeeded|Completed?|Bound|Available|True|Established)$/;
+const ILL = /Error|BackOff|Fail|Evicted|NotReady|Unknown|Invalid|Aborted|OOM|Warning|Lost|Never/;
+const TOLD = new Set(["Status", "Phase", "Type"]);
+
+/** How a cell under the column `name` is coloured: well, ill, on its way, or not at all. */
+export function tone(name: string, value: unknown): string | undefined {
+  if (!TOLD.has(name) || typeof value !== "string" || !value) return undefined;
+  if (ILL.test(value)) return "ill";
+  if (name === "Type") return undefined;
+  return WELL.test(value) ? "well" : "waits";
+}

@@ -1,4 +1,4 @@
-// Kubernetes' quantities as numbers, and numbers as people read them.
+// Kubernetes' quantities as numbers; numbers and images as people read them.
 
 const UNITS: Record<string, number> = {
   n: 1e-9,
@@ -32,4 +32,9 @@ export function bytes(count: number): string {
 
 export function cores(count: number): string {
   return count >= 10 ? count.toFixed(0) : count.toFixed(2);
+}
+
+/** An image with as much of its digest as tells it from others. */
+export function image(reference: string): string {
+  return reference.replace(/@sha256:([0-9a-f]{12})[0-9a-f]+$/, "@$1");
 }

@@ -6,9 +6,13 @@ import { type ReactNode, useDeferredValue, useMemo, useRef, useState } from "rea
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { type Row, type Table, useLive } from "../live";
-import { since } from "./time";
+import { tone } from "./health";
+import { image } from "./quantity";
+import { since, useTurn } from "./time";
 
 const LINE = 32;
+/** Ages grow, whether anything changes or not; milliseconds. */
+const AGES_EVERY = 10_000;
 /** Columns that Kubernetes marks as of lesser weight have a higher priority. */
 const WEIGHTY = 0;
 
@@ -18,10 +22,28 @@ interface Shown {
   /** Where a line leads. */
   to?: (row: Row) => string;
   keep?: (row: Row, table: Table) => boolean;
+  /** One of several on its page; else it is the page. */
   short?: boolean;
   none?: string;
   extra?: ReactNode;
 }
+
+/** Columns that are not as wide as most: pixels at least, and a share of what is left. */
+const WIDTHS: Record<string, [number, number]> = {
+  Name: [200, 2],
+  Image: [200, 2],
+  URL: [220, 2],
+  Object: [220, 2],
+  Message: [340, 5],
+  Step: [180, 2],
+  Age: [56, 0.5],
+  Ready: [64, 0.5],
+  Restarts: [80, 0.5],
+  Type: [88, 0.5],
+  "Last Seen": [80, 0.5],
+};
+const WIDTH: [number, number] = [104, 1];
+const GAP = 12;
 
 /** The list at `path`, live, with a search over all that is shown. */
 export function LiveTable({ title, path, to, keep, short, none, extra }: Shown) {
@@ -31,13 +53,13 @@ export function LiveTable({ title, path, to, keep, short, none, extra }: Shown) 
   const wanted = useDeferredValue(search.trim().toLowerCase());
   const rows = useMemo(() => {
     const kept = keep ? table.rows.filter((row) => keep(row, table)) : table.rows;
-    return wanted ? kept.filter((row) => text(row).includes(wanted)) : kept;
+    return wanted ? kept.filter((row) => searched(row).includes(wanted)) : kept;
   }, [table, wanted, keep]);
 
   return (
     <section aria-label={title}>
       <Group justify="space-between" mb="xs">
-        <Title order={2} size="h4">
+        <Title order={short ? 2 : 1} size={short ? "h4" : "h3"}>
           {title}
         </Title>
         <Group gap="xs">
@@ -65,7 +87,15 @@ export function LiveTable({ title, path, to, keep, short, none, extra }: Shown) 
       )}
       {!table.ready && !table.fault && <Loader size="sm" aria-label={t("loading")} />}
       {table.ready && rows.length === 0 && <Text c="dimmed">{none ?? t("empty")}</Text>}
-      {rows.length > 0 && <Lines table={table} rows={rows} to={to} short={short} />}
+      {rows.length > 0 && (
+        <Lines
+          table={table}
+          rows={rows}
+          to={to}
+          short={short}
+          one={path.includes("/namespaces/")}
+        />
+      )}
     </section>
   );
 }
@@ -75,8 +105,10 @@ function Lines(given: {
   rows: readonly Row[];
   to?: (row: Row) => string;
   short?: boolean;
+  /** Of one namespace alone, which needs not be said. */
+  one: boolean;
 }) {
-  const { table, rows, to, short } = given;
+  const { table, rows, to, short, one } = given;
   const scroller = useRef<HTMLDivElement>(null);
   const lines = useVirtualizer({
     count: rows.length,
@@ -85,15 +117,18 @@ function Lines(given: {
     overscan: 12,
   });
   const { t } = useTranslation();
+  useTurn(AGES_EVERY);
   const columns = table.columns
     .map((column, index) => ({ column, index }))
     .filter(({ column }) => column.priority === WEIGHTY);
-  const namespaced = rows.some((row) => row.namespace);
-  const widths: string[] = columns.map(({ column }) =>
-    column.name === "Name" ? "minmax(220px, 2fr)" : "minmax(90px, 1fr)",
-  );
-  if (namespaced) widths.unshift("minmax(120px, 1fr)");
-  const grid = { gridTemplateColumns: widths.join(" ") };
+  const namespaced = !one && rows.some((row) => row.namespace);
+  const widths = columns.map(({ column }) => WIDTHS[column.name] ?? WIDTH);
+  if (namespaced) widths.unshift([120, 1]);
+  const grid = {
+    gridTemplateColumns: widths.map(([least, share]) => `minmax(${least}px, ${share}fr)`).join(" "),
+  };
+  // Lines are apart from one another: their columns stand below each other by being as wide.
+  const least = widths.reduce((sum, [width]) => sum + width + GAP, GAP);
 
   return (
     <div
@@ -103,7 +138,7 @@ function Lines(given: {
       aria-rowcount={rows.length + 1}
       tabIndex={0}
     >
-      <div className="line head" role="row" style={grid}>
+      <div className="line head" role="row" style={{ ...grid, minWidth: least }}>
         {namespaced && <span role="columnheader">{t("namespace")}</span>}
         {columns.map(({ column }) => (
           <span role="columnheader" key={column.name} title={column.description}>
@@ -111,7 +146,10 @@ function Lines(given: {
           </span>
         ))}
       </div>
-      <div role="rowgroup" style={{ height: lines.getTotalSize(), position: "relative" }}>
+      <div
+        role="rowgroup"
+        style={{ height: lines.getTotalSize(), minWidth: least, position: "relative" }}
+      >
         {lines.getVirtualItems().map((item) => {
           const row = rows[item.index];
           if (!row) return null;
@@ -127,13 +165,16 @@ function Lines(given: {
             <>
               {namespaced && <span role="cell">{row.namespace}</span>}
               {columns.map(({ column, index }) => (
-                <span role="cell" key={column.name}>
+                <span
+                  role="cell"
+                  key={column.name}
+                  className={tone(column.name, row.cells[index])}
+                  title={text(row.cells[index])}
+                >
                   {column.name === "Name" && to ? (
-                    <Link href={to(row)}>{String(row.cells[index] ?? "")}</Link>
-                  ) : column.name === "Age" && row.created ? (
-                    since(row.created)
+                    <Link href={to(row)}>{text(row.cells[index])}</Link>
                   ) : (
-                    String(row.cells[index] ?? "")
+                    shown(column.name, row, row.cells[index])
                   )}
                 </span>
               ))}
@@ -158,8 +199,17 @@ function Lines(given: {
 
 const texts = new WeakMap<Row, string>();
 
+function text(cell: Row["cells"][number] | undefined): string {
+  return String(cell ?? "");
+}
+
+function shown(column: string, row: Row, cell: Row["cells"][number] | undefined): string {
+  if (column === "Age" && row.created) return since(row.created);
+  return column.startsWith("Image") ? image(text(cell)) : text(cell);
+}
+
 /** What a row is searched by, made once. */
-function text(row: Row): string {
+function searched(row: Row): string {
   let known = texts.get(row);
   if (known === undefined) {
     known = `${row.namespace}/${row.name} ${row.cells.join(" ")}`.toLowerCase();

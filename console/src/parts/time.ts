@@ -1,8 +1,29 @@
-// Times as people say them.
+// Times as people say them, and time that passes.
+
+import { useEffect, useState } from "react";
+
+/** Another number every so many milliseconds. */
+export function useTurn(every: number): number {
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    const clock = setInterval(() => setTurn((before) => before + 1), every);
+    return () => clearInterval(clock);
+  }, [every]);
+  return turn;
+}
 
 /** `5s`, `12m`, `3h`, `9d`: how long ago. */
 export function since(then: string): string {
-  const seconds = Math.max(0, Math.floor((Date.now() - Date.parse(then)) / 1000));
+  return said(Date.now() - Date.parse(then));
+}
+
+/** As long as from one to the other; nothing where one of them is not known. */
+export function between(from: string | undefined, to: string | undefined): string {
+  return from && to ? said(Date.parse(to) - Date.parse(from)) : "";
+}
+
+function said(milliseconds: number): string {
+  const seconds = Math.max(0, Math.floor(milliseconds / 1000));
   if (seconds < 120) return `${seconds}s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)}m`;
   if (seconds < 172_800) return `${Math.floor(seconds / 3600)}h`;

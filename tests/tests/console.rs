@@ -1,0 +1,106 @@
+//! The console of a whole cluster, before people and attackers in a real browser: each page and
+//! each story of `console/stories`, and what stands behind when the control plane is gone.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use berth_tests::{Cluster, can_run_clusters, root, until};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+#[test]
+fn people_find_their_way_and_attackers_do_not() -> Result<()> {
+    if !can_run_clusters("the console in a browser") {
+        return Ok(());
+    }
+    let cluster = Cluster::new()?.with_console();
+    let said = cluster.start()?;
+    let url = format!("https://localhost:{}", cluster.console().port());
+    ensure!(said.contains(&url), "berth up says where the console is:\n{said}");
+    let first = "berth console account add admin --group berth:admins";
+    ensure!(said.contains(first), "and how to get in:\n{said}");
+
+    let account = ["console", "account", "add"];
+    let admin = [&account[..], &["admin", "--group", "berth:admins", "--generate"]].concat();
+    let eve = [&account[..], &["eve", "--generate"]].concat();
+    let people = json!({
+        "admin": cluster.berth(&admin)?.out.trim(),
+        "eve": cluster.berth(&eve)?.out.trim(),
+    });
+    let role = ["create", "rolebinding", "eve", "--clusterrole=berth:viewer", "--user=eve"];
+    cluster.kubectl(&role)?;
+    cluster.berth(&["deploy", "examples/hello", "--name", "hello", "--replicas", "2"])?;
+    let image = cluster.field("deployment/hello", "{.spec.template.spec.containers[0].image}")?;
+    cluster.apply(&include_str!("../fixtures/hostile.yaml").replace("IMAGE", &image))?;
+
+    stories(&url, &people.to_string(), &image)?;
+    it_outlives_the_control_plane_and_goes_when_told(&cluster)
+}
+
+fn stories(url: &str, people: &str, image: &str) -> Result<()> {
+    let packages = root().join("console/node_modules");
+    let missing = [packages.join("playwright-core"), CHROMIUM.into()];
+    if let Some(missing) = missing.iter().find(|path| !path.exists()) {
+        let what = format!("{} is missing: ./dev test installs it", missing.display());
+        ensure!(std::env::var_os("CI").is_none(), "{what}");
+        eprintln!("skipped: the console's stories: {what}");
+        return Ok(());
+    }
+    let told = Command::new("node")
+        .arg("console/stories/main.mjs")
+        .current_dir(root())
+        .env("BERTH_CONSOLE", url)
+        .env("BERTH_PEOPLE", people)
+        .env("BERTH_IMAGE", image)
+        .env("CHROMIUM", CHROMIUM)
+        .output()
+        .context("running node")?;
+    let out = String::from_utf8_lossy(&told.stdout);
+    eprint!("{out}");
+    ensure!(told.status.success(), "{out}{}", String::from_utf8_lossy(&told.stderr));
+    Ok(())
+}
+
+fn it_outlives_the_control_plane_and_goes_when_told(cluster: &Cluster) -> Result<()> {
+    let health = || -> Result<String> {
+        let url = format!("https://localhost:{}/healthz", cluster.console().port());
+        let authority = cluster.dir().join("pki/ca.crt");
+        let words = ["--silent", "--max-time", "5", "--cacert"];
+        let ran = Command::new("curl").args(words).arg(authority).arg(url).output()?;
+        Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+    };
+    let pod = || {
+        let path = "{.items[0].metadata.uid} {.items[0].status.containerStatuses[0].restartCount}";
+        let label = "app.kubernetes.io/name=berth-console";
+        let path = format!("jsonpath={path}");
+        let words = ["get", "pods", "-n", "berth-system", "-l", label, "-o", &path];
+        cluster.kubectl(&words).map(|ran| ran.out)
+    };
+    let before = pod()?;
+    kill(cluster.pid()?)?;
+    assert_eq!(health()?, "ok", "with a certificate of the cluster's own authority");
+    let said = cluster.start()?;
+    ensure!(!said.contains("account add"), "there are accounts:\n{said}");
+    assert_eq!(pod()?, before, "the same process");
+
+    kill(cluster.pid()?)?;
+    let mut words = vec!["up", "--detach"];
+    words.extend(cluster.options().iter().map(String::as_str));
+    let at = words.iter().position(|word| *word == "--console").context("it was on")?;
+    words[at + 1] = "off";
+    cluster.berth(&words)?;
+    until("the console is gone", PATIENCE, || health().is_ok_and(|said| said.is_empty()))?;
+    let role = cluster.try_kubectl(&["get", "clusterrolebinding", "berth:console"])?;
+    assert_ne!(role.code, 0, "nobody may impersonate any more: {}", role.out);
+    Ok(())
+}
+
+fn kill(pid: i32) -> Result<()> {
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status()?;
+    ensure!(status.success(), "process {pid} cannot be killed");
+    let gone = || !std::path::Path::new("/proc").join(pid.to_string()).exists();
+    until("the control plane is gone", PATIENCE, gone)
+}
