@@ -38,7 +38,7 @@ export async function whatIsTypedInAShellIsReplayed(browser) {
   await accessible(page, "a replay");
   await picture(page, "replay");
   await page.goto(`${url}/sessions`);
-  await page.getByLabel("Command").fill("6 TIMES 7");
+  await page.getByRole("textbox", { name: "Command" }).fill("6 TIMES 7");
   await page.getByRole("tab", { name: "Commands" }).click();
   await page.locator("tbody tr", { hasText: SUM }).first().waitFor();
   await accessible(page, "commands");
@@ -71,7 +71,7 @@ export async function whoMayOnlyLookGetsNoShell(browser) {
 export async function aContainerIsMadeToLookIntoAPod(browser) {
   const page = await enter(browser, "admin", "/shell/default/hostile");
   await page.getByLabel("Image of a debug container").fill(image);
-  await page.getByLabel("Command").fill("/bin/sh");
+  await page.getByRole("textbox", { name: "Command" }).fill("/bin/sh");
   await page.getByRole("button", { name: "Open" }).click();
   const screen = page.locator(".xterm-rows");
   await screen.getByText(/[#$]/).first().waitFor();

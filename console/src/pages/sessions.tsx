@@ -98,7 +98,7 @@ function All({ account, namespace }: { account: string; namespace: string }) {
                 <Table.Td>{one.address}</Table.Td>
                 <Table.Td>{one.namespace}</Table.Td>
                 <Table.Td>{one.pod}</Table.Td>
-                <Table.Td>
+                <Table.Td style={{ overflowWrap: "anywhere" }}>
                   {one.container} {one.image}
                 </Table.Td>
                 <Table.Td style={{ overflowWrap: "anywhere" }}>{one.command || "sh"}</Table.Td>
@@ -110,12 +110,7 @@ function All({ account, namespace }: { account: string; namespace: string }) {
                       <Badge color="green">
                         {t("live")} {since(new Date(one.began).toISOString())}
                       </Badge>
-                      <Button
-                        size="compact-xs"
-                        color="red"
-                        variant="outline"
-                        onClick={() => void end(one)}
-                      >
+                      <Button size="compact-xs" variant="default" onClick={() => void end(one)}>
                         {t("cutOff")}
                       </Button>
                     </Group>

@@ -131,7 +131,6 @@ function Screen({ wanted }: { wanted: Wanted }) {
         setWaiting("");
         setEnd(how);
         screen.options.disableStdin = true;
-        screen.options.cursorBlink = false;
       },
     });
     screen.onData((keys) => shell.keys(keys));

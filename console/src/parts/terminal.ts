@@ -43,7 +43,6 @@ export function terminal(element: HTMLElement, dark: boolean, typed: boolean): T
     fontFamily: "ui-monospace, 'SF Mono', Menlo, Consolas, monospace",
     fontSize: 13,
     scrollback: SCROLLBACK,
-    cursorBlink: typed,
     disableStdin: !typed,
     allowProposedApi: false,
     linkHandler: { activate: () => {} },
