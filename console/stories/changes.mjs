@@ -3,7 +3,7 @@
 //   BERTH_IMAGE   an image that answers on port 8080
 
 import assert from "node:assert/strict";
-import { accessible, comes, enter, leave, picture, url } from "./ground.mjs";
+import { accessible, comes, enter, go, leave, picture } from "./ground.mjs";
 
 const image = process.env.BERTH_IMAGE ?? "";
 
@@ -54,7 +54,7 @@ export async function aChangeIsLookedAtBeforeItIsMade(browser) {
   await picture(page, "difference");
   await page.getByRole("button", { name: "Apply" }).click();
   await page.getByText("Applied").waitFor();
-  await page.goto(`${url}/apps/default/made-here`);
+  await go(page, "/apps/default/made-here");
   await ready(page, 3);
   await leave(page);
 }
@@ -107,7 +107,7 @@ export async function aCanaryIsStoppedAndTakenBack(browser) {
   await page.locator(".diff .added", { hasText: "type: canary" }).waitFor();
   await page.getByRole("button", { name: "Apply" }).click();
   await page.getByText("Applied").waitFor();
-  await page.goto(`${url}/releases`);
+  await go(page, "/releases");
   const row = page
     .locator("main [role=row]", { hasText: "made-here" })
     .filter({ hasText: "canary" });
@@ -118,7 +118,7 @@ export async function aCanaryIsStoppedAndTakenBack(browser) {
   await picture(page, "canary");
   await page.getByRole("button", { name: "Abort" }).click();
   await page.locator("dd .ill", { hasText: "Aborted" }).waitFor();
-  await page.goto(`${url}/apps/default/made-here`);
+  await go(page, "/apps/default/made-here");
   await ready(page, 3);
   await leave(page);
 }

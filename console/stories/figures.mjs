@@ -9,7 +9,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import http2 from "node:http2";
 import https from "node:https";
-import { comes, enter, people, start, url, visit } from "./ground.mjs";
+import { comes, enter, go, people, start, url, visit } from "./ground.mjs";
 
 const PODS = 20_000;
 const CONSOLES = 200;
@@ -60,8 +60,6 @@ function pod(name, namespace, rest = {}) {
   return { metadata: { name, namespace, labels: { app: `app-${name.length}` } }, spec };
 }
 
-const middle = (samples) => [...samples].sort((a, b) => a - b)[Math.floor(samples.length / 2)];
-
 /** From the click on a link to what is broken and how much there is; nothing of it was kept. */
 async function paint(browser) {
   const samples = [];
@@ -82,7 +80,7 @@ async function paint(browser) {
       };
       requestAnimationFrame(seen);
     });
-    await fresh.goto(`${url}/now`);
+    await go(fresh, "/now");
     await comes(fresh, "the page is there", () => window.painted > 0);
     const got = await fresh.evaluate(() => ({
       painted: window.painted,
@@ -304,14 +302,21 @@ function spent() {
 }
 const ticks = Number(execFileSync("getconf", ["CLK_TCK"]).toString());
 
-for (const name of ["busy", "many"])
-  await api("POST", "/api/v1/namespaces", { metadata: { name } });
-await many(50, (at) => api("POST", "/api/v1/namespaces/busy/pods", pod(`busy-${at}`, "busy")));
+async function all(browser) {
+  for (const name of ["busy", "many"]) {
+    await api("POST", "/api/v1/namespaces", { metadata: { name } });
+  }
+  await many(50, (at) => api("POST", "/api/v1/namespaces/busy/pods", pod(`busy-${at}`, "busy")));
+  const first = { ...(await paint(browser)), ...(await latency(browser)) };
+  const then = { ...(await logs(browser)), ...(await consoles()) };
+  await many(PODS, (at) => api("POST", "/api/v1/namespaces/many/pods", pod(`pod-${at}`, "many")));
+  return { ...first, ...then, ...(await lists(browser)) };
+}
+
 const browser = await start();
-const figures = { ...(await paint(browser)), ...(await latency(browser)) };
-Object.assign(figures, await logs(browser), await consoles());
-await many(PODS, (at) => api("POST", "/api/v1/namespaces/many/pods", pod(`pod-${at}`, "many")));
-Object.assign(figures, await lists(browser));
-await browser.close();
-agent.destroy();
-console.log(JSON.stringify({ ...figures, change_median_ms: middle(figures.change_ms) }));
+try {
+  console.log(JSON.stringify(await all(browser)));
+} finally {
+  await browser.close();
+  agent.destroy();
+}

@@ -49,10 +49,24 @@ export async function visit(browser, given = {}) {
   return page;
 }
 
+/**
+ * Goes to `path`. Chromium lets go of what it was told to fetch when an interface comes or goes,
+ * as those of pods do: then once more.
+ */
+export async function go(page, path) {
+  for (let turn = 1; ; turn++) {
+    try {
+      return await page.goto(url + path);
+    } catch (error) {
+      if (turn > 5 || !error.message.includes("ERR_NETWORK_CHANGED")) throw error;
+    }
+  }
+}
+
 /** The same, logged in, at `path`. */
 export async function enter(browser, name, path = "/now", given = {}) {
   const page = await visit(browser, given);
-  await page.goto(url + path);
+  await go(page, path);
   await logIn(page, name, people[name], given.language);
   return page;
 }

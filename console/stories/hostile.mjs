@@ -5,7 +5,7 @@
 // `window.taken`.
 
 import assert from "node:assert/strict";
-import { comes, enter, leave, picture, url } from "./ground.mjs";
+import { comes, enter, go, leave, picture } from "./ground.mjs";
 
 const PAGES = [
   ["/now", "onerror"],
@@ -18,7 +18,7 @@ const PAGES = [
 export async function whatAPodWritesIsText(browser) {
   const page = await enter(browser, "admin", "/now");
   for (const [path, seen] of PAGES) {
-    await page.goto(url + path);
+    await go(page, path);
     await comes(
       page,
       `${path} shows ${seen}`,
@@ -31,7 +31,7 @@ export async function whatAPodWritesIsText(browser) {
     );
     await harmless(page, path);
   }
-  await page.goto(`${url}/item/core/v1/pods/default/hostile`);
+  await go(page, "/item/core/v1/pods/default/hostile");
   await page.getByRole("tab", { name: "Logs: shout" }).click();
   await page.locator(".log div div", { hasText: "onerror" }).first().waitFor();
   await harmless(page, "its log");

@@ -1,6 +1,6 @@
 // Each page, in both languages and both colours, wide and narrow.
 
-import { accessible, comes, enter, leave, picture, url } from "./ground.mjs";
+import { accessible, comes, enter, go, leave, picture } from "./ground.mjs";
 
 const NARROW = { width: 390, height: 780 };
 
@@ -24,7 +24,7 @@ const PAGES = [
 async function all(browser, name, given) {
   const page = await enter(browser, "admin", "/now", given);
   for (const [path, there, shown] of PAGES) {
-    await page.goto(url + path);
+    await go(page, path);
     await page.locator(there).first().waitFor();
     // Loaders are of pages that are not there yet.
     await comes(page, `${path} has loaded`, () => !document.querySelector(".mantine-Loader-root"));
@@ -39,7 +39,7 @@ async function all(browser, name, given) {
 }
 
 async function tabs(page) {
-  await page.goto(`${url}/apps/default/hello`);
+  await go(page, "/apps/default/hello");
   for (const [tab, there] of [
     ["Logs", ".log div div"],
     ["Releases", "main [role=rowgroup] [role=row]"],
@@ -54,7 +54,7 @@ async function tabs(page) {
 }
 
 async function release(page) {
-  await page.goto(`${url}/releases`);
+  await go(page, "/releases");
   await page.locator("main [role=rowgroup] a").first().click();
   await page.locator("main tbody tr").first().waitFor();
   await accessible(page, "a release");

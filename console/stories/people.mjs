@@ -1,13 +1,24 @@
 // Logging in and out, and what those may not do who may only look.
 
 import assert from "node:assert/strict";
-import { accessible, enter, leave, logIn, people, picture, url, visit, words } from "./ground.mjs";
+import {
+  accessible,
+  enter,
+  go,
+  leave,
+  logIn,
+  people,
+  picture,
+  url,
+  visit,
+  words,
+} from "./ground.mjs";
 
 export async function whoIsWrongStaysOutAndWhoIsRightComesIn(browser) {
   for (const language of ["en", "zh"]) {
     for (const scheme of ["light", "dark"]) {
       const page = await visit(browser, { language, scheme });
-      await page.goto(`${url}/apps`);
+      await go(page, "/apps");
       await page.getByRole("button", { name: words[language].logIn }).waitFor();
       await accessible(page, `logging in, ${language}, ${scheme}`);
       if (language === "en" && scheme === "light") await picture(page, "login");
@@ -15,7 +26,7 @@ export async function whoIsWrongStaysOutAndWhoIsRightComesIn(browser) {
     }
   }
   const page = await visit(browser);
-  await page.goto(`${url}/apps`);
+  await go(page, "/apps");
   await page.getByRole("textbox", { name: "Name" }).fill("admin");
   await page.getByLabel(/^Password/).fill("no password of anybody's");
   await page.keyboard.press("Enter");
@@ -46,7 +57,7 @@ export async function whoMayOnlyLookIsRefusedWhatChanges(browser) {
   await accessible(page, "a page of what one may not see");
   await page.getByRole("combobox", { name: "Namespace" }).fill("default");
   await page.keyboard.press("Enter");
-  await page.goto(`${url}/apps`);
+  await go(page, "/apps");
   await page.getByRole("link", { name: "hello" }).click();
   await page.getByRole("tab", { name: "Configuration" }).click();
   await page.getByRole("link", { name: "Edit" }).click();
@@ -55,9 +66,9 @@ export async function whoMayOnlyLookIsRefusedWhatChanges(browser) {
   assert.match(await page.getByRole("alert").innerText(), /forbidden|cannot/i);
   assert.ok(await page.getByRole("button", { name: "Apply" }).isDisabled());
 
-  await page.goto(`${url}/workloads/core/v1/secrets`);
+  await go(page, "/workloads/core/v1/secrets");
   await page.getByText("You may not see this.").waitFor();
-  await page.goto(`${url}/audit`);
+  await go(page, "/audit");
   assert.match(await page.getByRole("alert").innerText(), /acts of berth.dev/);
 
   // Her cookie does not make her more, whoever she says she is.

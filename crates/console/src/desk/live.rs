@@ -8,7 +8,8 @@
 //! | `ready` | all that was there has come |
 //! | `away` | the API server is: what was shown is what was last known, until `columns` comes |
 //!
-//! Whether the person may list is asked of the API server when the stream begins and every minute.
+//! Whether the person may list is asked of the API server when the stream begins and every minute;
+//! a session that has ended ends its streams then too.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -44,17 +45,17 @@ pub(super) async fn follow(
     visitor: Visitor,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Refusal> {
-    let account = visitor.account().clone();
-    let status = probe(&desk.client, &account, &wanted.path).await?;
+    let status = probe(&desk.client, visitor.account(), &wanted.path).await?;
     if !status.is_success() {
-        let message = format!("{} may not list {:.200}", account.name, wanted.path);
+        let name = &visitor.account().name;
+        let message = format!("{name} may not list {:.200}", wanted.path);
         return Err(Refusal::new(status, "Forbidden", message));
     }
     let subscription = desk.feeds.subscribe(&wanted.path).map_err(|error| match error {
         FeedError::Path => Refusal::bad("path is none of a list"),
         FeedError::Many => Refusal::later(10, "too many different tables are open"),
     })?;
-    let stream = frames(desk, account, wanted.path, subscription);
+    let stream = frames(desk, visitor, wanted.path, subscription);
     let mut answer = Response::new(Body::from_stream(stream));
     let kind = http::HeaderValue::from_static("text/event-stream");
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -63,7 +64,7 @@ pub(super) async fn follow(
 
 fn frames(
     desk: Desk,
-    account: Account,
+    visitor: Visitor,
     path: String,
     mut subscription: Subscription,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
@@ -84,10 +85,10 @@ fn frames(
                 _ = check.tick() => {
                     // Nothing passes for a minute: the proxy in between must not think it dead.
                     let alive = Bytes::from_static(b": here\n\n");
-                    let allowed = probe(&desk.client, &account, &path).await;
+                    let allowed = probe(&desk.client, visitor.account(), &path).await;
                     // An API server that is away takes nobody's rights.
                     let refused = allowed.is_ok_and(|status| status == StatusCode::FORBIDDEN);
-                    if refused || send.send(Ok(alive)).await.is_err() {
+                    if refused || has_ended(&desk, &visitor).await || send.send(Ok(alive)).await.is_err() {
                         return;
                     }
                 }
@@ -95,6 +96,12 @@ fn frames(
         }
     });
     ReceiverStream::new(receive)
+}
+
+/// A database that is away ends nobody's session.
+async fn has_ended(desk: &Desk, visitor: &Visitor) -> bool {
+    let Some(id) = visitor.session_id() else { return false };
+    matches!(desk.sessions.is_alive(id).await, Ok(false))
 }
 
 /// What the API server says to `account` listing one object at `path`.

@@ -31,6 +31,11 @@ impl Visitor {
         &self.session.account
     }
 
+    /// Which session it is; a token has none.
+    pub(super) fn session_id(&self) -> Option<&str> {
+        self.token.is_none().then_some(self.session.id.as_str())
+    }
+
     /// As the acts name them.
     pub(super) fn who(&self) -> String {
         let name = &self.account().name;
