@@ -4,11 +4,13 @@
 //! hundred bytes, and the binary's image is looked up by a fingerprint of its files (size, inode,
 //! times), so nothing is read or sent again.
 
+mod archive;
 mod own;
 mod pause;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use self::own::{Own, PROGRAM};
 use crate::layer::{Layer, LayerError};
@@ -76,15 +78,30 @@ pub async fn push_own(registry: SocketAddr) -> Result<String, SystemError> {
     let digest = match Registry::new(registry).resolve(&name, &cached).await? {
         Some(digest) => digest,
         None => {
-            let env = own.library_path().map(|path| vec![format!("LD_LIBRARY_PATH={path}")]);
-            let entrypoint = Some(vec![PROGRAM.to_owned()]);
-            let run = Run { entrypoint, env, ..Run::default() };
-            let layer = own.layer()?;
+            let (layer, run) = (own.layer()?, run_own(&own));
             let tags = |digest: &Digest| vec![digest.short().to_owned(), cached];
             push(registry, &name, layer, run, tags).await?
         }
     };
     Ok(format!("{registry}/{name}@{digest}"))
+}
+
+/// Writes an image of the running binary to `path`, as an OCI image layout in a tar: what
+/// `ctr images import` and `skopeo copy oci-archive:` take. It is named `reference`.
+///
+/// # Errors
+/// When a file of the binary cannot be read, or the archive not be written.
+pub async fn save_own(reference: &str, path: &Path) -> Result<(), SystemError> {
+    let (reference, path) = (reference.to_owned(), path.to_owned());
+    let own = blocking(Own::find).await?;
+    let (layer, run) = (own.layer()?, run_own(&own));
+    let (blobs, manifest) = assemble(layer, run).await?;
+    blocking(move || archive::write(&path, &reference, &blobs, &manifest)).await
+}
+
+fn run_own(own: &Own) -> Run {
+    let env = own.library_path().map(|path| vec![format!("LD_LIBRARY_PATH={path}")]);
+    Run { entrypoint: Some(vec![PROGRAM.to_owned()]), env, ..Run::default() }
 }
 
 async fn push(
@@ -94,6 +111,15 @@ async fn push(
     run: Run,
     tags: impl FnOnce(&Digest) -> Vec<String>,
 ) -> Result<Digest, SystemError> {
+    let (blobs, manifest) = assemble(layer, run).await?;
+    let digest = Digest::of(&serde_json::to_vec(&manifest).map_err(json)?);
+    let registry = Registry::new(address);
+    let tags = tags(&digest);
+    Ok(registry.push(name, &blobs, &manifest, &tags, &mut |_, _| ()).await?)
+}
+
+/// The image of one layer.
+async fn assemble(layer: Layer, run: Run) -> Result<([Blob; 2], Manifest), SystemError> {
     let layer = blocking(move || layer.into_blob()).await?;
     let config = ImageConfig {
         architecture: architecture().to_owned(),
@@ -105,13 +131,13 @@ async fn push(
         },
         ..ImageConfig::default()
     };
-    let json = |error| SystemError::Own(io::Error::other::<serde_json::Error>(error));
     let config = Blob::bytes(CONFIG, serde_json::to_vec(&config).map_err(json)?);
     let manifest = Manifest::image(config.descriptor.clone(), vec![layer.descriptor.clone()]);
-    let digest = Digest::of(&serde_json::to_vec(&manifest).map_err(json)?);
-    let registry = Registry::new(address);
-    let tags = tags(&digest);
-    Ok(registry.push(name, &[layer, config], &manifest, &tags, &mut |_, _| ()).await?)
+    Ok(([layer, config], manifest))
+}
+
+fn json(error: serde_json::Error) -> SystemError {
+    SystemError::Own(io::Error::other(error))
 }
 
 async fn blocking<T: Send + 'static>(
