@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{
-    advise, app, backup, balancer, completion, console, defrag, deploy, down, exec, images,
-    instance, logs, release, report, restore, scheduler, sim, status, up, why,
+    advise, app, backup, balancer, completion, console, controllers, defrag, deploy, down, exec,
+    images, install, instance, logs, release, report, restore, scheduler, sim, status, up, why,
 };
 
 /// A container cloud in one binary.
@@ -75,6 +75,12 @@ enum Command {
     Defrag(defrag::Options),
     /// Schedule pods of any Kubernetes, beside its own scheduler
     Scheduler(scheduler::Options),
+    /// Put Berth on a Kubernetes, or bring what is there up to date
+    Install(Box<install::Options>),
+    /// Take Berth off a Kubernetes
+    Uninstall(install::uninstall::Options),
+    /// Look after apps and releases, on any Kubernetes
+    Controllers(Box<controllers::Options>),
     /// What the console has measured, for people and for spreadsheets
     Report(report::Options),
     /// The web console, and who may log in there
@@ -114,6 +120,11 @@ impl Cli {
             Command::Advise(options) => on_one_thread(advise::run(&global, options)),
             Command::Defrag(options) => on_one_thread(defrag::run(&global, options)),
             Command::Scheduler(options) => scheduler::run(&global, options),
+            Command::Install(options) => on_one_thread(install::run(&global, *options)),
+            Command::Uninstall(options) => {
+                on_one_thread(install::uninstall::run(&global, options))
+            }
+            Command::Controllers(options) => controllers::run(&global, *options),
             Command::Report(options) => on_one_thread(report::run(&global, options)),
             Command::Console(options) => console::run(&global, options),
             Command::Version => version(&global),

@@ -29,6 +29,8 @@ use crate::failure::{Exit, Failure};
 /// The Lease that replicas contend for unless the configuration names another.
 const LEASE: &str = "kube-system/berth-scheduler";
 const DRAIN: Duration = Duration::from_secs(5);
+/// The configuration where none is given: one profile of our own.
+pub const PLAIN_CONFIG: &str = "profiles:\n- schedulerName: berth\n";
 
 /// `berth scheduler`.
 #[derive(clap::Args, Debug)]
@@ -164,13 +166,18 @@ fn standalone(mut read: Value) -> Result<Config> {
 fn manifests(options: &Options) -> Result<String> {
     let config = match &options.config {
         Some(path) => std::fs::read_to_string(path)?,
-        None => "profiles:\n- schedulerName: berth\n".to_owned(),
+        None => PLAIN_CONFIG.to_owned(),
     };
+    Ok(manifests_of(&options.image, &config))
+}
+
+/// The manifests of a scheduler of this image and configuration.
+pub fn manifests_of(image: &str, config: &str) -> String {
     let config: String = config.lines().map(|line| format!("    {line}\n")).collect();
     let config = config.trim_end();
-    Ok(include_str!("scheduler/manifests.yaml")
-        .replace("{{image}}", &options.image)
-        .replace("{{config}}", config))
+    include_str!("scheduler/manifests.yaml")
+        .replace("{{image}}", image)
+        .replace("{{config}}", config)
 }
 
 #[cfg(test)]

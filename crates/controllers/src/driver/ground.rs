@@ -26,15 +26,14 @@ use serde_json::{Value, json};
 use super::cache::Kept;
 use super::feed::{Changes, Feed, watch_params};
 
-/// Group, kind, the minor version that brought it in the version we write, and the one before.
-const OLDER: [(&str, &str, u32, &str); 2] = [
-    ("autoscaling", "HorizontalPodAutoscaler", 23, "v2beta2"),
-    ("batch", "CronJob", 21, "v1beta1"),
+/// Group, kind and plural, the version we write, and the one that older servers have.
+const OLDER: [(&str, &str, &str, &str, &str); 2] = [
+    ("autoscaling", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "v2", "v2beta2"),
+    ("batch", "CronJob", "cronjobs", "v1", "v1beta1"),
 ];
-/// Nodes pause by themselves since then.
-const PAUSES: u32 = 30;
-/// StatefulSets wait for a pod to have been ready for a while since then.
-const STATEFUL_MIN_READY: u32 = 22;
+/// What servers have had since nodes pause by themselves (1.30). Versions are no help: who builds
+/// their own Kubernetes often leaves them out.
+const PAUSES: (&str, &str) = ("admissionregistration.k8s.io/v1", "validatingadmissionpolicies");
 
 /// Who answers late when a node asks.
 #[derive(Clone, Debug)]
@@ -52,36 +51,42 @@ impl Pauser {
     }
 }
 
-/// Which Kubernetes carries the cluster.
-#[derive(Clone, Debug)]
+/// Which Kubernetes carries the cluster, by what it lacks.
+#[derive(Clone, Debug, Default)]
 pub struct Ground {
-    minor: u32,
-    pauser: Option<Pauser>,
-}
-
-impl Default for Ground {
-    /// Berth's own: nothing is missing.
-    fn default() -> Self {
-        Self { minor: u32::MAX, pauser: None }
-    }
+    /// The kinds that are there in their older version.
+    older: Vec<&'static str>,
+    /// Whether nodes cannot pause, and who does in their place.
+    unpausing: Option<Option<Pauser>>,
 }
 
 impl Ground {
-    /// Kubernetes 1.`minor`, and who pauses where nodes do not.
-    pub fn kubernetes(minor: u32, pauser: Option<Pauser>) -> Self {
-        Self { minor, pauser }
+    /// Finds out what the server has; `pauser` is for nodes that cannot pause.
+    ///
+    /// # Errors
+    /// When the server does not say.
+    pub async fn discover(client: &Client, pauser: Option<Pauser>) -> kube::Result<Self> {
+        let mut ground = Self::default();
+        for (group, kind, plural, version, _) in OLDER {
+            if !serves(client, &format!("{group}/{version}"), plural).await? {
+                ground.older.push(kind);
+            }
+        }
+        if !serves(client, PAUSES.0, PAUSES.1).await? {
+            ground.unpausing = Some(pauser);
+        }
+        Ok(ground)
     }
 
-    /// Whether a StatefulSet's `minReadySeconds` means anything.
+    /// Whether a StatefulSet's `minReadySeconds` means anything: since 1.22, which is told from
+    /// newer ones by what came with 1.23.
     pub fn has_stateful_min_ready(&self) -> bool {
-        self.minor >= STATEFUL_MIN_READY
+        !self.older.contains(&OLDER[0].1)
     }
 
     /// The template as this ground's nodes understand it.
     pub fn fit(&self, mut template: PodTemplateSpec) -> PodTemplateSpec {
-        if self.minor >= PAUSES {
-            return template;
-        }
+        let Some(pauser) = &self.unpausing else { return template };
         let containers = template.spec.iter_mut().flat_map(|spec| &mut spec.containers);
         for container in containers {
             let Some(handler) = container.lifecycle.as_mut().and_then(|all| all.pre_stop.as_mut())
@@ -89,7 +94,7 @@ impl Ground {
                 continue;
             };
             let Some(sleep) = handler.sleep.take() else { continue };
-            match &self.pauser {
+            match pauser {
                 Some(pauser) => {
                     handler.http_get = Some(HTTPGetAction {
                         host: Some(pauser.host.clone()),
@@ -106,15 +111,14 @@ impl Ground {
 
     /// Where `K` is, if not in the version that its type says.
     fn older<K: Resource<DynamicType = ()>>(&self) -> Option<ApiResource> {
-        let known = OLDER.iter().find(|(group, kind, since, _)| {
-            *group == K::group(&()) && *kind == K::kind(&()) && self.minor < *since
-        });
-        known.map(|(group, _, _, version)| {
-            let mut resource = ApiResource::erase::<K>(&());
-            resource.version = (*version).to_owned();
-            resource.api_version = format!("{group}/{version}");
-            resource
-        })
+        let (group, _, _, _, version) = OLDER
+            .into_iter()
+            .filter(|(_, kind, ..)| self.older.contains(kind))
+            .find(|(group, kind, ..)| *group == K::group(&()) && *kind == K::kind(&()))?;
+        let mut resource = ApiResource::erase::<K>(&());
+        resource.version = version.to_owned();
+        resource.api_version = format!("{group}/{version}");
+        Some(resource)
     }
 
     /// Applies `wanted`, written as `K`, in the version that this ground has.
@@ -172,6 +176,14 @@ impl Ground {
     pub fn feed<K: Kept>(&self, client: &Client) -> Option<Older<K>> {
         let resource = self.older::<K>()?;
         Some(Older { api: Api::all_with(client.clone(), &resource), kind: PhantomData })
+    }
+}
+
+async fn serves(client: &Client, group_version: &str, plural: &str) -> kube::Result<bool> {
+    match client.list_api_group_resources(group_version).await {
+        Ok(found) => Ok(found.resources.iter().any(|resource| resource.name == plural)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -238,37 +250,32 @@ mod tests {
         whole["spec"]["containers"][index]["lifecycle"]["preStop"].clone()
     }
 
+    fn old(pauser: Option<Pauser>) -> Ground {
+        Ground { older: vec!["HorizontalPodAutoscaler", "CronJob"], unpausing: Some(pauser) }
+    }
+
     #[test]
     fn kinds_are_where_the_server_has_them() {
-        let at = |minor| Ground::kubernetes(minor, None);
-        let scaler =
-            |minor| at(minor).older::<HorizontalPodAutoscaler>().map(|one| one.api_version);
-        assert_eq!(scaler(20).as_deref(), Some("autoscaling/v2beta2"));
-        assert_eq!(scaler(23), None);
-        let clock = at(20).older::<CronJob>().expect("it is older there");
-        assert_eq!(
-            (clock.api_version.as_str(), clock.plural.as_str()),
-            ("batch/v1beta1", "cronjobs")
-        );
-        assert!(at(21).older::<CronJob>().is_none());
-        assert!(at(20).older::<Deployment>().is_none());
+        let scaler = old(None).older::<HorizontalPodAutoscaler>().map(|one| one.api_version);
+        assert_eq!(scaler.as_deref(), Some("autoscaling/v2beta2"));
+        let clock = old(None).older::<CronJob>().expect("it is older there");
+        let place = (clock.api_version.as_str(), clock.plural.as_str());
+        assert_eq!(place, ("batch/v1beta1", "cronjobs"));
+        assert!(old(None).older::<Deployment>().is_none());
         assert!(Ground::default().older::<CronJob>().is_none());
+        assert!(Ground::default().has_stateful_min_ready() && !old(None).has_stateful_min_ready());
     }
 
     #[test]
     fn a_node_that_cannot_pause_asks_for_an_answer_that_takes_as_long() {
         let pauser = Pauser { host: "10.0.0.9".into(), port: 80 };
-        let old = Ground::kubernetes(20, Some(pauser)).fit(template());
+        let fitted = old(Some(pauser)).fit(template());
         let asked = json!({ "httpGet": { "host": "10.0.0.9", "path": "/pause/3", "port": 80 } });
-        assert_eq!(stop(&old, 0), asked);
-        assert_eq!(
-            stop(&old, 1),
-            json!({ "exec": { "command": ["/bye"] } }),
-            "what is asked for stays"
-        );
+        assert_eq!(stop(&fitted, 0), asked);
+        let own = json!({ "exec": { "command": ["/bye"] } });
+        assert_eq!(stop(&fitted, 1), own, "what is asked for stays");
         assert_eq!(Ground::default().fit(template()), template());
-        assert_eq!(Ground::kubernetes(30, None).fit(template()), template());
-        assert_eq!(stop(&Ground::kubernetes(20, None).fit(template()), 0), Value::Null);
+        assert_eq!(stop(&old(None).fit(template()), 0), Value::Null);
     }
 
     #[test]
