@@ -299,6 +299,10 @@ fn strategy(spec: &Node, faults: &mut Vec<Fault>) {
         let message = format!("spec.strategy.steps are a canary's; the type is {kind}");
         faults.push(Fault { at: steps.at, message });
     }
+    if let Some(header) = strategy.get("header").filter(|_| kind != "canary") {
+        let message = format!("spec.strategy.header is a canary's; the type is {kind}");
+        faults.push(Fault { at: header.at, message });
+    }
     let mut last = 0.0;
     for node in list(strategy, "steps").iter().filter_map(|step| step.get("weight")) {
         if let What::Number(weight) = node.what {
@@ -319,6 +323,10 @@ fn strategy(spec: &Node, faults: &mut Vec<Fault>) {
     for check in list(strategy, "checks") {
         if check.get("min").is_none() && check.get("max").is_none() {
             let message = "a check needs min, max or both: else every answer is right";
+            faults.push(Fault { at: check.at, message: message.to_owned() });
+        }
+        if check.get("query").is_some() == check.get("balancer").is_some() {
+            let message = "a check asks Prometheus by `query` or the balancer, one of both";
             faults.push(Fault { at: check.at, message: message.to_owned() });
         }
     }
