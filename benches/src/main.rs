@@ -7,6 +7,7 @@ mod conditions;
 mod group_api;
 mod group_balancer;
 mod group_balancer_l4;
+mod group_console;
 mod group_dns;
 mod group_dns_xdp;
 mod group_main;
@@ -22,7 +23,7 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 9] = [
     ("main", group_main::measure),
     ("api", group_api::measure),
     ("policy", group_policy::measure),
@@ -31,6 +32,7 @@ const GROUPS: [Group; 8] = [
     ("dns-xdp", group_dns_xdp::measure),
     ("balancer", group_balancer::measure),
     ("balancer-l4", group_balancer_l4::measure),
+    ("console", group_console::measure),
 ];
 
 fn main() -> ExitCode {

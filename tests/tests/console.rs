@@ -102,5 +102,6 @@ fn kill(pid: i32) -> Result<()> {
     let status = Command::new("kill").args(["-9", &pid.to_string()]).status()?;
     ensure!(status.success(), "process {pid} cannot be killed");
     let gone = || !std::path::Path::new("/proc").join(pid.to_string()).exists();
-    until("the control plane is gone", PATIENCE, gone)
+    until("the control plane is gone", PATIENCE, gone)?;
+    Ok(())
 }
