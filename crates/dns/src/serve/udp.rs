@@ -378,6 +378,8 @@ impl Thread {
                                     }
                                 }
                             } else {
+                                // What is dropped is counted below.
+                                tally.limited += u64::from(allowed > 0);
                                 allowed
                             }
                         }
@@ -385,7 +387,11 @@ impl Thread {
                 }
             };
             let length = match limits.is_on() && !judged {
-                true => limited(parsed.as_ref().ok(), length, via, limits, now, out),
+                true => {
+                    let allowed = limited(parsed.as_ref().ok(), length, via, limits, now, out);
+                    tally.limited += u64::from(allowed > 0 && allowed != length);
+                    allowed
+                }
                 false => length,
             };
             if length == 0 {

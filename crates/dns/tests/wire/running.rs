@@ -84,6 +84,41 @@ async fn queries_are_counted_listed_and_written_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_over_the_rate_is_not_asked_of_an_upstream() {
+    let helpers = Tasks::new();
+    let (upstream, asked) = super::upstream(&helpers).await;
+    let mut config = Config::new(free_port(), free_port(), vec![upstream]);
+    (config.threads, config.rate) = (Some(1), 5);
+    let tasks = Tasks::new();
+    let server = berth_dns::run_for(config.clone(), vec![], &tasks).await.expect("it starts");
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    socket.connect(config.listen).await.expect("it connects");
+    for number in 0..60 {
+        let packet = query(&format!("n{number}.example.org."), RecordType::A);
+        socket.send(&packet).await.expect("it is sent");
+    }
+    let (mut whole, mut truncated, mut answer) = (0, 0, [0; 1232]);
+    while whole + truncated < 30 {
+        let came = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut answer)).await;
+        came.expect("half of them are answered").expect("an answer");
+        match answer[2] & 2 {
+            0 => whole += 1,
+            _ => truncated += 1,
+        }
+    }
+    // A second may end in between.
+    let asked = *asked.lock().expect("no panic");
+    assert!((5..=15).contains(&asked) && whole <= 15, "{asked} asked, {whole} whole");
+    let page = get(config.health, "/metrics").await;
+    let limited = page.lines().find_map(|line| line.strip_prefix("berth_dns_rate_limited_total "));
+    let limited: u32 = limited.and_then(|count| count.parse().ok()).expect("it is counted");
+    assert!((22..=28).contains(&limited), "{limited}");
+    drop(server);
+    stop(tasks).await;
+    stop(helpers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_settings_are_put_in_force_without_a_query_lost() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut config = Config::new(free_port(), free_port(), vec![]);
