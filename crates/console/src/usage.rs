@@ -121,7 +121,8 @@ impl Usage {
         let usage = Self::new(pool);
         let pods = Arc::new(Mutex::new(None));
         tasks.spawn_until_stop("console pods", sample::follow(client.clone(), pods.clone()));
-        tasks.spawn_until_stop("console usage", sample::run(usage.clone(), client, pods));
+        let stopping = tasks.clone();
+        tasks.spawn("console usage", sample::run(usage.clone(), client, pods, stopping));
         usage
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_api::Quantity;
+use berth_daemon::Tasks;
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -143,14 +144,22 @@ fn requested(spec: &k8s_openapi::api::core::v1::PodSpec) -> Amount {
     Amount { cpu: all.cpu.max(largest.cpu), memory: all.memory.max(largest.memory) }
 }
 
-/// Takes samples; ends never.
-pub(super) async fn run(usage: Usage, client: Client, pods: Arc<Mutex<Option<Followed>>>) {
+/// Takes samples until `tasks` stop, and writes what it has.
+pub(super) async fn run(
+    usage: Usage,
+    client: Client,
+    pods: Arc<Mutex<Option<Followed>>>,
+    tasks: Tasks,
+) {
     let writer = format!("{:016x}", rand::random::<u64>());
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut hour, mut tally, mut unwritten) = (now() / HOUR, Tally::default(), 0);
     loop {
-        turn.tick().await;
+        tokio::select! {
+            _ = turn.tick() => {}
+            () = tasks.stopping() => break,
+        }
         let at = now();
         if at / HOUR != hour {
             match usage.write(hour, &writer, &tally).await {
@@ -170,7 +179,11 @@ pub(super) async fn run(usage: Usage, client: Client, pods: Arc<Mutex<Option<Fol
                 continue;
             }
         }
-        let Some(seen) = look(&client, &pods).await else { continue };
+        let looked = tokio::select! {
+            seen = look(&client, &pods) => seen,
+            () = tasks.stopping() => break,
+        };
+        let Some(seen) = looked else { continue };
         tally.sample(seen);
         unwritten += 1;
         if unwritten >= WRITE_EVERY {
@@ -179,6 +192,11 @@ pub(super) async fn run(usage: Usage, client: Client, pods: Arc<Mutex<Option<Fol
                 Err(error) => tracing::warn!(%error, "use cannot be written"),
             }
         }
+    }
+    if unwritten > 0
+        && let Err(error) = usage.write(hour, &writer, &tally).await
+    {
+        tracing::warn!(%error, "the last minutes of use cannot be written");
     }
 }
 
