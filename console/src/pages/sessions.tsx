@@ -87,7 +87,7 @@ function All({ account, namespace }: { account: string; namespace: string }) {
                 <Table.Th key={word}>{t(word)}</Table.Th>
               ))}
               <Table.Th>{t("result")}</Table.Th>
-              <Table.Th>{t("recording")}</Table.Th>
+              <Table.Th colSpan={2}>{t("recording")}</Table.Th>
             </Table.Tr>
           </Table.Thead>
           <Table.Tbody>
@@ -117,8 +117,9 @@ function All({ account, namespace }: { account: string; namespace: string }) {
                   )}
                 </Table.Td>
                 <Table.Td>
-                  <Link href={`/sessions/${one.id}`}>{t("replay")}</Link> {bytes(one.bytes)}
+                  <Link href={`/sessions/${one.id}`}>{t("replay")}</Link>
                 </Table.Td>
+                <Table.Td>{bytes(one.bytes)}</Table.Td>
               </Table.Tr>
             ))}
           </Table.Tbody>

@@ -2,6 +2,7 @@
 
 import {
   Alert,
+  Anchor,
   Button,
   Group,
   Select,
@@ -148,7 +149,12 @@ function Screen({ wanted }: { wanted: Wanted }) {
       {waiting && <Text role="status">{waiting}</Text>}
       {end && (
         <Alert color={end.why === "exit" && end.code === 0 ? "green" : "yellow"} role="alert">
-          {said(end, t)} {id && <Link href={`/sessions/${id}`}>{t("replay")}</Link>}
+          {said(end, t)}{" "}
+          {id && (
+            <Anchor component={Link} href={`/sessions/${id}`} c="inherit" underline="always">
+              {t("replay")}
+            </Anchor>
+          )}
         </Alert>
       )}
       <div className="screen" ref={place} />
