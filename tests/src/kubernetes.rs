@@ -13,7 +13,7 @@ use crate::wait::until;
 /// The administrator's token.
 pub const TOKEN: &str = "admin-of-a-test";
 
-/// The two processes; ended when dropped.
+/// Its processes; ended when dropped.
 #[derive(Debug)]
 pub struct Kubernetes {
     processes: Vec<Child>,
@@ -60,6 +60,7 @@ impl Kubernetes {
             "--endpoint-reconciler-type=none".into(),
         ];
         let mut started = Self { processes: Vec::new(), port, dir };
+        started.write_kubeconfig()?;
         started.spawn(&assets.join("etcd"), &etcd)?;
         started.spawn(&assets.join("kube-apiserver"), &server)?;
         let url = format!("{}/readyz", started.url());
@@ -70,6 +71,44 @@ impl Kubernetes {
             ran.is_ok_and(|status| status.success())
         })?;
         Ok(Some(started))
+    }
+
+    /// Starts its controllers too; false where they are not installed.
+    ///
+    /// # Errors
+    /// When they are and cannot be started.
+    pub fn with_controllers(&mut self) -> Result<bool> {
+        let program = assets().map(|assets| assets.join("kube-controller-manager"));
+        let Some(program) = program.filter(|program| program.exists()) else { return Ok(false) };
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        let words = [
+            format!("--kubeconfig={}", self.kubeconfig().display()),
+            format!("--service-account-private-key-file={}", at("sa.key")),
+            format!("--root-ca-file={}", at("pki/apiserver.crt")),
+            "--leader-elect=false".to_owned(),
+            "--port=0".to_owned(),
+            "--secure-port=0".to_owned(),
+        ];
+        self.spawn(&program, &words)?;
+        Ok(true)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("kubeconfig")
+    }
+
+    fn write_kubeconfig(&self) -> Result<()> {
+        let authority = self.dir.path().join("pki/apiserver.crt");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\nclusters: [{{name: real, cluster: {{server: '{}', \
+             certificate-authority: '{}'}}}}]\nusers: [{{name: admin, user: {{token: {TOKEN}}}}}]\n\
+             contexts: [{{name: real, context: {{cluster: real, user: admin}}}}]\n\
+             current-context: real\n",
+            self.url(),
+            authority.display()
+        );
+        std::fs::write(self.kubeconfig(), text).context("writing a kubeconfig")
     }
 
     /// Where it answers, with a certificate of its own making.

@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy.toml lets only test functions, not what they call
 
 mod answer;
+mod install;
 mod ours;
 mod script;
 
