@@ -81,7 +81,7 @@ export function Now() {
         )}
         <Stack gap={4}>
           {faults.slice(0, MOST).map((fault) => (
-            <Group key={`${fault.kind}/${fault.row.namespace}/${fault.row.name}`} gap="sm">
+            <Group key={`${fault.kind}/${fault.row.namespace}/${fault.row.name}`} gap="sm" fz="sm">
               <Text span size="sm" className="ill">
                 {fault.what}
               </Text>
@@ -156,7 +156,11 @@ function Changed() {
     retry: false,
   });
   const fresh = (recent.data ?? []).filter(
-    (act) => act.at > Date.now() - HOUR && act.path !== "/session",
+    (act) =>
+      act.at > Date.now() - HOUR &&
+      act.path !== "/session" &&
+      act.status < 400 &&
+      !act.verb.endsWith("(dry run)"),
   );
   if (fresh.length === 0) return null;
   return (

@@ -34,6 +34,7 @@ pub(super) async fn pass(
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
+    let dry_run = uri.query().is_some_and(only_tries);
     let body = axum::body::to_bytes(body, BODY).await.map_err(|_| {
         let message = "a body has at most 3 MiB";
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
@@ -66,7 +67,7 @@ pub(super) async fn pass(
             at: now(),
             account: visitor.who(),
             address: visitor.address.to_string(),
-            verb: method.to_string(),
+            verb: if dry_run { format!("{method} (dry run)") } else { method.to_string() },
             path: path.to_owned(),
             status: status.as_u16(),
             milliseconds: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
@@ -94,6 +95,12 @@ fn allowed(path: &str) -> Result<&str, Refusal> {
         return Err(Refusal::forbidden("pages of pods are not shown under the console's address"));
     }
     Ok(inner)
+}
+
+/// Whether a request tries alone. Whatever could be read in two ways is written down as done.
+fn only_tries(query: &str) -> bool {
+    let said = query.split('&').filter(|one| one.starts_with("dryRun"));
+    !query.contains(['%', '+', ';']) && said.eq(["dryRun=All"])
 }
 
 /// The answer, with what a browser could take for a page of ours turned into text.
@@ -142,7 +149,15 @@ pub(super) async fn may(
 
 #[cfg(test)]
 mod tests {
-    use super::allowed;
+    use super::{allowed, only_tries};
+
+    #[test]
+    fn what_is_done_is_not_written_down_as_tried() {
+        assert!(only_tries("fieldValidation=Strict&dryRun=All"));
+        for done in ["", "dryRun=", "dryRun=&dryRun=All", "dry%52un=&dryRun=All", "x=dryRun=All"] {
+            assert!(!only_tries(done), "{done}");
+        }
+    }
 
     #[test]
     fn paths_of_the_api_pass_and_tricks_do_not() {
