@@ -333,9 +333,10 @@ impl Releases {
         // First what was decided: a step that began and was not written down would begin again.
         if active.status.as_ref() != Some(&plan.status) {
             let mut status = json!(plan.status);
-            // A merge leaves what is not said as it was.
+            // A merge leaves what is not said as it was. Null and not "": some builds of Kubernetes
+            // 1.20 take an empty string for no string.
             for field in ["at", "message"] {
-                status[field] = status.get(field).cloned().unwrap_or(json!(""));
+                status[field] = status.get(field).cloned().unwrap_or_default();
             }
             self.tell(world, active, &status).await?;
         }
