@@ -68,3 +68,79 @@ pub fn transferred(packet: &[u8]) -> bool {
 pub fn rewritten(text: &[u8]) -> Option<String> {
     read(text, None).ok().map(|(zone, _)| zone.text())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::Message;
+
+    /// What the targets hold, on their seeds and near them; `./dev fuzz` looks further.
+    fn near_seeds(target: &str, rounds: usize, check: impl Fn(&[u8])) {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
+        let files = std::fs::read_dir(dir.join(target)).expect("it is part of the repository");
+        let seeds: Vec<Vec<u8>> = files
+            .map(|file| std::fs::read(file.expect("it is listed").path()).expect("it is read"))
+            .collect();
+        assert!(!seeds.is_empty());
+        let begun: u64 = rand::random();
+        println!("{target}: seed {begun}");
+        let mut random = begun | 1;
+        let mut next = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 11) as usize % below.max(1)
+        };
+        seeds.iter().for_each(|seed| check(seed));
+        for _ in 0..rounds {
+            let mut bytes = seeds[next(seeds.len())].clone();
+            for _ in 0..=next(4) {
+                let (at, other) = (next(bytes.len()), &seeds[next(seeds.len())]);
+                match next(4) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.extend_from_slice(&other[next(other.len())..]),
+                    _ if bytes.is_empty() => {}
+                    2 => bytes[at] = next(256) as u8,
+                    _ => bytes[at] ^= 1 << next(8),
+                }
+            }
+            check(&bytes);
+        }
+    }
+
+    #[test]
+    fn packets_near_the_seeds_are_read_as_hickory_reads_them() {
+        near_seeds("dns_query", 20_000, |packet| {
+            if let (Some((id, ..)), Ok(theirs)) = (decode(packet), Message::from_vec(packet)) {
+                assert_eq!((theirs.metadata.id, theirs.queries.len()), (id, 1));
+            }
+            let Some(answer) = respond(packet) else { return };
+            assert!(answer.len() <= MAX_UDP && answer[..2] == packet[..2]);
+            Message::from_vec(&answer).expect("what is answered can be read");
+            assert!(respond(&answer).is_none());
+        });
+    }
+
+    #[test]
+    fn answers_near_the_seeds_are_kept_as_they_were() {
+        near_seeds("dns_answer", 20_000, |packet| {
+            transferred(packet);
+            let Some((_, said)) = again(packet) else { return };
+            let theirs = Message::from_vec(packet).expect("it was read before");
+            let ours = Message::from_vec(&said).expect("what is said can be read");
+            assert_eq!(
+                (ours.answers, ours.authorities, ours.additionals),
+                (theirs.answers, theirs.authorities, theirs.additionals)
+            );
+        });
+    }
+
+    #[test]
+    fn zones_near_the_seeds_are_written_to_the_same() {
+        near_seeds("dns_zone", 5_000, |text| {
+            let Some(once) = rewritten(text) else { return };
+            let twice = rewritten(once.as_bytes());
+            assert_eq!(twice.as_deref(), Some(once.as_str()));
+        });
+    }
+}

@@ -134,7 +134,13 @@ pub(crate) fn read(
     text: &[u8],
     origin: Option<&str>,
 ) -> Result<(Static, Vec<Problem>), Vec<Problem>> {
-    let lines = parse(text, origin).map_err(|problem| vec![problem])?;
+    // The parser panics at some texts, such as a character string that ends with the file; whoever
+    // may write a zone must not end the task that reads it.
+    let parsed = std::panic::catch_unwind(|| parse(text, origin)).unwrap_or_else(|_| {
+        let what = "the parser gave up, perhaps at a text that does not end".to_owned();
+        Err(Problem { line: 1, column: 0, what, harmless: false })
+    });
+    let lines = parsed.map_err(|problem| vec![problem])?;
     let problems = check(&lines);
     if problems.iter().any(|problem| !problem.harmless) {
         return Err(problems);
@@ -148,7 +154,10 @@ pub(crate) fn read(
 }
 
 fn parse(text: &[u8], origin: Option<&str>) -> Result<Vec<Line>, Problem> {
-    let plain = durations::in_seconds(text);
+    let mut plain = durations::in_seconds(text);
+    if !plain.ends_with(b"\n") {
+        plain.push(b'\n');
+    }
     let text = plain.as_slice();
     let mut file = Zonefile::from(text);
     file.set_default_class(Class::IN);
