@@ -33,6 +33,8 @@ export interface Table {
 const EMPTY: Table = { columns: [], rows: [], ready: false, fault: "" };
 /** How long a list is still followed after the last page that showed it. */
 const LINGER = 5_000;
+/** A connection that broke is back within so long, or it is away. */
+const DOUBT = 5_000;
 /** When what was away is asked for again. */
 const AGAIN = 3_000;
 /** Up to so many new rows are put in their places one by one; more are sorted again. */
@@ -51,6 +53,7 @@ class Live {
   private ready = false;
   private fault: Table["fault"] = "";
   private leaving: ReturnType<typeof setTimeout> | undefined;
+  private doubt: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly path: string) {}
 
@@ -76,6 +79,7 @@ class Live {
       this.fresh = [];
       this.ready = false;
       this.fault = "";
+      clearTimeout(this.doubt);
     });
     source.addEventListener("rows", (event) => {
       for (const row of JSON.parse(event.data) as Row[]) this.set(row);
@@ -96,7 +100,11 @@ class Live {
     source.addEventListener("away", () => this.fail("away"));
     source.onerror = () => {
       // A broken connection is taken up again by the browser; what was refused is not.
-      if (source.readyState !== EventSource.CLOSED) return this.fail("away");
+      if (source.readyState !== EventSource.CLOSED) {
+        clearTimeout(this.doubt);
+        this.doubt = setTimeout(() => this.fail("away"), DOUBT);
+        return;
+      }
       this.source = null;
       void this.why();
     };
@@ -177,6 +185,7 @@ class Live {
   }
 
   private close() {
+    clearTimeout(this.doubt);
     this.source?.close();
     this.source = null;
     if (open.get(this.path) === this) open.delete(this.path);

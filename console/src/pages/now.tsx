@@ -79,7 +79,7 @@ export function Now() {
         {known && !hidden && !away && faults.length === 0 && (
           <Alert color="green">{t("allWell")}</Alert>
         )}
-        <Stack gap={4}>
+        <Stack gap={4} mt={away || hidden ? "xs" : 0}>
           {faults.slice(0, MOST).map((fault) => (
             <Group key={`${fault.kind}/${fault.row.namespace}/${fault.row.name}`} gap="sm" fz="sm">
               <Text span size="sm" className="ill">
