@@ -153,12 +153,54 @@ pub(crate) fn read(
     Ok((zone, problems))
 }
 
+/// Refuses what the parser panics at: a parenthesis that is not closed, and `$INCLUDE`.
+fn unclosed(text: &[u8]) -> Result<(), Problem> {
+    let (mut line, mut opened) = (1, Vec::new());
+    let (mut quoted, mut comment, mut begins) = (false, false, true);
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        let wrong =
+            |line, what: &str| Problem { line, column: 0, what: what.into(), harmless: false };
+        let word = text.get(at..at + b"$INCLUDE".len()).unwrap_or_default();
+        if begins && opened.is_empty() && word.eq_ignore_ascii_case(b"$INCLUDE") {
+            return Err(wrong(line, "$INCLUDE is not followed"));
+        }
+        begins = false;
+        match byte {
+            b'\n' => {
+                line += 1;
+                (comment, begins) = (false, !quoted);
+            }
+            _ if comment => {}
+            b'\\' => {
+                at += 1;
+                line += u32::from(text.get(at) == Some(&b'\n'));
+            }
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b';' => comment = true,
+            b'(' => opened.push(line),
+            b')' => drop(opened.pop()),
+            _ => {}
+        }
+        at += 1;
+    }
+    match opened.pop() {
+        Some(line) => {
+            let what = "a parenthesis that is not closed".to_owned();
+            Err(Problem { line, column: 0, what, harmless: false })
+        }
+        None => Ok(()),
+    }
+}
+
 fn parse(text: &[u8], origin: Option<&str>) -> Result<Vec<Line>, Problem> {
     let mut plain = durations::in_seconds(text);
     if !plain.ends_with(b"\n") {
         plain.push(b'\n');
     }
     let text = plain.as_slice();
+    unclosed(text)?;
     let mut file = Zonefile::from(text);
     file.set_default_class(Class::IN);
     if let Some(origin) = origin {
