@@ -121,9 +121,7 @@ impl Cli {
             Command::Defrag(options) => on_one_thread(defrag::run(&global, options)),
             Command::Scheduler(options) => scheduler::run(&global, options),
             Command::Install(options) => on_one_thread(install::run(&global, *options)),
-            Command::Uninstall(options) => {
-                on_one_thread(install::uninstall::run(&global, options))
-            }
+            Command::Uninstall(options) => on_one_thread(install::uninstall::run(&global, options)),
             Command::Controllers(options) => controllers::run(&global, *options),
             Command::Report(options) => on_one_thread(report::run(&global, options)),
             Command::Console(options) => console::run(&global, options),

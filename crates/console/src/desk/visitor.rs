@@ -101,8 +101,7 @@ async fn by_token(parts: &Parts, desk: &Desk) -> Result<Visitor, Refusal> {
     if !path.is_some_and(|path| token.scope.permits(&parts.method, path, query)) {
         return Err(Refusal::forbidden(format!("the token {} is not good for this", token.name)));
     }
-    let session =
-        Session { id: String::new(), account, csrf: String::new(), renewed: None };
+    let session = Session { id: String::new(), account, csrf: String::new(), renewed: None };
     Ok(Visitor { session, address: address(parts), token: Some(token.name) })
 }
 
