@@ -1,6 +1,6 @@
 // Terminals that are open, those that were, and what was typed in them.
 
-import { Alert, Badge, Button, Group, Stack, Table, Tabs, TextInput, Title } from "@mantine/core";
+import { Alert, Button, Group, Stack, Table, Tabs, TextInput, Title } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useDeferredValue, useState } from "react";
 import { useTranslation } from "react-i18next";
@@ -107,9 +107,9 @@ function All({ account, namespace }: { account: string; namespace: string }) {
                     one.ending
                   ) : (
                     <Group gap="xs" wrap="nowrap">
-                      <Badge color="green">
+                      <span className="well">
                         {t("live")} {since(new Date(one.began).toISOString())}
-                      </Badge>
+                      </span>
                       <Button size="compact-xs" variant="default" onClick={() => void end(one)}>
                         {t("cutOff")}
                       </Button>
