@@ -181,9 +181,10 @@ async fn weights_retries_timeouts_and_body_limits_hold() {
             assert_eq!(status, 413, "{length}");
         }
     }
-    // Chunks say no length: what is too much is found while it comes.
+    // Chunks say no length: what is too much is found while it comes, by a pod that waits for all.
     let mut stream = TcpStream::connect(balancer.config.http).await.unwrap();
-    let head = "POST /small HTTP/1.1\r\nHost: web.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        "POST /small/chunks HTTP/1.1\r\nHost: web.example\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("400\r\n{}\r\n", "b".repeat(1024));
     stream.write_all((chunk.repeat(2) + "0\r\n\r\n").as_bytes()).await.unwrap();
