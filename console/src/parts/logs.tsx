@@ -18,6 +18,8 @@ const TAIL = 500;
 const LINE = 18;
 /** How often what came is shown, milliseconds. */
 const SHOW = 100;
+/** A container that is being made has no log yet; it is asked again after so many milliseconds. */
+const AGAIN = 500;
 
 export function Logs({ sources }: { sources: Source[] }) {
   const { t } = useTranslation();
@@ -110,26 +112,38 @@ export function Logs({ sources }: { sources: Source[] }) {
 }
 
 async function read(source: Source, add: (line: string) => void, signal: AbortSignal) {
+  let told = "";
+  while (!signal.aborted) {
+    try {
+      await flow(source, add, signal);
+      return;
+    } catch (error) {
+      if (signal.aborted) return;
+      const why = error instanceof Refused ? error.message : String(error);
+      if (why !== told) add(`! ${why}`);
+      told = why;
+      if (!(error instanceof Refused && error.status === 400)) return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, AGAIN));
+  }
+}
+
+async function flow(source: Source, add: (line: string) => void, signal: AbortSignal) {
   const container = source.container ? `&container=${encodeURIComponent(source.container)}` : "";
   const path = `/api/v1/namespaces/${source.namespace}/pods/${source.pod}/log?follow=true&tailLines=${TAIL}${container}`;
-  try {
-    const answer = await stream(path, signal);
-    const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
-    for (;;) {
-      const piece = await reader?.read();
-      if (!piece || piece.done) break;
-      const parts = (rest + piece.value).split("\n");
-      rest = parts.pop() ?? "";
-      for (const part of parts) add(printable(part));
-      // A line without an end is not gathered for ever: what is too long would be cut anyway.
-      if (rest.length > LONG) rest = rest.slice(0, LONG);
-    }
-    if (rest) add(printable(rest));
-  } catch (error) {
-    if (!signal.aborted)
-      add(error instanceof Refused ? `! ${error.message}` : `! ${String(error)}`);
+  const answer = await stream(path, signal);
+  const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const piece = await reader?.read();
+    if (!piece || piece.done) break;
+    const parts = (rest + piece.value).split("\n");
+    rest = parts.pop() ?? "";
+    for (const part of parts) add(printable(part));
+    // A line without an end is not gathered for ever: what is too long would be cut anyway.
+    if (rest.length > LONG) rest = rest.slice(0, LONG);
   }
+  if (rest) add(printable(rest));
 }
 
 /** Colours and cursor movements mean nothing here, and may hide what was printed. */
