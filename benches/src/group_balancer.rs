@@ -29,10 +29,7 @@ pub fn measure() -> Result<Vec<Budget>> {
     let own = i32::try_from(std::process::id())?;
     side::pin(own, Place::Client)?;
     let measured = l7(dir.path());
-    // Threads that end meanwhile are no reason to lose what was measured.
-    if let Err(error) = side::pin(own, Place::Anywhere) {
-        eprintln!("still pinned: {error:#}");
-    }
+    side::pin(own, Place::Anywhere)?;
     measured
 }
 

@@ -27,10 +27,7 @@ pub fn measure() -> Result<Vec<Budget>> {
     let own = i32::try_from(std::process::id())?;
     side::pin(own, Place::Client)?;
     let proxied = proxies(dir.path());
-    // Threads that end meanwhile are no reason to lose what was measured.
-    if let Err(error) = side::pin(own, Place::Anywhere) {
-        eprintln!("still pinned: {error:#}");
-    }
+    side::pin(own, Place::Anywhere)?;
     let mut budgets = proxied?;
     budgets.extend(kernel::measure()?);
     budgets.extend(changes()?);

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use berth_tests::until;
@@ -49,6 +49,9 @@ impl Side {
     }
 }
 
+/// A thread that ends while taskset goes over a process's threads ends taskset.
+const TRIES: usize = 8;
+
 /// On which processor a process and all its threads run.
 #[derive(Clone, Copy)]
 pub enum Place {
@@ -72,10 +75,19 @@ pub fn pin(pid: i32, place: Place) -> Result<()> {
         Place::Server => "1",
         Place::Anywhere => &all,
     };
-    let ran = Command::new("taskset").args(["-a", "-c", "-p", list, &pid.to_string()]).output();
-    let ran = ran.context("running taskset")?;
-    ensure!(ran.status.success(), "taskset: {}", String::from_utf8_lossy(&ran.stderr));
-    Ok(())
+    let mut said = String::new();
+    for _ in 0..TRIES {
+        let ran = Command::new("taskset").args(["-a", "-c", "-p", list, &pid.to_string()]).output();
+        let ran = ran.context("running taskset")?;
+        if ran.status.success() {
+            return Ok(());
+        }
+        said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            break;
+        }
+    }
+    bail!("taskset: {said}")
 }
 
 fn ticks(pid: i32) -> Option<u64> {
