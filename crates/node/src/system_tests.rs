@@ -120,7 +120,8 @@ async fn start_pod(config: &Config, cri: &Cri) -> (PodEntry, String) {
     };
     let id = cri.create_container(&sandbox, container, sandbox_config).await.expect("a container");
     cri.start_container(&id).await.expect("it starts");
-    let current = ContainerRef { id, attempt: 0, running: true, log_path: logs.join("a/0.log") };
+    let log_path = logs.join("a/0.log");
+    let current = ContainerRef { id, attempt: 0, running: true, ended: false, log_path };
     let network = cri.pod_sandbox_status(&sandbox).await.expect("a status").network;
     let ip = network.expect("a network").ip;
     let containers =

@@ -41,6 +41,8 @@ pub struct ContainerRef {
     pub attempt: u32,
     /// Whether it runs now.
     pub running: bool,
+    /// Whether it will write no more; one that is made and not yet started will.
+    pub ended: bool,
     /// Its log file.
     pub log_path: PathBuf,
 }

@@ -45,7 +45,7 @@ pub(super) async fn show(
     let running = move || {
         pods.by_uid(&uid).is_some_and(|entry| {
             let current = entry.containers.get(&container).and_then(|c| c.current.as_ref());
-            current.is_some_and(|current| current.running && current.id == attempt.id)
+            current.is_some_and(|current| !current.ended && current.id == attempt.id)
         })
     };
     let body = Body::from_stream(logs::stream(reader, running));

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::{Finished, STEP_BACKOFF, Worker};
 use crate::pod::facts::{ImageFact, Step};
+use crate::pod::runtime::Life;
 use crate::pod::steps::{Outcome, StepError};
 use crate::pod::table::{ContainerEntry, ContainerRef, PodEntry};
 
@@ -167,7 +168,8 @@ impl Worker {
             let found = ContainerRef {
                 id: record.id.clone(),
                 attempt: record.attempt,
-                running: record.life == crate::pod::runtime::Life::Running,
+                running: record.life == Life::Running,
+                ended: !matches!(record.life, Life::Created | Life::Running),
                 log_path: record.log_path.clone().into(),
             };
             let shown: &mut ContainerEntry =
