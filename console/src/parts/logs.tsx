@@ -18,7 +18,7 @@ const TAIL = 500;
 const LINE = 18;
 /** How often what came is shown, milliseconds. */
 const SHOW = 100;
-/** A container that is being made has no log yet; it is asked again after so many milliseconds. */
+/** A container that is being made, or a network that changed, is asked again after so many ms. */
 const AGAIN = 500;
 
 export function Logs({ sources }: { sources: Source[] }) {
@@ -122,7 +122,8 @@ async function read(source: Source, add: (line: string) => void, signal: AbortSi
       const why = error instanceof Refused ? error.message : String(error);
       if (why !== told) add(`! ${why}`);
       told = why;
-      if (!(error instanceof Refused && error.status === 400)) return;
+      // A network that changed ends the stream; whoever is refused for good stays so.
+      if (error instanceof Refused && error.status !== 400) return;
     }
     await new Promise((resolve) => setTimeout(resolve, AGAIN));
   }
