@@ -15,10 +15,8 @@ const APART: usize = 14;
 
 async fn rehearse(ground: Ground) {
     ground.nodes(NODES, 8, 2).await;
-    for at in 0..40 {
-        let labels = json!({ "labels": { "app": "web" } });
-        ground.pod(&format!("web-{at}"), "500m", json!({ "metadata": labels })).await;
-    }
+    // First, since a packer fills nodes to the brim and then has no room beside the others;
+    // also by name, for pods made within one second are replayed in that order.
     let apart = json!({
         "metadata": { "labels": { "app": "apart" } },
         "spec": { "affinity": { "podAntiAffinity": {
@@ -29,6 +27,10 @@ async fn rehearse(ground: Ground) {
     });
     for at in 0..APART {
         ground.pod(&format!("apart-{at}"), "100m", apart.clone()).await;
+    }
+    for at in 0..40 {
+        let labels = json!({ "labels": { "app": "web" } });
+        ground.pod(&format!("web-{at}"), "500m", json!({ "metadata": labels })).await;
     }
     let tasks = ground.scheduler(Config::default());
     eventually!("all that can are bound", ground.bound().await.len() == 40 + NODES);
