@@ -5,14 +5,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DynamicObject, ListParams, ObjectList, WatchEvent};
+use kube::api::{DynamicObject, ListParams, ObjectList};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 
-use super::feed::{Changes, Feed, Objects, watch_params};
+use super::feed::{Changes, Feed, Objects, changes_read, list_read, watch_params};
 
 /// See the module.
 pub struct Budgets {
@@ -46,8 +45,7 @@ impl Feed<PodDisruptionBudget> for Budgets {
         }
         let found = self.beta.list(params).await?;
         self.is_beta.store(true, Ordering::Relaxed);
-        let items = found.items.into_iter().map(read).collect::<kube::Result<_>>()?;
-        Ok(ObjectList { types: found.types, metadata: found.metadata, items })
+        list_read(found, read)
     }
 
     async fn watch(&self, version: &str) -> kube::Result<Changes<PodDisruptionBudget>> {
@@ -55,16 +53,7 @@ impl Feed<PodDisruptionBudget> for Budgets {
             return self.stable.watch(version).await;
         }
         let events = self.beta.watch(&watch_params(None), version).await?;
-        let read = |event| async {
-            Ok(match event {
-                WatchEvent::Added(object) => WatchEvent::Added(read(object)?),
-                WatchEvent::Modified(object) => WatchEvent::Modified(read(object)?),
-                WatchEvent::Deleted(object) => WatchEvent::Deleted(read(object)?),
-                WatchEvent::Bookmark(bookmark) => WatchEvent::Bookmark(bookmark),
-                WatchEvent::Error(status) => WatchEvent::Error(status),
-            })
-        };
-        Ok(events.and_then(read).boxed())
+        Ok(changes_read(events, read))
     }
 
     fn fields(&self) -> Option<&str> {
@@ -97,6 +86,8 @@ mod tests {
     use axum::http::Uri;
     use axum::http::header::CONTENT_TYPE;
     use axum::routing::get;
+    use futures::TryStreamExt;
+    use kube::api::WatchEvent;
     use serde_json::json;
     use tokio::net::TcpListener;
 

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use berth_daemon::Backoff;
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
+use futures::{Stream, StreamExt, TryStreamExt};
+use kube::api::{DynamicObject, ListParams, ObjectList, WatchEvent, WatchParams};
 use kube::core::{PartialObjectMeta, Request};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -27,6 +27,32 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
 
 /// The stream of one watch.
 pub type Changes<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
+
+/// The objects of a list in an older version, in the one that is asked for.
+pub fn list_read<K: Clone>(
+    found: ObjectList<DynamicObject>,
+    read: fn(DynamicObject) -> kube::Result<K>,
+) -> kube::Result<ObjectList<K>> {
+    let items = found.items.into_iter().map(read).collect::<kube::Result<_>>()?;
+    Ok(ObjectList { types: found.types, metadata: found.metadata, items })
+}
+
+/// The same for the events of a watch.
+pub fn changes_read<K: Send + 'static>(
+    events: impl Stream<Item = kube::Result<WatchEvent<DynamicObject>>> + Send + 'static,
+    read: fn(DynamicObject) -> kube::Result<K>,
+) -> Changes<K> {
+    let event = move |event| async move {
+        Ok(match event {
+            WatchEvent::Added(object) => WatchEvent::Added(read(object)?),
+            WatchEvent::Modified(object) => WatchEvent::Modified(read(object)?),
+            WatchEvent::Deleted(object) => WatchEvent::Deleted(read(object)?),
+            WatchEvent::Bookmark(bookmark) => WatchEvent::Bookmark(bookmark),
+            WatchEvent::Error(status) => WatchEvent::Error(status),
+        })
+    };
+    events.and_then(event).boxed()
+}
 
 /// What a feed is poured into.
 pub trait Sink<K>: Send + Sync + 'static {

@@ -11,20 +11,17 @@
 
 use std::marker::PhantomData;
 
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{HTTPGetAction, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::api::{
-    DeleteParams, DynamicObject, ListParams, ObjectList, Patch, PatchParams, WatchEvent,
-};
+use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectList, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::cache::Kept;
-use super::feed::{Changes, Feed, watch_params};
+use super::feed::{Changes, Feed, changes_read, list_read, watch_params};
 
 /// Group, kind and plural, the version we write, and the one that older servers have.
 const OLDER: [(&str, &str, &str, &str, &str); 2] = [
@@ -196,22 +193,12 @@ pub struct Older<K> {
 impl<K: Kept> Feed<K> for Older<K> {
     async fn list(&self, params: &ListParams) -> kube::Result<ObjectList<K>> {
         let found = self.api.list(params).await?;
-        let items = found.items.into_iter().map(read).collect::<kube::Result<_>>()?;
-        Ok(ObjectList { types: found.types, metadata: found.metadata, items })
+        list_read(found, read)
     }
 
     async fn watch(&self, version: &str) -> kube::Result<Changes<K>> {
         let events = self.api.watch(&watch_params(None), version).await?;
-        let read = |event| async {
-            Ok(match event {
-                WatchEvent::Added(object) => WatchEvent::Added(read(object)?),
-                WatchEvent::Modified(object) => WatchEvent::Modified(read(object)?),
-                WatchEvent::Deleted(object) => WatchEvent::Deleted(read(object)?),
-                WatchEvent::Bookmark(bookmark) => WatchEvent::Bookmark(bookmark),
-                WatchEvent::Error(status) => WatchEvent::Error(status),
-            })
-        };
-        Ok(events.and_then(read).boxed())
+        Ok(changes_read(events, read))
     }
 
     fn fields(&self) -> Option<&str> {
