@@ -1,10 +1,11 @@
 // Who did what through the console.
 
-import { Alert, Button, Group, Stack, Table, TextInput, Title } from "@mantine/core";
+import { Alert, Button, Group, Stack, Table, Title } from "@mantine/core";
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { type Act, acts } from "../api";
+import { Field } from "../parts/field";
 
 const PAGE = 200;
 
@@ -32,16 +33,8 @@ export default function Audit() {
       </Title>
       {found.error && <Alert color="red">{found.error.message}</Alert>}
       <Group align="end">
-        <TextInput
-          label={t("person")}
-          value={account}
-          onChange={(event) => setAccount(event.currentTarget.value)}
-        />
-        <TextInput
-          label={t("path")}
-          value={path}
-          onChange={(event) => setPath(event.currentTarget.value)}
-        />
+        <Field label={t("person")} value={account} set={setAccount} />
+        <Field label={t("path")} value={path} set={setPath} />
         <Button variant="default" disabled={rows.length === 0} onClick={() => save(rows)}>
           {t("download")}
         </Button>

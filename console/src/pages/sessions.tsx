@@ -1,10 +1,11 @@
 // Terminals that are open, those that were, and what was typed in them.
 
-import { Alert, Button, Group, Stack, Table, Tabs, TextInput, Title } from "@mantine/core";
+import { Alert, Button, Group, Stack, Table, Tabs, Title } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useDeferredValue, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
+import { Field } from "../parts/field";
 import { bytes } from "../parts/quantity";
 import { since } from "../parts/time";
 import { useScope } from "../scope";
@@ -26,16 +27,8 @@ export default function Sessions() {
         {t("sessions")}
       </Title>
       <Group align="end">
-        <TextInput
-          label={t("person")}
-          value={account}
-          onChange={(event) => setAccount(event.currentTarget.value)}
-        />
-        <TextInput
-          label={t("command")}
-          value={text}
-          onChange={(event) => setText(event.currentTarget.value)}
-        />
+        <Field label={t("person")} value={account} set={setAccount} />
+        <Field label={t("command")} value={text} set={setText} />
       </Group>
       <Tabs defaultValue="sessions" keepMounted={false}>
         <Tabs.List>

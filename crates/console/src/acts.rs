@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use berth_daemon::Tasks;
 
-use crate::database::DatabaseError;
+use crate::database::{DatabaseError, holding};
 
 const WAITING: usize = 4096;
 const BATCH: usize = 200;
@@ -117,12 +117,10 @@ impl Acts {
         let query = "SELECT at, account, address, verb, path, status, milliseconds FROM acts \
                      WHERE at < $1 AND ($2 = '' OR account = $2) \
                      AND ($3 = '' OR path LIKE $3 ESCAPE '!') ORDER BY at DESC LIMIT $4";
-        let escaped = filter.path.replace('!', "!!").replace('%', "!%").replace('_', "!_");
-        let pattern = if escaped.is_empty() { escaped } else { format!("%{escaped}%") };
         let rows = sqlx::query(query)
             .bind(filter.before.unwrap_or(i64::MAX))
             .bind(&filter.account)
-            .bind(pattern)
+            .bind(holding(&filter.path))
             .bind(Self::PAGE)
             .fetch_all(&self.pool)
             .await?;

@@ -96,6 +96,12 @@ fn shown(address: &str) -> String {
     }
 }
 
+/// What `LIKE $1 ESCAPE '!'` takes to find `text` anywhere; nothing for nothing.
+pub(crate) fn holding(text: &str) -> String {
+    let escaped = text.replace('!', "!!").replace('%', "!%").replace('_', "!_");
+    if escaped.is_empty() { escaped } else { format!("%{escaped}%") }
+}
+
 /// Milliseconds since 1970.
 pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_millisecond()

@@ -19,6 +19,7 @@ mod acts;
 mod connections;
 mod database;
 mod desk;
+mod escape;
 mod feed;
 mod oidc;
 mod shell;

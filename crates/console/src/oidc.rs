@@ -36,6 +36,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use self::jwt::{JwtError, Keys, Wanted};
+use crate::escape::escaped;
 
 const CALL: Duration = Duration::from_secs(15);
 /// Of an answer of the provider.
@@ -319,17 +320,6 @@ fn form(pairs: &[(&str, &str)]) -> String {
     let all: Vec<String> =
         pairs.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
     all.join("&")
-}
-
-fn escaped(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 /// 256 random bits, 43 letters: a verifier's least length (RFC 7636 §4.1).

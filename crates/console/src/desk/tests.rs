@@ -4,6 +4,7 @@ mod oidc;
 mod shell;
 mod token;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -18,6 +19,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::acts::Filter;
+use crate::shell::Limits;
 
 const PASSWORD: &str = "correct horse battery";
 /// What must come true does within this, or never.
@@ -40,7 +42,6 @@ struct Browser {
 }
 
 impl Ground {
-    /// With `ann`, who may do anything, and `eve`, who may look at the namespace default.
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
@@ -55,25 +56,7 @@ impl Ground {
         };
         let server = ApiServer::open(config, Arc::new(store), &tasks).await.unwrap();
         let admin = server.client(User::new("admin", &["system:masters"]));
-        bind(&admin, "ClusterRoleBinding", "cluster-admin", "berth:admins").await;
-        bind(&admin, "RoleBinding", "view", "berth:viewers").await;
-        let address = format!("sqlite://{}/console.db", dir.path().display());
-        let pool = crate::database::open(&address).await.unwrap();
-        let desk = Desk {
-            accounts: Accounts::new(pool.clone()),
-            sessions: Sessions::new(pool.clone()),
-            throttle: Arc::default(),
-            tokens: Tokens::new(pool.clone()),
-            provider: None,
-            usage: Usage::new(pool.clone()),
-            shells: Shells::start(pool.clone(), admin.clone(), &tasks, Default::default()),
-            acts: Acts::start(pool, &tasks),
-            feeds: Feeds::new(admin.clone(), &tasks),
-            client: admin.clone(),
-        };
-        for (name, group) in [("ann", "berth:admins"), ("eve", "berth:viewers")] {
-            desk.accounts.add(name, PASSWORD, &[group.to_owned()]).await.unwrap();
-        }
+        let desk = desk(dir.path(), &admin, &tasks, Limits::default()).await;
         Self { router: routes(desk.clone()), desk, admin, tasks, _dir: dir }
     }
 
@@ -92,6 +75,31 @@ impl Ground {
     async fn end(self) {
         self.tasks.stop(Duration::from_secs(5)).await;
     }
+}
+
+/// The desk of `admin`'s cluster, with `ann`, who may do anything, and `eve`, who may look at the
+/// namespace default.
+async fn desk(dir: &Path, admin: &Client, tasks: &Tasks, limits: Limits) -> Desk {
+    bind(admin, "ClusterRoleBinding", "cluster-admin", "berth:admins").await;
+    bind(admin, "RoleBinding", "view", "berth:viewers").await;
+    let database = format!("sqlite://{}/console.db", dir.display());
+    let pool = crate::database::open(&database).await.unwrap();
+    let desk = Desk {
+        accounts: Accounts::new(pool.clone()),
+        sessions: Sessions::new(pool.clone()),
+        throttle: Arc::default(),
+        tokens: Tokens::new(pool.clone()),
+        provider: None,
+        usage: Usage::new(pool.clone()),
+        shells: Shells::start(pool.clone(), admin.clone(), tasks, limits),
+        acts: Acts::start(pool, tasks),
+        feeds: Feeds::new(admin.clone(), tasks),
+        client: admin.clone(),
+    };
+    for (name, group) in [("ann", "berth:admins"), ("eve", "berth:viewers")] {
+        desk.accounts.add(name, PASSWORD, &[group.to_owned()]).await.unwrap();
+    }
+    desk
 }
 
 async fn bind(client: &Client, kind: &str, role: &str, group: &str) {

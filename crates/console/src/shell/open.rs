@@ -20,6 +20,7 @@ use super::{End, Place, Record, Rights, Shells, Size, TERM};
 use crate::accounts::Account;
 use crate::acts::{Act, Acts};
 use crate::database::now;
+use crate::escape::escaped;
 
 const ANSWER: Duration = Duration::from_secs(30);
 /// An image has to be fetched.
@@ -174,18 +175,6 @@ fn is_name(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text.bytes().all(fits)
         && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
-}
-
-/// For a query (RFC 3986).
-fn escaped(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 /// Connects and carries until the session ends; the browser is told how it did.

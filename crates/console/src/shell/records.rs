@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sqlx::{AnyPool, Row};
 
-use crate::database::{DatabaseError, now};
+use crate::database::{DatabaseError, holding, now};
 
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Bytes of all recordings.
@@ -212,31 +212,20 @@ impl Records {
              AND ($4 = '' OR LOWER(c.content) LIKE $4 ESCAPE '!') AND ($5 = '' OR c.shell = $5) \
              ORDER BY {order} LIMIT $6"
         );
-        let text = filter.text.to_lowercase();
-        let escaped = text.replace('!', "!!").replace('%', "!%").replace('_', "!_");
-        let pattern = if escaped.is_empty() { escaped } else { format!("%{escaped}%") };
-        let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+        type Found = (String, i64, String, String, String, String);
+        let rows: Vec<Found> = sqlx::query_as(sqlx::AssertSqlSafe(query))
             .bind(filter.before.unwrap_or(i64::MAX))
             .bind(&filter.account)
             .bind(&filter.namespace)
-            .bind(pattern)
+            .bind(holding(&filter.text.to_lowercase()))
             .bind(&filter.shell)
             .bind(if filter.shell.is_empty() { PAGE } else { 10 * PAGE })
             .fetch_all(&self.pool)
             .await?;
-        Ok(rows
-            .iter()
-            .map(|row| {
-                Ok(Command {
-                    shell: row.try_get("shell")?,
-                    at: row.try_get("at")?,
-                    text: row.try_get("content")?,
-                    account: row.try_get("account")?,
-                    namespace: row.try_get("namespace")?,
-                    pod: row.try_get("pod")?,
-                })
-            })
-            .collect::<Result<_, sqlx::Error>>()?)
+        let commands = rows.into_iter().map(|(shell, at, text, account, namespace, pod)| {
+            Command { shell, at, text, account, namespace, pod }
+        });
+        Ok(commands.collect())
     }
 
     /// Removes what is too old or too much.

@@ -23,7 +23,6 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::*;
-use crate::shell::Limits;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const WEB: &str = "/shell?namespace=default&pod=web&container=main";
@@ -69,25 +68,7 @@ impl Shop {
         let config = kube::Config::from_custom_kubeconfig(file, &named).await.unwrap();
         let client = Client::try_from(config).unwrap();
         let agent = node_agent(&pki, &tasks).await;
-        let database = format!("sqlite://{}/c.db", dir.path().display());
-        let pool = crate::database::open(&database).await.unwrap();
-        let desk = Desk {
-            accounts: Accounts::new(pool.clone()),
-            sessions: Sessions::new(pool.clone()),
-            throttle: Arc::default(),
-            tokens: Tokens::new(pool.clone()),
-            provider: None,
-            usage: Usage::new(pool.clone()),
-            shells: Shells::start(pool.clone(), client.clone(), &tasks, limits),
-            acts: Acts::start(pool, &tasks),
-            feeds: Feeds::new(client.clone(), &tasks),
-            client: client.clone(),
-        };
-        bind(&client, "ClusterRoleBinding", "cluster-admin", "berth:admins").await;
-        bind(&client, "RoleBinding", "view", "berth:viewers").await;
-        for (name, group) in [("ann", "berth:admins"), ("eve", "berth:viewers")] {
-            desk.accounts.add(name, PASSWORD, &[group.to_owned()]).await.unwrap();
-        }
+        let desk = desk(dir.path(), &client, &tasks, limits).await;
         let serving = pki.api_serving();
         let (certificate, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
         std::fs::write(&certificate, &serving.cert_pem).unwrap();
