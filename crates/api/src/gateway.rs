@@ -7,7 +7,7 @@
 //!
 //! # Source
 //! Gateway API v1 (Gateway, GatewayClass, HTTPRoute, GRPCRoute, ReferenceGrant) and v1alpha2
-//! (TLSRoute, TCPRoute, UDPRoute); GEP-2257 for durations, GEP-1731 for retries.
+//! (TLSRoute, TCPRoute, UDPRoute), TLSRoute as v1alpha3 and v1 and ReferenceGrant as v1beta1 too; GEP-2257 for durations, GEP-1731 for retries.
 
 mod duration;
 mod http;
@@ -334,11 +334,27 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             notes.insert("api-approved.kubernetes.io".to_owned(), approval.to_owned());
             let labels = crd.metadata.labels.get_or_insert_default();
             labels.insert(OURS.to_owned(), "condensed".to_owned());
+            serve_also(&mut crd);
             let schemas = crd.spec.versions.iter_mut().filter_map(|one| one.schema.as_mut());
             schemas.filter_map(|one| one.open_api_v3_schema.as_mut()).for_each(without_defaults);
             crd
         })
         .collect()
+}
+
+/// Serves the versions too that people's manifests name; all have the same fields.
+fn serve_also(crd: &mut CustomResourceDefinition) {
+    let further: &[&str] = match crd.spec.names.kind.as_str() {
+        "TLSRoute" => &["v1alpha3", "v1"],
+        "ReferenceGrant" => &["v1beta1"],
+        _ => &[],
+    };
+    for name in further {
+        let mut version = crd.spec.versions[0].clone();
+        version.name = (*name).to_owned();
+        version.storage = false;
+        crd.spec.versions.push(version);
+    }
 }
 
 /// Takes the defaults out: they are for readers in Rust, and an empty one is refused by older

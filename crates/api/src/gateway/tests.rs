@@ -39,6 +39,22 @@ fn definitions_are_structural_and_say_whose_they_are() {
 }
 
 #[test]
+fn each_kind_is_served_in_the_versions_that_people_write() {
+    for crd in definitions() {
+        let stored: Vec<_> = crd.spec.versions.iter().filter(|one| one.storage).collect();
+        assert_eq!(stored.len(), 1, "{}", crd.spec.names.kind);
+        let served = crd.spec.versions.iter().filter(|one| one.served && one.schema.is_some());
+        let names: Vec<_> = served.map(|one| one.name.as_str()).collect();
+        match crd.spec.names.kind.as_str() {
+            "TLSRoute" => assert_eq!(names, ["v1alpha2", "v1alpha3", "v1"]),
+            "ReferenceGrant" => assert_eq!(names, ["v1", "v1beta1"]),
+            "TCPRoute" | "UDPRoute" => assert_eq!(names, ["v1alpha2"]),
+            _ => assert_eq!(names, ["v1"]),
+        }
+    }
+}
+
+#[test]
 fn a_route_as_people_write_it_is_read_and_kept() {
     let route = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
