@@ -91,7 +91,7 @@ impl Accounts {
         for group in groups {
             check_group(group)?;
         }
-        let hash = self.passwords.hash(password).await?;
+        let hash = self.passwords.turn().await?.hash(password).await?;
         let query = "INSERT INTO accounts (name, password, member_of, disabled, created_at) \
                      VALUES ($1, $2, $3, 0, $4)";
         let made = sqlx::query(query)
@@ -115,7 +115,7 @@ impl Accounts {
     /// # Errors
     /// When there is no such account, or the password cannot be used.
     pub async fn set_password(&self, name: &str, password: &str) -> Result<(), AccountError> {
-        let hash = self.passwords.hash(password).await?;
+        let hash = self.passwords.turn().await?.hash(password).await?;
         let query = "UPDATE accounts SET password = $1 WHERE name = $2";
         let changed = sqlx::query(query).bind(hash).bind(name).execute(&self.pool).await?;
         self.changed(name, changed.rows_affected()).await
@@ -219,16 +219,17 @@ impl Accounts {
     /// [`AccountError::Refused`] for a wrong name or password and for a disabled account,
     /// [`AccountError::Busy`] when too many are being checked.
     pub async fn check(&self, name: &str, password: &str) -> Result<Account, AccountError> {
+        let turn = self.passwords.turn().await?;
         let query = "SELECT password, member_of, disabled FROM accounts WHERE name = $1";
         let row = sqlx::query(query).bind(name).fetch_optional(&self.pool).await?;
         // Who comes by a provider has none.
         let known = row.map(|row| Ok::<_, sqlx::Error>((row.try_get("password")?, row)));
         let known: Option<(String, sqlx::any::AnyRow)> = known.transpose()?;
         let Some((hash, row)) = known.filter(|(hash, _)| !hash.is_empty()) else {
-            self.passwords.check_nobody(password).await?;
+            turn.check_nobody(password).await?;
             return Err(AccountError::Refused);
         };
-        self.passwords.check(password, hash).await?;
+        turn.check(password, hash).await?;
         if row.try_get::<i64, _>("disabled")? != 0 {
             return Err(AccountError::Refused);
         }

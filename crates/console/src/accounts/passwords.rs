@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::AccountError;
 
@@ -39,43 +39,59 @@ impl Passwords {
         }
     }
 
-    pub(super) async fn hash(&self, password: &str) -> Result<String, AccountError> {
-        if !(12..=256).contains(&password.len()) {
-            return Err(AccountError::Password);
-        }
-        let password = password.to_owned();
-        self.in_turn(move || hash(&password)).await?.ok_or(AccountError::Password)
-    }
-
-    pub(super) async fn check(&self, password: &str, hash: String) -> Result<(), AccountError> {
-        if password.len() > 256 {
-            return Err(AccountError::Refused);
-        }
-        let password = password.to_owned();
-        let holds = self.in_turn(move || verify(&password, &hash)).await?;
-        if holds { Ok(()) } else { Err(AccountError::Refused) }
-    }
-
-    pub(super) async fn check_nobody(&self, password: &str) -> Result<(), AccountError> {
-        match self.check(password, self.nobody.to_string()).await {
-            Err(AccountError::Refused) | Ok(()) => Ok(()),
-            Err(other) => Err(other),
-        }
-    }
-
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, AccountError> {
+    /// Waits until it is this one's turn. Nothing else is done for a log-in before: ten thousand
+    /// that ask the database who they are would stand before everybody else there.
+    pub(super) async fn turn(&self) -> Result<Turn, AccountError> {
         let place = Waiting(self.waiting.clone());
         if place.0.fetch_add(1, Ordering::Relaxed) >= WAITING {
             return Err(AccountError::Busy);
         }
-        let _turn = self.turn.acquire().await.map_err(|_| AccountError::Busy)?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| AccountError::Busy)
+        let permit = self.turn.clone().acquire_owned().await.map_err(|_| AccountError::Busy)?;
+        Ok(Turn { nobody: self.nobody.clone(), _permit: permit, _place: place })
     }
 }
 
+/// The one whose password is looked at.
+pub(super) struct Turn {
+    nobody: Arc<str>,
+    _permit: OwnedSemaphorePermit,
+    _place: Waiting,
+}
+
+impl Turn {
+    pub(super) async fn hash(self, password: &str) -> Result<String, AccountError> {
+        if !(12..=256).contains(&password.len()) {
+            return Err(AccountError::Password);
+        }
+        let password = password.to_owned();
+        work(move || hash(&password)).await?.ok_or(AccountError::Password)
+    }
+
+    pub(super) async fn check(self, password: &str, hash: String) -> Result<(), AccountError> {
+        if password.len() > 256 {
+            return Err(AccountError::Refused);
+        }
+        let password = password.to_owned();
+        let holds = work(move || verify(&password, &hash)).await?;
+        if holds { Ok(()) } else { Err(AccountError::Refused) }
+    }
+
+    pub(super) async fn check_nobody(self, password: &str) -> Result<(), AccountError> {
+        let nobody = self.nobody.to_string();
+        match self.check(password, nobody).await {
+            Err(AccountError::Refused) | Ok(()) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+async fn work<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AccountError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| AccountError::Busy)
+}
+
+/// A place among those who wait, or have their turn.
 struct Waiting(Arc<AtomicUsize>);
 
 impl Drop for Waiting {
