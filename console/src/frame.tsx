@@ -157,6 +157,7 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
               <Route path="/apps" component={Apps} />
               <Route path="/apps/:namespace/:name" component={App} />
               <Route path="/releases" component={Releases} />
+              <Route path="/releases/freezes" component={Releases} />
               <Route path="/releases/:namespace/:name" component={Release} />
               <Route path="/fleet" component={Fleet} />
               <Route path="/workloads/:group?/:version?/:resource?" component={Workloads} />

@@ -18,6 +18,8 @@ export interface Row {
   created: string | null;
   ending: string | null;
   labels: Record<string, string>;
+  /** Annotations of ours that lists show, where there are any. */
+  notes?: Record<string, string>;
   cells: (string | number | boolean | null)[];
 }
 

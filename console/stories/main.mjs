@@ -2,6 +2,7 @@
 // Pictures are kept in BERTH_PICTURES, where that is set.
 
 import * as changes from "./changes.mjs";
+import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
 import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
 import * as pages from "./pages.mjs";
@@ -17,6 +18,7 @@ const STORIES = [
   changes.aChangeIsLookedAtBeforeItIsMade,
   changes.aCanaryIsStoppedAndTakenBack,
   changes.whoDidWhatIsWrittenDown,
+  whatIsFrozenIsDrawnAndObeyed,
   hostile.whatAPodWritesIsText,
   shell.whatIsTypedInAShellIsReplayed,
   shell.aShellIsCutOff,

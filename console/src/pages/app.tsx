@@ -1,6 +1,6 @@
 // One app: its instances with what they use, their logs, its events, its configuration.
 
-import { Anchor, Group, Stack, Table, Tabs, Text, Title } from "@mantine/core";
+import { Alert, Anchor, Group, Stack, Table, Tabs, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { dump } from "js-yaml";
 import { useCallback, useMemo, useState } from "react";
@@ -8,18 +8,19 @@ import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { get } from "../api";
 import { type Row, type Table as Live, cell, useLive } from "../live";
+import { excepts, shut, useFreezes, useWhose } from "../parts/freeze";
 import { tone } from "../parts/health";
 import { Logs } from "../parts/logs";
 import { bytes, cores, image, quantity } from "../parts/quantity";
 import { LiveTable } from "../parts/table";
-import { since } from "../parts/time";
+import { since, useWhen } from "../parts/time";
 
 const NAME = "app.kubernetes.io/name";
 const APP = "berth.dev/app";
 const MEASURED_EVERY = 15_000;
 
 interface App {
-  metadata: { managedFields?: unknown };
+  metadata: { annotations?: Record<string, string> };
   spec: { image?: string };
   status?: { url?: string };
 }
@@ -68,6 +69,7 @@ export default function AppPage({ params }: { params: { namespace: string; name:
           </Anchor>
         )}
       </Group>
+      <Frozen namespace={namespace} name={name} notes={app.data?.metadata.annotations} />
       <Tabs value={tab} onChange={setTab} keepMounted={false}>
         <Tabs.List>
           <Tabs.Tab value="instances">{t("instances")}</Tabs.Tab>
@@ -105,6 +107,37 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         </Tabs.Panel>
       </Tabs>
     </Stack>
+  );
+}
+
+/** Why no version of it would be released now, where that is so. */
+function Frozen(given: { namespace: string; name: string; notes?: Record<string, string> }) {
+  const { t } = useTranslation();
+  const { namespace, name, notes } = given;
+  const { rules } = useFreezes(namespace, { name, notes });
+  const [whose, when] = [useWhose(), useWhen()];
+  const at = Date.now();
+  const shuts = rules.flatMap((rule) => {
+    const found = excepts(rule, namespace, name) ? null : shut(rule, at);
+    return found ? [{ rule, found }] : [];
+  });
+  if (shuts.length === 0) return null;
+  return (
+    <Alert color="yellow">
+      <Text fw={600} size="sm">
+        {t("frozenNow")}
+      </Text>
+      {shuts.map(({ rule, found }) => (
+        <Text size="sm" key={rule.of}>
+          {whose(rule)}:{" "}
+          {Number.isFinite(found.until)
+            ? t("frozenUntil", { until: when(found.until) })
+            : t("frozenAlways")}{" "}
+          {found.window.reason}
+        </Text>
+      ))}
+      <Link href="/releases/freezes">{t("freezes")}</Link>
+    </Alert>
   );
 }
 

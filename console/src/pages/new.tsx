@@ -2,7 +2,7 @@
 
 import { Stack, Title } from "@mantine/core";
 import { useTranslation } from "react-i18next";
-import { useLocation } from "wouter";
+import { useLocation, useSearch } from "wouter";
 import { change } from "../api";
 import { Editor, type Item } from "../parts/editor";
 import { base, useKinds } from "../parts/kinds";
@@ -14,11 +14,21 @@ interface Params {
   resource?: string;
 }
 
+/** What keeps everything from being released, every weekend; for people to change. */
+const FREEZE = [
+  "  name: berth-freeze",
+  "  namespace: kube-system",
+  "data:",
+  "  windows: Fri@18:00/Mon@09:00 weekend",
+  "  except: ''",
+];
+
 export default function New({ params }: { params: Params }) {
   const { t } = useTranslation();
   const [, go] = useLocation();
   const { namespace } = useScope();
   const kinds = useKinds();
+  const search = useSearch();
   const { group = "core", version = "v1", resource = "" } = params;
   const kind = kinds.data?.find((one) => one.group === group && one.resource === resource);
   if (!kind) {
@@ -28,14 +38,18 @@ export default function New({ params }: { params: Params }) {
       </Title>
     );
   }
+  const freeze = search === "freeze" && resource === "configmaps";
   const list = `/workloads/${group}/${version}/${resource}`;
   const app = kind.group === "berth.dev" && kind.kind === "App";
+  const named = [
+    "  name: ''",
+    ...(kind.namespaced ? [`  namespace: ${namespace || "default"}`] : []),
+  ];
   const lines = [
     `apiVersion: ${group === "core" ? version : `${group}/${version}`}`,
     `kind: ${kind.kind}`,
     "metadata:",
-    "  name: ''",
-    ...(kind.namespaced ? [`  namespace: ${namespace || "default"}`] : []),
+    ...(freeze ? FREEZE : named),
     ...(app ? ["spec:", "  image: ''", "  port: 8080", "  replicas: 2"] : []),
     "",
   ];

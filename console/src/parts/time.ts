@@ -1,6 +1,7 @@
 // Times as people say them, and time that passes.
 
 import { useEffect, useState } from "react";
+import { useTranslation } from "react-i18next";
 
 /** Another number every so many milliseconds. */
 export function useTurn(every: number): number {
@@ -28,4 +29,17 @@ function said(milliseconds: number): string {
   if (seconds < 7200) return `${Math.floor(seconds / 60)}m`;
   if (seconds < 172_800) return `${Math.floor(seconds / 3600)}h`;
   return `${Math.floor(seconds / 86_400)}d`;
+}
+
+/** Day and time of day, in the language that is chosen. */
+export function useWhen(): (time: number) => string {
+  const { i18n } = useTranslation();
+  const format = new Intl.DateTimeFormat(i18n.language, {
+    weekday: "short",
+    day: "numeric",
+    month: "short",
+    hour: "2-digit",
+    minute: "2-digit",
+  });
+  return (time) => format.format(time);
 }

@@ -136,6 +136,23 @@ const en = {
   idle: "idle",
   noUsage: "Nothing was measured yet.",
   usageHint: "Cores and GiB on average, measured once a minute; idle: asked for and not used.",
+  freezes: "Freezes",
+  freezeOf: "For",
+  exceptions: "Exceptions",
+  everything: "Everything",
+  nothingFrozen: "Nothing is frozen.",
+  frozenNow: "No release starts now",
+  frozenUntil: "frozen until {{until}}",
+  frozenAlways: "frozen until somebody lifts it",
+  freezeNext: "next: {{from}}",
+  freezeOver: "over",
+  noWindow: "`{{text}}` is no window, so it freezes",
+  freezesPartly: "You may not see all that freezes.",
+  freezeEverything: "Freeze everything",
+  freezeHint: "Times are those of {{zone}}. Rollbacks and the first version pass.",
+  earlier: "Earlier",
+  later: "Later",
+  today: "Today",
 };
 
 export default en;

@@ -136,6 +136,23 @@ const zh: Words = {
   idle: "空闲",
   noUsage: "尚无度量数据。",
   usageHint: "平均核数与 GiB，每分钟测量一次；空闲：已申请而未使用。",
+  freezes: "封版日历",
+  freezeOf: "对象",
+  exceptions: "例外",
+  everything: "全部",
+  nothingFrozen: "当前没有封版。",
+  frozenNow: "当前不会开始任何发布",
+  frozenUntil: "封版至 {{until}}",
+  frozenAlways: "封版，直至有人解除",
+  freezeNext: "下次：{{from}}",
+  freezeOver: "已结束",
+  noWindow: "“{{text}}”不是有效的时间窗，因此视为封版",
+  freezesPartly: "您无权查看全部封版规则。",
+  freezeEverything: "全局封版",
+  freezeHint: "时间按 {{zone}} 显示。回滚与首个版本不受封版限制。",
+  earlier: "更早",
+  later: "更晚",
+  today: "今天",
 };
 
 export default zh;

@@ -132,7 +132,10 @@ async fn left_alone(client: &Client, object: &DynamicObject) -> Result<bool> {
     let types = object.types.clone().unwrap_or_default();
     let name = object.metadata.name.clone().unwrap_or_default();
     let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let api: Api<DynamicObject> = match object.metadata.namespace.as_deref() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
     let found = api.get_opt(&name).await.with_context(|| format!("reading {name}"))?;
     let annotations = found.and_then(|found| found.metadata.annotations).unwrap_or_default();
     Ok(annotations.get(AUTOUPDATE).is_some_and(|value| value == "false"))

@@ -3,7 +3,7 @@
 //! | event | data |
 //! | --- | --- |
 //! | `columns` | `[{name, type, format, priority, description}]`; the table begins anew |
-//! | `rows` | `[{namespace, name, uid, created, ending, labels, cells}]`: there, or changed |
+//! | `rows` | `[{namespace, name, uid, created, ending, labels, notes, cells}]`: there, or changed |
 //! | `gone` | `[[namespace, name]]` |
 //! | `ready` | all that was there has come |
 //! | `away` | the API server is: what was shown is what was last known, until `columns` comes |

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use berth_api::release::{FREEZE, FREEZE_EXCEPT};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -51,6 +52,7 @@ struct Meta {
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
     labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -61,6 +63,8 @@ struct Row<'a> {
     created: Option<&'a str>,
     ending: Option<&'a str>,
     labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    notes: BTreeMap<&'a str, &'a str>,
     cells: Option<&'a RawValue>,
 }
 
@@ -85,10 +89,17 @@ impl PrintedRow {
             created: meta.creation_timestamp.as_deref(),
             ending: meta.deletion_timestamp.as_deref(),
             labels: &meta.labels,
+            notes: notes(&meta.annotations),
             cells: self.cells.as_deref(),
         };
         serde_json::to_string(&row).expect("texts and raw JSON are JSON").into()
     }
+}
+
+/// The annotations that a page of lists shows; all others stay where they are.
+fn notes(annotations: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    let shown = annotations.iter().filter(|(key, _)| [FREEZE, FREEZE_EXCEPT].contains(&&***key));
+    shown.map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
 /// What a list was when it was last heard of.
@@ -231,6 +242,15 @@ mod tests {
         assert!(back.ends_with("event: ready\ndata: {}\n\n"), "{back}");
         table.lose();
         assert!(text(&table.whole()).ends_with("event: away\ndata: {}\n\n"));
+    }
+
+    #[test]
+    fn of_annotations_freezes_alone_are_shown() {
+        let text = r#"{"object":{"metadata":{"name":"x","annotations":
+            {"berth.dev/freeze":"always","kubectl.kubernetes.io/last-applied-configuration":"y"}}}}"#;
+        let row: PrintedRow = serde_json::from_str(text).unwrap();
+        let said: serde_json::Value = serde_json::from_str(&row.json()).unwrap();
+        assert_eq!(said["notes"], serde_json::json!({ "berth.dev/freeze": "always" }));
     }
 
     #[test]
