@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_balancer::l7::{self, AccessLog, Config, Snapshot};
+use berth_balancer::l7::{self, AccessLog, Config, Snapshot, World};
 use berth_daemon::Tasks;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
@@ -33,14 +33,14 @@ fn main() -> Result<(), Failure> {
     let mut config = Config::new(free()?, free()?, free()?);
     config.access_log = AccessLog::Off;
     let http = config.http;
-    let world = World::new(count)?;
-    let (sender, snapshots) = watch::channel(Some(world.with(&ports[..ENDPOINTS])?));
+    let mut world = start(count, &ports[..ENDPOINTS])?;
+    let (sender, worlds) = watch::channel(Some(world.clone()));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let tasks = Tasks::new();
     let serving = tasks.clone();
     let served = std::thread::spawn(move || {
-        runtime.block_on(l7::serve(config, snapshots, &serving)).map_err(|error| error.to_string())
+        runtime.block_on(l7::serve(config, worlds, &serving)).map_err(|error| error.to_string())
     });
     let begun = Instant::now();
     while TcpStream::connect(http).is_err() {
@@ -53,10 +53,10 @@ fn main() -> Result<(), Failure> {
     for change in 1..=CHANGES {
         // Four that stay, and one of two.
         let new = ENDPOINTS - 1 + change % 2;
-        let used: Vec<u16> = (0..ENDPOINTS - 1).chain([new]).map(|at| ports[at]).collect();
-        let next = world.with(&used)?;
+        let slice = own_slice(ENDPOINTS - 1, ports[new])?;
         let begun = Instant::now();
-        sender.send_replace(Some(next));
+        world.put_slice(slice);
+        sender.send_replace(Some(world.clone()));
         while ask(&mut client)? != new {
             if begun.elapsed() > START {
                 return Err("the change is not in the data path".into());
@@ -70,46 +70,46 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// All that does not change.
-struct World(Snapshot);
-
-impl World {
-    fn new(count: u32) -> Result<Self, Failure> {
-        let mut world = Snapshot::default();
-        for number in 0..count {
-            let name = format!("s{number}");
-            let backend = json!({"service": {"name": name, "port": {"number": 80}}});
-            let path = json!({"path": "/", "pathType": "Prefix", "backend": backend});
-            let object = json!({"metadata": {"namespace": "n", "name": name},
-                "spec": {"ingressClassName": "berth",
-                    "rules": [{"host": format!("{name}.example"), "http": {"paths": [path]}}]}});
-            world.ingresses.push(Arc::new(serde_json::from_value(object)?));
-            let object = json!({"metadata": {"namespace": "n", "name": name},
-                "spec": {"ports": [{"port": 80}]}});
-            world.services.push(Arc::new(serde_json::from_value(object)?));
-            if number > 0 {
-                let [_, a, b, c] = (number * 8).to_be_bytes();
-                let pods = (0..ENDPOINTS as u8).map(|k| format!("10.{}.{b}.{}", 100 + a, c + k));
-                world.slices.push(slice(number, 8080, pods.collect())?);
-            }
+/// So many Services, the first with its endpoints at these ports.
+fn start(count: u32, ports: &[u16]) -> Result<World, Failure> {
+    let mut world = Snapshot::default();
+    for number in 0..count {
+        let name = format!("s{number}");
+        let backend = json!({"service": {"name": name, "port": {"number": 80}}});
+        let path = json!({"path": "/", "pathType": "Prefix", "backend": backend});
+        let object = json!({"metadata": {"namespace": "n", "name": name},
+            "spec": {"ingressClassName": "berth",
+                "rules": [{"host": format!("{name}.example"), "http": {"paths": [path]}}]}});
+        world.ingresses.push(Arc::new(serde_json::from_value(object)?));
+        let object = json!({"metadata": {"namespace": "n", "name": name},
+            "spec": {"ports": [{"port": 80}]}});
+        world.services.push(Arc::new(serde_json::from_value(object)?));
+        if number > 0 {
+            let [_, a, b, c] = (number * 8).to_be_bytes();
+            let pods = (0..ENDPOINTS as u8).map(|k| format!("10.{}.{b}.{}", 100 + a, c + k));
+            world.slices.push(slice(number, 0, 8080, pods.collect())?);
         }
-        Ok(Self(world))
     }
-
-    /// With the first Service's endpoints at these ports.
-    fn with(&self, ports: &[u16]) -> Result<Arc<Snapshot>, Failure> {
-        let mut world = self.0.clone();
-        for port in ports {
-            world.slices.push(slice(0, *port, vec![Ipv4Addr::LOCALHOST.to_string()])?);
-        }
-        Ok(Arc::new(world))
+    for (index, port) in ports.iter().enumerate() {
+        world.slices.push(own_slice(index, *port)?);
     }
+    Ok(World::from(&world))
 }
 
-fn slice(number: u32, port: u16, pods: Vec<String>) -> Result<Arc<EndpointSlice>, Failure> {
+/// One endpoint of the first Service.
+fn own_slice(index: usize, port: u16) -> Result<Arc<EndpointSlice>, Failure> {
+    slice(0, index, port, vec![Ipv4Addr::LOCALHOST.to_string()])
+}
+
+fn slice(
+    number: u32,
+    index: usize,
+    port: u16,
+    pods: Vec<String>,
+) -> Result<Arc<EndpointSlice>, Failure> {
     let endpoints: Vec<_> = pods.into_iter().map(|pod| json!({"addresses": [pod]})).collect();
     Ok(Arc::new(serde_json::from_value(json!({
-        "metadata": {"namespace": "n", "name": format!("s{number}-{port}"),
+        "metadata": {"namespace": "n", "name": format!("s{number}-{index}"),
             "labels": {"kubernetes.io/service-name": format!("s{number}")}},
         "addressType": "IPv4", "endpoints": endpoints,
         "ports": [{"port": port, "protocol": "TCP"}]}))?))

@@ -4,39 +4,56 @@
 //! what was seen last.
 
 use std::fmt::Debug;
-use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 
 use berth_daemon::{Ready, Tasks};
 
+use crate::kept::{Kept, Key};
+
 /// The local copy of one kind.
-#[derive(Clone)]
-pub(crate) struct Followed<K: Resource + Clone + 'static>
-where
-    K::DynamicType: Eq + Hash + Clone,
-{
-    store: Store<K>,
+pub(crate) struct Followed<K> {
+    copy: Arc<Mutex<Kept<Key, K>>>,
     synced: Ready,
 }
 
-impl<K: Resource + Clone + 'static> Followed<K>
-where
-    K::DynamicType: Eq + Hash + Clone,
-{
-    /// The objects last seen, in no order, or `None` before the first complete list.
-    pub(crate) fn objects(&self) -> Option<Vec<Arc<K>>> {
-        self.synced.is_ready().then(|| self.store.state())
+impl<K> Clone for Followed<K> {
+    fn clone(&self) -> Self {
+        Self { copy: self.copy.clone(), synced: self.synced.clone() }
     }
 }
 
+impl<K> Followed<K> {
+    /// The objects last seen, in no order, or `None` before the first complete list.
+    pub(crate) fn objects(&self) -> Option<Vec<Arc<K>>> {
+        Some(self.kept()?.values().cloned().collect())
+    }
+
+    /// The same by namespace and name, at no cost, however many they are.
+    pub(crate) fn kept(&self) -> Option<Kept<Key, K>> {
+        let copy = || self.copy.lock().expect("nothing panics while it holds the lock").clone();
+        self.synced.is_ready().then(copy)
+    }
+
+    fn replace(&self, by: Kept<Key, K>) {
+        *self.copy.lock().expect("nothing panics while it holds the lock") = by;
+    }
+}
+
+/// Namespace and name of `object`.
+pub(crate) fn key_of(object: &impl ResourceExt) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
 /// Keeps a copy of what `events` tell of; `changed` is notified after each change of it.
+///
+/// A kind that this account may not see, or that there is none of, counts as empty: it must not
+/// keep the others from being acted on.
 pub(crate) fn follow<K>(
     name: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
@@ -44,35 +61,17 @@ pub(crate) fn follow<K>(
     tasks: &Tasks,
 ) -> Followed<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
-{
-    follow_as(name, (), events, changed, tasks)
-}
-
-/// [`follow`] for a kind that is known only while we run.
-///
-/// A kind that this account may not see, or that there is none of, counts as empty: it must not
-/// keep the others from being acted on.
-pub(crate) fn follow_as<K>(
-    name: &'static str,
-    types: K::DynamicType,
-    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
-    changed: Arc<Notify>,
-    tasks: &Tasks,
-) -> Followed<K>
-where
     K: Resource + Clone + Debug + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Send + Sync,
 {
-    let mut writer = reflector::store::Writer::new(types);
-    let store = writer.as_reader();
     let synced = Ready::default();
-    let copy = Followed { store, synced: synced.clone() };
+    let followed = Followed { copy: Arc::default(), synced: synced.clone() };
+    let copy = followed.clone();
     tasks.spawn_until_stop(name, async move {
         let events = events
             .modify(|object: &mut K| object.managed_fields_mut().clear())
             .backoff(Retry::default());
         let mut events = std::pin::pin!(events);
+        let (mut kept, mut listed) = (Kept::<Key, K>::default(), Kept::default());
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,
@@ -86,16 +85,37 @@ where
                     continue;
                 }
             };
-            writer.apply_watcher_event(&event);
             match event {
-                watcher::Event::InitDone => synced.set(true),
-                watcher::Event::Apply(_) | watcher::Event::Delete(_) => {}
-                watcher::Event::Init | watcher::Event::InitApply(_) => continue,
+                watcher::Event::Init => {
+                    listed = Kept::default();
+                    continue;
+                }
+                watcher::Event::InitApply(object) => {
+                    let key = key_of(&object);
+                    // What is listed again and did not change stays the very same.
+                    let same = |known: &&Arc<K>| {
+                        known.resource_version().is_some()
+                            && known.resource_version() == object.resource_version()
+                            && known.uid() == object.uid()
+                    };
+                    let known = kept.get(&key).filter(same).cloned();
+                    listed.insert(key, known.unwrap_or_else(|| Arc::new(object)));
+                    continue;
+                }
+                watcher::Event::InitDone => kept = std::mem::take(&mut listed),
+                watcher::Event::Apply(object) => {
+                    kept.insert(key_of(&object), Arc::new(object));
+                }
+                watcher::Event::Delete(object) => {
+                    kept.remove(&key_of(&object));
+                }
             }
+            copy.replace(kept.clone());
+            synced.set(true);
             changed.notify_one();
         }
     });
-    copy
+    followed
 }
 
 /// Whether the API server said that there is no such kind, or not for us.

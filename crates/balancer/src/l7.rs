@@ -1,9 +1,9 @@
 //! Ingress rules, carried by Pingora straight to the pods.
 //!
 //! ```text
-//! API ──reflectors──▶ Snapshot ──routes()──▶ Table ──swap──▶ every request looks up once
-//!                        │  └──▶ certificates, by SNI
-//!                        └─────▶ a file, from which a restart without an API server serves on
+//! API ──followed──▶ World ──Table::next()──▶ Table ──swap──▶ every request looks up once
+//!                              │  └──▶ certificates, by SNI
+//!                              └─────▶ a file, from which a restart without an API server serves on
 //! ```
 //!
 //! # Guarantees
@@ -57,6 +57,7 @@ mod snapshot;
 mod status;
 mod upgrade;
 pub(crate) mod weights;
+mod world;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -73,6 +74,7 @@ pub use lenient::Lenient;
 pub use routes::{Scope, Table, routes};
 pub use serve::{ServeError, serve};
 pub use snapshot::{GatewayObjects, Snapshot};
+pub use world::World;
 
 /// How one balancer process works.
 #[derive(Clone, Debug)]
@@ -183,15 +185,13 @@ pub async fn run(
     sites: watch::Receiver<Sites>,
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
-    let (sender, snapshots) = watch::channel(None);
+    let (sender, worlds) = watch::channel(None);
+    let (told, tables) = watch::channel(None);
     // Pods go on changing under the requests that are still open in a drain.
     let lasting = serve::outlasting(tasks);
-    snapshot::follow_cluster(&client, &config.ingress_class, sites, sender, &lasting);
-    tasks.spawn_until_stop(
-        "ingress-status",
-        status::keep(client, config.clone(), snapshots.clone()),
-    );
-    let served = serve(config, snapshots, tasks).await;
+    snapshot::follow_cluster(&client, sites, sender, &lasting);
+    tasks.spawn_until_stop("ingress-status", status::keep(client, config.clone(), tables));
+    let served = serve::serve_telling(config, worlds, told, tasks).await;
     lasting.cancel();
     served
 }
@@ -203,7 +203,16 @@ pub fn follow_ingresses(
     sites: watch::Receiver<Sites>,
     tasks: &Tasks,
 ) -> watch::Receiver<Option<Arc<Snapshot>>> {
+    let (sender, mut worlds) = watch::channel(None::<World>);
+    snapshot::follow_cluster(client, sites, sender, tasks);
     let (sender, snapshots) = watch::channel(None);
-    snapshot::follow_cluster(client, class, sites, sender, tasks);
+    let class = class.to_owned();
+    tasks.spawn_until_stop("ingress-lists", async move {
+        while worlds.changed().await.is_ok() {
+            let world = worlds.borrow_and_update().clone();
+            let snapshot = world.map(|world| Arc::new(world.relevant(&class)));
+            sender.send_replace(snapshot);
+        }
+    });
     snapshots
 }

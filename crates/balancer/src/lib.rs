@@ -9,6 +9,7 @@
 mod endpoints;
 mod follow;
 pub mod keepalived;
+mod kept;
 pub mod l4;
 pub mod l7;
 pub mod nginx;

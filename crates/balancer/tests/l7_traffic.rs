@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use berth_balancer::l7::{self, Config, ServeError, Snapshot};
+use berth_balancer::l7::{self, Config, ServeError, Snapshot, World};
 use berth_daemon::Tasks;
 
 use pods::{Client, Pod};
@@ -38,7 +38,7 @@ const SOON: Duration = Duration::from_secs(5);
 /// A balancer and the source of its routes.
 struct Balancer {
     config: Config,
-    routes: watch::Sender<Option<Arc<Snapshot>>>,
+    routes: watch::Sender<Option<World>>,
     tasks: Tasks,
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
@@ -64,10 +64,10 @@ fn config() -> Config {
 
 #[allow(clippy::disallowed_methods)] // the test joins it
 async fn start(config: Config, snapshot: Option<Snapshot>) -> Balancer {
-    let (routes, snapshots) = watch::channel(snapshot.map(Arc::new));
+    let (routes, worlds) = watch::channel(snapshot.map(|snapshot| World::from(&snapshot)));
     let tasks = Tasks::new();
     let (its_config, its_tasks) = (config.clone(), tasks.clone());
-    let served = tokio::spawn(async move { l7::serve(its_config, snapshots, &its_tasks).await });
+    let served = tokio::spawn(async move { l7::serve(its_config, worlds, &its_tasks).await });
     let balancer = Balancer { config, routes, tasks, served };
     until("it is healthy", async || balancer.health().await == Some(200)).await;
     balancer
@@ -79,7 +79,7 @@ impl Balancer {
     }
 
     fn publish(&self, snapshot: Snapshot) {
-        self.routes.send_replace(Some(Arc::new(snapshot)));
+        self.routes.send_replace(Some(World::from(&snapshot)));
     }
 
     async fn stop(self) {

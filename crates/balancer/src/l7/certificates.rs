@@ -17,7 +17,8 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::Snapshot;
+use super::World;
+use crate::kept::Key;
 
 /// Why a certificate is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +55,7 @@ struct ByName {
     /// By what follows the `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     /// Secrets already read: reading a key takes milliseconds, endpoints change all the time.
-    read: Vec<(Arc<Secret>, Option<Arc<CertifiedKey>>)>,
+    read: HashMap<Key, (Arc<Secret>, Option<Arc<CertifiedKey>>)>,
     /// Of a Gateway's listener for all hosts.
     any: Option<Arc<CertifiedKey>>,
 }
@@ -69,20 +70,18 @@ impl Certificates {
         Ok(Self { by_name: ArcSwap::default(), default: Arc::new(default) })
     }
 
-    /// Takes what `class` names in `snapshot`, and `listeners` (host and `NAMESPACE/NAME` of the
+    /// Takes what `class` names in `world`, and `listeners` (host and `NAMESPACE/NAME` of the
     /// Secret) after that, in place of what was there.
-    pub(super) fn replace(&self, snapshot: &Snapshot, class: &str, listeners: &[(String, String)]) {
+    pub(super) fn replace(&self, world: &World, class: &str, listeners: &[(String, String)]) {
         let before = self.by_name.load();
         let mut now = ByName::default();
-        for ingress in snapshot.served(class) {
+        for ingress in world.served(class) {
             let Some(spec) = &ingress.spec else { continue };
             for tls in spec.tls.iter().flatten() {
                 let Some(name) = &tls.secret_name else { continue };
-                let named = |secret: &&Arc<Secret>| {
-                    secret.namespace() == ingress.namespace() && &secret.name_any() == name
-                };
-                let Some(secret) = snapshot.secrets.iter().find(named) else { continue };
-                let Some(key) = now.certificate(secret, &before) else { continue };
+                let named = (ingress.namespace().unwrap_or_default(), name.clone());
+                let Some(secret) = world.secrets.get(&named) else { continue };
+                let Some(key) = now.certificate(named, secret, &before) else { continue };
                 let rules = spec.rules.iter().flatten().filter_map(|rule| rule.host.as_ref());
                 let hosts = tls.hosts.iter().flatten();
                 // Without hosts of its own it is for all hosts of the rules.
@@ -97,13 +96,10 @@ impl Certificates {
             }
         }
         for (host, named) in listeners {
-            let is_named = |secret: &&Arc<Secret>| {
-                named.split_once('/').is_some_and(|(namespace, name)| {
-                    secret.namespace().as_deref() == Some(namespace) && secret.name_any() == name
-                })
-            };
-            let Some(secret) = snapshot.secrets.iter().find(is_named) else { continue };
-            let Some(key) = now.certificate(secret, &before) else { continue };
+            let Some((namespace, name)) = named.split_once('/') else { continue };
+            let named = (namespace.to_owned(), name.to_owned());
+            let Some(secret) = world.secrets.get(&named) else { continue };
+            let Some(key) = now.certificate(named, secret, &before) else { continue };
             now.show(host, &key);
         }
         self.by_name.store(Arc::new(now));
@@ -132,11 +128,17 @@ impl ByName {
         place.entry(name).or_insert_with(|| key.clone());
     }
 
-    fn certificate(&mut self, secret: &Arc<Secret>, before: &Self) -> Option<Arc<CertifiedKey>> {
-        let known = self.read.iter().chain(&before.read);
-        let known = known.clone().find(|(read, _)| read.data == secret.data);
-        if let Some((_, key)) = known.cloned() {
-            self.read.push((secret.clone(), key.clone()));
+    fn certificate(
+        &mut self,
+        named: Key,
+        secret: &Arc<Secret>,
+        before: &Self,
+    ) -> Option<Arc<CertifiedKey>> {
+        let known = self.read.get(&named).or_else(|| before.read.get(&named));
+        let is_same = |read: &Arc<Secret>| Arc::ptr_eq(read, secret) || read.data == secret.data;
+        if let Some((_, key)) = known.filter(|(read, _)| is_same(read)) {
+            let key = key.clone();
+            self.read.insert(named, (secret.clone(), key.clone()));
             return key;
         }
         let key = match read(secret) {
@@ -149,7 +151,7 @@ impl ByName {
                 None
             }
         };
-        self.read.push((secret.clone(), key.clone()));
+        self.read.insert(named, (secret.clone(), key.clone()));
         key
     }
 }
@@ -182,17 +184,19 @@ mod tests {
     use k8s_openapi::ByteString;
     use serde_json::json;
 
-    fn snapshot(hosts: &[&str], secret: Secret) -> Snapshot {
+    use crate::l7::Snapshot;
+
+    fn world(hosts: &[&str], secret: Secret) -> World {
         let ingress = json!({
             "metadata": {"namespace": "n", "name": "web"},
             "spec": {"ingressClassName": "berth", "tls": [{"secretName": "web", "hosts": hosts}],
                 "rules": [{"host": "rule.example"}]}
         });
-        Snapshot {
+        World::from(&Snapshot {
             ingresses: vec![Arc::new(serde_json::from_value(ingress).unwrap())],
             secrets: vec![Arc::new(secret)],
             ..Snapshot::default()
-        }
+        })
     }
 
     fn secret(certificate: &str, key: &str) -> Secret {
@@ -211,17 +215,17 @@ mod tests {
         let good = secret(&made.cert.pem(), &made.signing_key.serialize_pem());
         let certificates = Certificates::new().unwrap();
         let ours = |name: Option<&str>| certificates.find(name).cert[0] == *made.cert.der();
-        certificates.replace(&snapshot(&["A.example", "*.b.example"], good.clone()), "berth", &[]);
+        certificates.replace(&world(&["A.example", "*.b.example"], good.clone()), "berth", &[]);
         assert!(ours(Some("a.example")) && ours(Some("x.b.example")));
         for other in [None, Some("b.example"), Some("x.y.b.example"), Some("rule.example")] {
             assert!(!ours(other), "{other:?}");
         }
-        certificates.replace(&snapshot(&[], good), "berth", &[]);
+        certificates.replace(&world(&[], good), "berth", &[]);
         assert!(ours(Some("rule.example")) && !ours(Some("a.example")));
         let other = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
         let unlike = secret(&made.cert.pem(), &other.signing_key.serialize_pem());
         for useless in [unlike, secret("", ""), Secret::default()] {
-            certificates.replace(&snapshot(&[], useless), "berth", &[]);
+            certificates.replace(&world(&[], useless), "berth", &[]);
             assert!(!ours(Some("rule.example")));
         }
     }

@@ -6,21 +6,22 @@
 //! may differ from cluster to cluster. A cluster that cannot be reached keeps the endpoints that
 //! were seen last: they are taken away by checks and refused connections, not by silence.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use kube::ResourceExt;
 use tokio::sync::{Notify, watch};
 
 use berth_daemon::Tasks;
 
-use super::Snapshot;
 use super::pick::{BackendSet, Member, Policy, Sets};
 pub(crate) use super::routes::NoEndpoints;
+use super::{Snapshot, World};
 use crate::endpoints::Slices;
 use crate::follow::follow;
+use crate::kept::{Kept, Key};
 
 /// Where this process and its endpoints are.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,7 @@ pub struct Sites {
     /// The zone of this process, `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
     /// The other clusters and what endpoints they have.
-    pub others: Vec<(String, Arc<Vec<Arc<EndpointSlice>>>)>,
+    pub(crate) others: Vec<(String, Kept<Key, EndpointSlice>)>,
 }
 
 /// A Service's port as a route names it.
@@ -40,78 +41,109 @@ pub(crate) enum PortWanted<'a> {
     Number(i32),
 }
 
-/// Makes the sets of one table.
+/// What a set is the set of, found once: its endpoints change, this does not.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Recipe {
+    pub(crate) service: Key,
+    pub(crate) port: String,
+    pub(crate) protocol: String,
+    pub(crate) policy: Arc<Policy>,
+    /// The Service's port, and the route when it has a policy of its own.
+    pub(crate) key: String,
+}
+
+impl Recipe {
+    /// Of the set behind `port` of a Service, with the policy that it and the route ask for.
+    ///
+    /// `route` names the route and gives its annotations: with a policy of its own it has a set of
+    /// its own, without one it shares the Service's.
+    pub(crate) fn find(
+        world: &World,
+        service: &Key,
+        port: PortWanted<'_>,
+        (route, annotations): (&str, &BTreeMap<String, String>),
+    ) -> Result<Self, NoEndpoints> {
+        let (namespace, name) = service;
+        let object = world.services.get(service).ok_or(NoEndpoints::NoService)?;
+        let ports = object.spec.as_ref().and_then(|spec| spec.ports.as_deref());
+        let is_wanted = |candidate: &&ServicePort| match port {
+            PortWanted::Name(name) => candidate.name.as_deref() == Some(name),
+            PortWanted::Number(number) => candidate.port == number,
+        };
+        let port = ports.unwrap_or_default().iter().find(is_wanted).ok_or(NoEndpoints::NoPort)?;
+        let (policy, refused) = Policy::read(object.annotations(), annotations);
+        for why in refused {
+            tracing::debug!(service = format!("{namespace}/{name}"), route, "{why}");
+        }
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let own = if Policy::is_in(annotations) { route } else { "" };
+        Ok(Self {
+            key: format!("{namespace}/{name}/{protocol}/{}/{own}", port.port),
+            service: service.clone(),
+            port: port.name.clone().unwrap_or_default(),
+            protocol,
+            policy: Arc::new(policy),
+        })
+    }
+
+    /// The endpoints that there are, by site.
+    pub(crate) fn members(&self, world: &World) -> Result<Vec<(String, Vec<Member>)>, NoEndpoints> {
+        let at = (self.service.0.as_str(), self.service.1.as_str());
+        let zone = world.zone.as_deref();
+        let made_of: Vec<_> = world
+            .sites(&self.service)
+            .map(|(site, slices)| {
+                let slices = Slices::new(slices);
+                let found = slices.members(at, &self.port, &self.protocol);
+                let member = |(address, endpoint): (_, &SliceEndpoint)| Member {
+                    address,
+                    weight: weight(&self.policy, address, endpoint),
+                    local: is_near(zone, endpoint),
+                };
+                (site.to_owned(), found.into_iter().map(member).collect::<Vec<_>>())
+            })
+            .collect();
+        if made_of.iter().all(|(_, members)| members.is_empty()) {
+            return Err(NoEndpoints::NoneReady);
+        }
+        Ok(made_of)
+    }
+}
+
+/// Makes the sets of one table, all at once.
 pub(crate) struct Backends<'a> {
-    services: HashMap<(String, String), &'a Service>,
-    sites: Vec<(&'a str, Slices<'a>)>,
-    zone: Option<&'a str>,
+    world: World,
     before: &'a Sets,
     sets: Sets,
 }
 
 impl<'a> Backends<'a> {
     /// What is known of endpoints is taken over from `before`.
-    pub(crate) fn new(snapshot: &'a Snapshot, before: &'a Sets) -> Self {
-        let key =
-            |service: &Arc<Service>| (service.namespace().unwrap_or_default(), service.name_any());
-        let services = snapshot.services.iter();
-        let own = (snapshot.sites.own.as_str(), Slices::new(&snapshot.slices));
-        let others = snapshot.sites.others.iter();
-        let others = others.map(|(name, slices)| (name.as_str(), Slices::new(slices)));
-        Self {
-            services: services.map(|service| (key(service), service.as_ref())).collect(),
-            sites: std::iter::once(own).chain(others).collect(),
-            zone: snapshot.sites.zone.as_deref(),
-            before,
-            sets: Sets::default(),
-        }
+    pub(crate) fn new(snapshot: &Snapshot, before: &'a Sets) -> Self {
+        Self::within(&World::from(snapshot), before)
     }
 
-    /// The set behind `port` of a Service, with the policy that it and the route ask for.
-    ///
-    /// `route` names the route and gives its annotations: with a policy of its own it has a set of
-    /// its own, without one it shares the Service's.
+    /// The same of a world.
+    pub(crate) fn within(world: &World, before: &'a Sets) -> Self {
+        Self { world: world.clone(), before, sets: Sets::default() }
+    }
+
+    /// The set of a [`Recipe`].
     pub(crate) fn of(
         &mut self,
         (namespace, name): (&str, &str),
         port: PortWanted<'_>,
-        (route, annotations): (&str, &BTreeMap<String, String>),
+        route: (&str, &BTreeMap<String, String>),
     ) -> Result<Arc<BackendSet>, NoEndpoints> {
-        let key = (namespace.to_owned(), name.to_owned());
-        let service = self.services.get(&key).copied().ok_or(NoEndpoints::NoService)?;
-        let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref());
-        let is_wanted = |candidate: &&ServicePort| match port {
-            PortWanted::Name(name) => candidate.name.as_deref() == Some(name),
-            PortWanted::Number(number) => candidate.port == number,
-        };
-        let port = ports.unwrap_or_default().iter().find(is_wanted).ok_or(NoEndpoints::NoPort)?;
-        let (policy, refused) = Policy::read(service.annotations(), annotations);
-        for why in refused {
-            tracing::debug!(service = format!("{namespace}/{name}"), route, "{why}");
-        }
-        let port_name = port.name.as_deref().unwrap_or_default();
-        let protocol = port.protocol.as_deref().unwrap_or("TCP");
-        let members = |(site, slices): &(&str, Slices<'a>)| {
-            let found = slices.members((namespace, name), port_name, protocol);
-            let member = |(address, endpoint): (_, &SliceEndpoint)| Member {
-                address,
-                weight: weight(&policy, address, endpoint),
-                local: is_near(self.zone, endpoint),
-            };
-            ((*site).to_owned(), found.into_iter().map(member).collect::<Vec<_>>())
-        };
-        let made_of: Vec<_> = self.sites.iter().map(members).collect();
-        if made_of.iter().all(|(_, members)| members.is_empty()) {
-            return Err(NoEndpoints::NoneReady);
-        }
-        let own = if Policy::is_in(annotations) { route } else { "" };
-        let key = format!("{namespace}/{name}/{protocol}/{}/{own}", port.port);
-        Ok(self.sets.set(self.before, key, made_of, policy))
+        let service = (namespace.to_owned(), name.to_owned());
+        let recipe = Recipe::find(&self.world, &service, port, route)?;
+        let made_of = recipe.members(&self.world)?;
+        Ok(self.sets.set(self.before, recipe.key, made_of, recipe.policy))
     }
 
     /// Whether a Service asks for TLS towards its pods.
     pub(crate) fn is_secured(&self, (namespace, name): (&str, &str)) -> bool {
-        let service = self.services.get(&(namespace.to_owned(), name.to_owned()));
+        let service = self.world.services.get(&(namespace.to_owned(), name.to_owned()));
         service.is_some_and(|service| super::secured::wanted(service.annotations()).is_some())
     }
 
@@ -160,10 +192,8 @@ pub fn follow_others(
     tasks.spawn_until_stop("clusters", async move {
         loop {
             changed.notified().await;
-            let slices = |copy: &crate::follow::Followed<EndpointSlice>| {
-                Arc::new(copy.objects().unwrap_or_default())
-            };
-            let others = copies.iter().map(|(name, copy)| (name.clone(), slices(copy)));
+            let others = copies.iter();
+            let others = others.map(|(name, copy)| (name.clone(), copy.kept().unwrap_or_default()));
             sender.send_replace(Sites { others: others.collect(), ..sites.clone() });
         }
     });

@@ -94,8 +94,8 @@ impl Way {
         self.route.targets.get(self.target)?.to.as_ref().ok()
     }
 
-    fn set(&self) -> Option<&Arc<BackendSet>> {
-        self.backend()?.endpoints.as_ref().ok()
+    fn set(&self) -> Option<Arc<BackendSet>> {
+        self.backend()?.endpoints().ok()
     }
 
     /// By the rule, then by the backend's part of it.

@@ -144,7 +144,7 @@ impl Proxy {
                 return Some((StatusCode::INTERNAL_SERVER_ERROR, text));
             }
         };
-        if let Err(why) = &backend.endpoints {
+        if let Err(why) = backend.endpoints() {
             let text = format!("{host}: {why}, {backend}");
             return Some((StatusCode::SERVICE_UNAVAILABLE, text));
         }
@@ -306,7 +306,7 @@ impl ProxyHttp for Proxy {
         request.tries += 1;
         let pause = self.pause(request)?;
         let backend = request.backend();
-        let set = backend.and_then(|backend| backend.endpoints.as_ref().ok());
+        let set = backend.and_then(|backend| backend.endpoints().ok());
         let picked = set.map_or(Err(Refused::NoEndpoint), |set| {
             let headers = &session.req_header().headers;
             let key =

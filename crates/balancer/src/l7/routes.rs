@@ -16,25 +16,32 @@ mod actions;
 mod attach;
 mod backends;
 mod build;
+mod cell;
 mod conditions;
 mod gateways;
 mod http_rules;
 mod matching;
+mod parts;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::pick::{BackendSet, Sets};
+use super::World;
+use super::pick::BackendSet;
 use super::secured::{self, Secured};
+use crate::kept::Kept;
 
 pub(super) use actions::{Filters, HeaderChange, Mirror, Route};
 #[cfg(test)]
 pub(super) use actions::{NewPath, Rewrite};
+use build::Age;
 pub use build::routes;
+use cell::Cell;
 pub(super) use conditions::{Found as FoundCondition, GatewayReport, Reports, RouteReport};
+use gateways::Ground;
 pub(super) use matching::Asked;
-use matching::Rule;
+use parts::{Part, PartKey, Ruled, Used, Users};
 
 /// For whom and where a table is made.
 #[derive(Clone, Debug)]
@@ -48,38 +55,45 @@ pub struct Scope {
 }
 
 /// Where requests go.
+///
+/// It is made of parts, one for each object with rules, and shares all that did not change with the
+/// one before.
 #[derive(Debug, Default)]
 pub struct Table {
     http: Door,
     https: Door,
-    sets: Sets,
-    secured: secured::Known,
-    /// What became of Gateways and their routes.
-    pub(super) reports: Reports,
-    /// Which Secret is shown for which host of Gateways, `NAMESPACE/NAME`.
-    pub(super) certificates: Vec<(String, String)>,
+    /// What it was made from.
+    world: World,
+    parts: Kept<PartKey, Part>,
+    uses: Kept<Used, Users>,
+    /// Default backends of Ingresses.
+    defaults: Arc<BTreeMap<Age, Arc<Route>>>,
+    /// What Gateways' routes stand on.
+    ground: Arc<Ground>,
+    secured: Arc<secured::Known>,
 }
 
 /// Which of the two sockets a request came by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum DoorName {
     Http,
     Https,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Door {
-    hosts: HashMap<String, Host>,
+    hosts: Kept<String, Host>,
     /// By what follows the `*.`.
-    wildcards: HashMap<String, Host>,
-    any: Host,
+    wildcards: Kept<String, Host>,
+    has_wildcards: bool,
+    any: Arc<Host>,
     default: Option<Arc<Route>>,
 }
 
 /// The rules of a host.
 #[derive(Debug, Default)]
 struct Host {
-    rules: Vec<Rule>,
+    rules: Vec<Ruled>,
     /// Of a wildcard: whether it stands for several labels too.
     deep: bool,
 }
@@ -96,7 +110,13 @@ pub(super) struct Backend {
     pub(super) protocol: Protocol,
     /// How its pods are trusted; `None` where they are spoken to in the clear.
     pub(super) secured: Option<Arc<Secured>>,
-    pub(super) endpoints: Result<Arc<BackendSet>, NoEndpoints>,
+    endpoints: Endpoints,
+}
+
+#[derive(Debug)]
+enum Endpoints {
+    At(Arc<Cell>),
+    Nowhere(NoEndpoints),
 }
 
 /// What a backend's pods speak, by `appProtocol` of the Service's port.
@@ -116,6 +136,16 @@ pub(crate) enum NoEndpoints {
     NoneReady,
     /// It asks for TLS, and there is nothing to trust its pods by.
     NoTrust,
+}
+
+impl Backend {
+    /// The endpoints that it has at this moment.
+    pub(super) fn endpoints(&self) -> Result<Arc<BackendSet>, NoEndpoints> {
+        match &self.endpoints {
+            Endpoints::At(cell) => cell.get(),
+            Endpoints::Nowhere(why) => Err(*why),
+        }
+    }
 }
 
 impl fmt::Display for Backend {
@@ -141,7 +171,7 @@ impl Door {
         if let Some(found) = self.hosts.get(host) {
             return found;
         }
-        if self.wildcards.is_empty() {
+        if !self.has_wildcards {
             return &self.any;
         }
         let (mut rest, mut labels) = (host, 0);
@@ -156,19 +186,31 @@ impl Door {
         &self.any
     }
 
-    fn all(&mut self) -> impl Iterator<Item = &mut Host> {
-        let named = self.hosts.values_mut().chain(self.wildcards.values_mut());
-        named.chain(std::iter::once(&mut self.any))
+    /// The rules of `host`, which may begin with `*.` or be empty for all.
+    fn at(&self, host: &str) -> Option<&Arc<Host>> {
+        match host.strip_prefix("*.") {
+            None if host.is_empty() => Some(&self.any),
+            None => self.hosts.get(host),
+            Some(domain) => self.wildcards.get(domain),
+        }
     }
 
-    /// The place for rules of `host`, which may begin with `*.` or be empty for all.
-    fn place(&mut self, host: &str) -> &mut Host {
+    /// Puts these rules there, or none.
+    fn put(&mut self, host: String, rules: Option<Arc<Host>>) {
         if host.is_empty() {
-            &mut self.any
-        } else if let Some(domain) = host.strip_prefix("*.") {
-            self.wildcards.entry(domain.to_owned()).or_default()
-        } else {
-            self.hosts.entry(host.to_owned()).or_default()
+            self.any = rules.unwrap_or_default();
+            return;
+        }
+        let domain = host.strip_prefix("*.").map(str::to_owned);
+        let is_wild = domain.is_some();
+        let place = if is_wild { &mut self.wildcards } else { &mut self.hosts };
+        let name = domain.unwrap_or(host);
+        match rules {
+            Some(rules) => drop(place.insert(name, rules)),
+            None => drop(place.remove(&name)),
+        }
+        if is_wild {
+            self.has_wildcards = !self.wildcards.is_empty();
         }
     }
 }
@@ -191,7 +233,8 @@ impl Table {
     /// What becomes of a request, and how much of its path is the prefix that its rule names.
     pub(super) fn find(&self, door: DoorName, asked: &Asked<'_>) -> Option<(&Arc<Route>, usize)> {
         let door = self.door(door);
-        let rule = door.host(asked.host).rules.iter().find(|rule| rule.fits(asked));
+        let mut rules = door.host(asked.host).rules.iter().map(|ruled| &ruled.rule);
+        let rule = rules.find(|rule| rule.fits(asked));
         rule.map(|rule| (&rule.then, rule.path.prefix_len()))
             .or(door.default.as_ref().map(|route| (route, 0)))
     }
@@ -209,7 +252,7 @@ impl Table {
             std::sync::LazyLock::new(http::HeaderMap::new);
         let door = self.door(door);
         let asked = Asked { host, path, query, method, headers: &NONE };
-        let mut rules = door.host(host).rules.iter();
+        let mut rules = door.host(host).rules.iter().map(|ruled| &ruled.rule);
         let found = rules.find(|rule| rule.fits_but_for_fields(&asked));
         match found {
             Some(rule) if !rule.headers.is_empty() => None,
@@ -220,7 +263,40 @@ impl Table {
 
     /// Every set of endpoints: what is checked and swept.
     pub(super) fn sets(&self) -> Vec<Arc<BackendSet>> {
-        self.sets.iter().cloned().collect()
+        let cells = self.uses.values().flat_map(|users| users.cells.values());
+        cells.filter_map(|(cell, _)| cell.get().ok()).collect()
+    }
+
+    /// What became of Gateways and their routes.
+    pub(super) fn reports(&self) -> Reports {
+        self.ground.reports(self.parts.values())
+    }
+
+    /// Which Secret is shown for which host of Gateways, `NAMESPACE/NAME`.
+    pub(super) fn certificates(&self) -> &[(String, String)] {
+        &self.ground.certificates
+    }
+
+    /// Whether Gateways show the same certificates as in `other`.
+    pub(super) fn shares_ground(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.ground, &other.ground)
+    }
+
+    /// Whether there is nothing in it that a status would tell otherwise than of `other`.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.world, &other.world);
+        self.parts.is_same(&other.parts)
+            && self.shares_ground(other)
+            && ours.ingresses.is_same(&theirs.ingresses)
+            && ours.http.is_same(&theirs.http)
+            && ours.grpc.is_same(&theirs.grpc)
+            && ours.gateways.is_same(&theirs.gateways)
+            && ours.gateway_classes.is_same(&theirs.gateway_classes)
+    }
+
+    /// What it was made from.
+    pub(super) fn world(&self) -> &World {
+        &self.world
     }
 
     /// How many rules there are.
@@ -238,3 +314,6 @@ mod tests;
 
 #[cfg(test)]
 mod gateway_tests;
+
+#[cfg(test)]
+mod next_tests;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -81,7 +81,7 @@ pub(crate) fn wanted(annotations: &BTreeMap<String, String>) -> Option<(&str, &s
 }
 
 /// Those made so far, by what they were made of, for the next table.
-pub(super) type Known = BTreeMap<u64, Arc<Secured>>;
+pub(super) type Known = BTreeMap<u64, Weak<Secured>>;
 
 /// Reads the authority in `secret` for pods called `host`, which speak HTTP/2 if `http2`.
 pub(super) fn read(
@@ -96,8 +96,8 @@ pub(super) fn read(
     let mut hasher = DefaultHasher::new();
     (host, pem, http2).hash(&mut hasher);
     let group = hasher.finish();
-    if let Some(known) = before.get(&group) {
-        return Ok(known.clone());
+    if let Some(known) = before.get(&group).and_then(Weak::upgrade) {
+        return Ok(known);
     }
     let (mut roots, mut authority) = (rustls::RootCertStore::empty(), Vec::new());
     for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -152,7 +152,7 @@ mod tests {
         let good = secret(&made.cert.pem());
         let none = Known::new();
         let first = read("a.example", ("ca", Some(&good)), false, &none).unwrap();
-        let known = Known::from([(first.group, first.clone())]);
+        let known = Known::from([(first.group, Arc::downgrade(&first))]);
         let again = read("a.example", ("ca", Some(&good)), false, &known).unwrap();
         assert!(Arc::ptr_eq(&first, &again));
         let other = read("b.example", ("ca", Some(&good)), false, &known).unwrap();

@@ -1,6 +1,7 @@
 //! A balancer process from its first routes to the end of its drain.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,9 @@ use super::certificates::{CertificateError, Certificates};
 use super::connections::{self, Clients, Resets, Service};
 use super::plain::{Plain, Pool};
 use super::proxy::{Copier, LONGEST_HEADER, MOST_TRIES, Proxy};
-use super::routes::{Scope, Table, routes};
+use super::routes::{Scope, Table};
 use super::upgrade::RequestFirst;
-use super::{Config, Snapshot, health, saved};
+use super::{Config, World, health, saved};
 
 /// How long idle connections get to take another request's `Connection: close` with them.
 const LEAVE_BY_THEMSELVES: Duration = Duration::from_secs(2);
@@ -58,19 +59,29 @@ pub enum ServeError {
     NoSource,
 }
 
-/// Serves what `snapshots` say until `tasks` are told to stop, then drains and returns.
+/// Serves what `worlds` say until `tasks` are told to stop, then drains and returns.
 ///
-/// The listeners open with the first routes: from `snapshots`, or saved ones while these have none.
+/// The listeners open with the first routes: from `worlds`, or saved ones while these have none.
 ///
 /// # Errors
 /// When a port cannot be had, or the default certificate not be made.
 pub async fn serve(
     config: Config,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    worlds: watch::Receiver<Option<World>>,
+    tasks: &Tasks,
+) -> Result<(), ServeError> {
+    serve_telling(config, worlds, watch::channel(None).0, tasks).await
+}
+
+/// [`serve`], with every table told to `told` once it is in force.
+pub(super) async fn serve_telling(
+    config: Config,
+    worlds: watch::Receiver<Option<World>>,
+    told: watch::Sender<Option<Arc<Table>>>,
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
     let lasting = outlasting(tasks);
-    let served = serve_and_drain(config, snapshots, tasks, &lasting).await;
+    let served = serve_and_drain(config, worlds, told, tasks, &lasting).await;
     lasting.stop(LAST_WORDS).await;
     served
 }
@@ -88,7 +99,8 @@ pub(super) fn outlasting(tasks: &Tasks) -> Tasks {
 
 async fn serve_and_drain(
     config: Config,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    mut worlds: watch::Receiver<Option<World>>,
+    told: watch::Sender<Option<Arc<Table>>>,
     tasks: &Tasks,
     lasting: &Tasks,
 ) -> Result<(), ServeError> {
@@ -104,9 +116,14 @@ async fn serve_and_drain(
         scope: config.scope(),
         table: Arc::default(),
         certificates: Arc::new(Certificates::new()?),
+        told,
     };
+    if let Some(path) = config.snapshot.clone() {
+        let saving = keep_saved(path, config.ingress_class.clone(), state.told.subscribe());
+        lasting.spawn_until_stop("saved-routes", saving);
+    }
     tokio::select! {
-        first = state.first_routes(&config, &mut snapshots) => first?,
+        first = state.first_routes(&config, &mut worlds) => first?,
         () = tasks.stopping() => return Ok(()),
     }
 
@@ -141,7 +158,7 @@ async fn serve_and_drain(
     let table = state.table.clone();
     let checked = health::keep_checked(move || table.load().sets(), lasting.clone());
     lasting.spawn_until_stop("checks", checked);
-    lasting.spawn_until_stop("routes", state.follow(config.clone(), snapshots));
+    lasting.spawn_until_stop("routes", state.follow(worlds));
     ready.set(true);
     tracing::info!(http = %config.http, https = %config.https, "serving");
 
@@ -231,25 +248,36 @@ struct State {
     scope: Scope,
     table: Arc<ArcSwap<Table>>,
     certificates: Arc<Certificates>,
+    told: watch::Sender<Option<Arc<Table>>>,
 }
 
 impl State {
-    fn apply(&self, snapshot: &Snapshot) {
-        let table = routes(snapshot, &self.scope, &self.table.load());
-        self.certificates.replace(snapshot, &self.scope.ingress_class, &table.certificates);
+    fn apply(&self, world: &World) {
+        let before = self.table.load_full();
+        let table = Arc::new(before.next(world, &self.scope));
         tracing::debug!(rules = table.rules(), "routes loaded");
-        self.table.store(Arc::new(table));
+        self.table.store(table.clone());
+        // Of many certificates only a change of them costs something.
+        let was = before.world();
+        if !(was.ingresses.is_same(&world.ingresses)
+            && was.classes.is_same(&world.classes)
+            && was.secrets.is_same(&world.secrets)
+            && table.shares_ground(&before))
+        {
+            self.certificates.replace(world, &self.scope.ingress_class, table.certificates());
+        }
+        self.told.send_replace(Some(table));
     }
 
     async fn first_routes(
         &self,
         config: &Config,
-        snapshots: &mut watch::Receiver<Option<Arc<Snapshot>>>,
+        worlds: &mut watch::Receiver<Option<World>>,
     ) -> Result<(), ServeError> {
         if let Some(path) = &config.snapshot {
             match saved::load(path) {
                 Ok(Some(snapshot)) => {
-                    self.apply(&snapshot);
+                    self.apply(&World::from(&snapshot));
                     return Ok(());
                 }
                 Ok(None) => {}
@@ -259,45 +287,35 @@ impl State {
                 }
             }
         }
-        let known = snapshots.wait_for(Option::is_some).await;
+        let known = worlds.wait_for(Option::is_some).await;
         let known = known.map_err(|_| ServeError::NoSource)?.clone();
-        if let Some(snapshot) = known {
-            self.apply(&snapshot);
+        if let Some(world) = known {
+            self.apply(&world);
         }
-        snapshots.mark_changed(); // to be saved
         Ok(())
     }
 
-    /// Follows the snapshots, for ever.
-    async fn follow(self, config: Config, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
-        let mut unsaved: Option<(Arc<Snapshot>, Instant)> = None;
-        loop {
-            let due = unsaved.as_ref().map(|(_, at)| *at);
-            tokio::select! {
-                changed = snapshots.changed() => if changed.is_err() { return },
-                () = until(due) => {
-                    if let (Some(path), Some((snapshot, _))) = (&config.snapshot, unsaved.take())
-                        && let Err(error) = saved::save(path, &snapshot)
-                    {
-                        let error: &dyn std::error::Error = &error;
-                        tracing::warn!(error, "routes not saved");
-                    }
-                    continue;
-                }
-            }
-            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
-            self.apply(&snapshot);
-            if config.snapshot.is_some() {
-                let at = due.unwrap_or_else(|| Instant::now() + SAVE_EVERY);
-                unsaved = Some((snapshot, at));
+    /// Follows the worlds, for ever.
+    async fn follow(self, mut worlds: watch::Receiver<Option<World>>) {
+        while worlds.changed().await.is_ok() {
+            let world = worlds.borrow_and_update().clone();
+            if let Some(world) = world {
+                self.apply(&world);
             }
         }
     }
 }
 
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
+/// Saves what is served at `path`, for ever; apart from following it, since all of it is written.
+async fn keep_saved(path: PathBuf, class: String, mut tables: watch::Receiver<Option<Arc<Table>>>) {
+    while tables.changed().await.is_ok() {
+        tokio::time::sleep(SAVE_EVERY).await;
+        let table = tables.borrow_and_update().clone();
+        if let Some(table) = table
+            && let Err(error) = saved::save(&path, &table.world().relevant(&class))
+        {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "routes not saved");
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use berth_api::endpoints::SERVICE_NAME;
 use berth_daemon::Tasks;
 
-use super::Sites;
+use super::{Sites, World};
 use crate::follow::follow;
 
 pub use gateway::GatewayObjects;
@@ -48,20 +48,10 @@ impl Snapshot {
     /// The Ingresses that `class` serves, oldest first: where two claim the same, it has it.
     pub(crate) fn served(&self, class: &str) -> Vec<&Arc<Ingress>> {
         let ours = self.classes.iter().find(|candidate| candidate.name_any() == class);
-        let is_default = ours.is_some_and(|class| {
-            class.annotations().get(DEFAULT_CLASS).is_some_and(|value| value == "true")
-        });
-        let mut served: Vec<_> = self
-            .ingresses
-            .iter()
-            .filter(|ingress| {
-                let field = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
-                match field.or_else(|| ingress.annotations().get(CLASS_ANNOTATION)) {
-                    Some(name) => name == class,
-                    None => is_default,
-                }
-            })
-            .collect();
+        let ours_is_default = ours.is_some_and(|class| is_default(class));
+        let served = self.ingresses.iter();
+        let mut served: Vec<_> =
+            served.filter(|ingress| is_served(ingress, class, ours_is_default)).collect();
         served.sort_by_cached_key(|ingress| {
             let created = ingress.creation_timestamp().map(|time| time.0);
             (created, ingress.namespace(), ingress.name_any())
@@ -117,6 +107,20 @@ impl Snapshot {
     }
 }
 
+/// Whether a class is meant where none is named.
+pub(super) fn is_default(class: &IngressClass) -> bool {
+    class.annotations().get(DEFAULT_CLASS).is_some_and(|value| value == "true")
+}
+
+/// Whether `ingress` is for `class`, which is the default or not.
+pub(super) fn is_served(ingress: &Ingress, class: &str, is_default: bool) -> bool {
+    let field = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
+    match field.or_else(|| ingress.annotations().get(CLASS_ANNOTATION)) {
+        Some(name) => name == class,
+        None => is_default,
+    }
+}
+
 /// Every backend that `ingress` names.
 fn backends(ingress: &Ingress) -> impl Iterator<Item = &IngressBackend> {
     let spec = ingress.spec.iter();
@@ -127,12 +131,11 @@ fn backends(ingress: &Ingress) -> impl Iterator<Item = &IngressBackend> {
     })
 }
 
-/// Sends a snapshot of the cluster after each change, once all kinds are known.
+/// Sends the cluster's world after each change, once all kinds are known.
 pub(super) fn follow_cluster(
     client: &kube::Client,
-    class: &str,
     mut sites: watch::Receiver<Sites>,
-    sender: watch::Sender<Option<Arc<Snapshot>>>,
+    sender: watch::Sender<Option<World>>,
     tasks: &Tasks,
 ) {
     let changed = Arc::new(Notify::new());
@@ -154,27 +157,26 @@ pub(super) fn follow_cluster(
         follow("endpoints", berth_api::endpoints::follow(client.clone()), changed.clone(), tasks);
     let secrets = following!("secrets", Secret, all().fields("type=kubernetes.io/tls"));
     let gateway = gateway::follow_gateways(client, changed.clone(), tasks);
-    let class = class.to_owned();
     tasks.spawn_until_stop("ingress-snapshots", async move {
+        let mut before = World::default();
         loop {
             tokio::select! {
                 () = changed.notified() => {}
                 Ok(()) = sites.changed() => {}
             }
-            let others = sites.borrow_and_update().clone();
-            let complete = || {
-                Some(Snapshot {
-                    ingresses: ingresses.objects()?,
-                    classes: classes.objects()?,
-                    services: services.objects()?,
-                    slices: slices.objects()?,
-                    secrets: secrets.objects()?,
-                    gateway: gateway.objects()?,
-                    sites: others,
-                })
-            };
-            if let Some(snapshot) = complete() {
-                sender.send_replace(Some(Arc::new(snapshot.relevant(&class))));
+            let mut world = before.clone();
+            let complete = (|| {
+                world.ingresses = ingresses.kept()?;
+                world.classes = classes.kept()?;
+                world.services = services.kept()?;
+                world.slices = before.slices.following(slices.kept()?);
+                world.secrets = secrets.kept()?;
+                gateway.fill(&mut world)
+            })();
+            if complete.is_some() {
+                world.at(sites.borrow_and_update().clone());
+                before = world.clone();
+                sender.send_replace(Some(world));
             }
         }
     });

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use berth_daemon::Backoff;
 
-use super::routes::{Table, routes};
-use super::{Address, Config, Snapshot};
+use super::routes::Table;
+use super::{Address, Config, World};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -25,21 +25,25 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn keep(
     client: Client,
     config: Config,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    mut tables: watch::Receiver<Option<Arc<Table>>>,
 ) {
     let addresses: Vec<_> = config.addresses.iter().map(entry).collect();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut written: Option<Arc<Table>> = None;
     loop {
-        let snapshot = snapshots.borrow_and_update().clone();
+        let table = tables.borrow_and_update().clone();
         let mut failed = false;
-        if let Some(snapshot) = &snapshot {
-            if !snapshot.gateway.classes.is_empty() {
-                let table = routes(snapshot, &config.scope(), &Table::default());
-                failed |=
-                    !gateway::write(&client, snapshot, &table.reports, &config.addresses).await;
+        let says_more = |table: &&Arc<Table>| {
+            written.as_ref().is_none_or(|written| !written.says_the_same(table))
+        };
+        if let Some(table) = table.as_ref().filter(says_more) {
+            let world = table.world();
+            if !world.gateway_classes.is_empty() {
+                let (objects, reports) = (world.gateway(), table.reports());
+                failed |= !gateway::write(&client, &objects, &reports, &config.addresses).await;
             }
-            for ingress in outdated(snapshot, &config.ingress_class, &addresses) {
-                failed |= !write(&client, ingress, &addresses).await;
+            for ingress in outdated(world, &config.ingress_class, &addresses) {
+                failed |= !write(&client, &ingress, &addresses).await;
             }
         }
         if failed {
@@ -48,7 +52,8 @@ pub(super) async fn keep(
             continue;
         }
         backoff.reset();
-        if snapshots.changed().await.is_err() {
+        written = table;
+        if tables.changed().await.is_err() {
             return;
         }
     }
@@ -66,11 +71,11 @@ fn entry(address: &Address) -> IngressLoadBalancerIngress {
 }
 
 /// The Ingresses whose status says something else.
-fn outdated<'a>(
-    snapshot: &'a Snapshot,
+fn outdated(
+    world: &World,
     class: &str,
     addresses: &[IngressLoadBalancerIngress],
-) -> Vec<&'a Arc<Ingress>> {
+) -> Vec<Arc<Ingress>> {
     let says = |ingress: &Ingress| {
         let status = ingress.status.as_ref()?.load_balancer.as_ref()?;
         status.ingress.clone()
@@ -78,8 +83,8 @@ fn outdated<'a>(
     if addresses.is_empty() {
         return Vec::new();
     }
-    let differs = |ingress: &&Arc<Ingress>| says(ingress).as_deref() != Some(addresses);
-    snapshot.served(class).into_iter().filter(differs).collect()
+    let differs = |ingress: &Arc<Ingress>| says(ingress).as_deref() != Some(addresses);
+    world.served(class).into_iter().filter(differs).collect()
 }
 
 async fn write(
@@ -107,6 +112,7 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l7::Snapshot;
 
     #[test]
     fn only_what_differs_is_written() {
@@ -116,7 +122,11 @@ mod tests {
                 "spec": {"ingressClassName": class}, "status": status});
             let ingress = Arc::new(serde_json::from_value(object).unwrap());
             let snapshot = Snapshot { ingresses: vec![ingress], ..Snapshot::default() };
-            assert_eq!(outdated(&snapshot, "berth", &addresses).len() == 1, expected, "{status}");
+            assert_eq!(
+                outdated(&World::from(&snapshot), "berth", &addresses).len() == 1,
+                expected,
+                "{status}"
+            );
         };
         let at = |ip: &str| json!({"loadBalancer": {"ingress": [{"ip": ip}]}});
         check("berth", json!({}), true);

@@ -107,6 +107,24 @@ impl BackendSet {
         set
     }
 
+    /// The one that comes after `before`: the very same when nothing about it changed.
+    pub(crate) fn following(
+        before: Option<&Arc<Self>>,
+        made_of: Vec<(String, Vec<Member>)>,
+        policy: Arc<Policy>,
+    ) -> Arc<Self> {
+        let same = before.filter(|set| set.made_of == made_of && *set.policy == *policy);
+        same.cloned().unwrap_or_else(|| {
+            Arc::new(Self::new(made_of, policy, before.map(Arc::as_ref), now_us()))
+        })
+    }
+
+    /// What it was made of.
+    #[cfg(test)]
+    pub(crate) fn made_of(&self) -> &[(String, Vec<Member>)] {
+        &self.made_of
+    }
+
     /// Every endpoint, site by site.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.sites.iter().flat_map(|site| &site.all.endpoints)
@@ -362,16 +380,12 @@ impl Sets {
         before: &Self,
         key: String,
         made_of: Vec<(String, Vec<Member>)>,
-        policy: Policy,
+        policy: impl Into<Arc<Policy>>,
     ) -> Arc<BackendSet> {
         if let Some(made) = self.0.get(&key) {
             return made.clone();
         }
-        let old = before.0.get(&key);
-        let same = old.filter(|set| set.made_of == made_of && *set.policy == policy);
-        let made = same.cloned().unwrap_or_else(|| {
-            Arc::new(BackendSet::new(made_of, Arc::new(policy), old.map(Arc::as_ref), now_us()))
-        });
+        let made = BackendSet::following(before.0.get(&key), made_of, policy.into());
         self.0.insert(key, made.clone());
         made
     }

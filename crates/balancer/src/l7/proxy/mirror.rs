@@ -102,7 +102,7 @@ impl Copier {
         let body = copies.body.freeze();
         for backend in copies.to {
             // Copies go in the clear.
-            let picked = backend.endpoints.as_ref().ok().filter(|_| backend.secured.is_none());
+            let picked = backend.endpoints().ok().filter(|_| backend.secured.is_none());
             let open = picked.and_then(|set| set.pick(&[], None, random()).ok());
             let room = self.room.clone().try_acquire_owned().ok();
             let (Some(open), Some(room)) = (open, room) else {

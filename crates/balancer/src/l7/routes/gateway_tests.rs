@@ -86,7 +86,8 @@ fn table(objects: &[Value]) -> Table {
 
 /// `KIND=REASON` of each condition of the route's parents.
 fn said(table: &Table, name: &str) -> Vec<String> {
-    let report = table.reports.routes.iter().find(|report| report.name == name);
+    let reports = table.reports();
+    let report = reports.routes.iter().find(|report| report.name == name);
     let found = report.into_iter().flat_map(|report| &report.parents).flat_map(|(_, all)| all);
     found.map(|one| format!("{}={}", one.kind, one.reason)).collect()
 }
@@ -158,7 +159,7 @@ fn hosts_and_listeners_meet_and_the_nearest_listener_alone_answers() {
     assert_eq!(said(&table, "stray")[0], "Accepted=NoMatchingListenerHostname");
     assert_eq!(said(&table, "wild"), ["Accepted=Accepted", "ResolvedRefs=ResolvedRefs"]);
     let attached: Vec<_> =
-        table.reports.gateways[0].listeners.iter().map(|one| one.attached).collect();
+        table.reports().gateways[0].listeners.iter().map(|one| one.attached).collect();
     assert_eq!(attached, [2, 0, 1]);
 }
 
@@ -173,7 +174,8 @@ fn a_bad_route_is_refused_and_named_and_the_others_go_on() {
             route("good", 1, json!(["good.example"]), good),
         ]);
         assert_eq!(said(&table, "bad"), expected, "{rules}");
-        let report = table.reports.routes.iter().find(|report| report.name == "bad").unwrap();
+        let reports = table.reports();
+        let report = reports.routes.iter().find(|report| report.name == "bad").unwrap();
         let text = &report.parents[0].1.iter().find(|one| !one.is_so).unwrap().message;
         assert!(text.contains(part), "{text}");
         assert_eq!(who(&table, "good.example", "GET /", &[]), "n/two");
@@ -263,7 +265,7 @@ fn listeners_say_what_is_wrong_with_them() {
         let secret = json!({"kind": "Secret", "metadata": {"namespace": "n", "name": "cert"},
             "type": "kubernetes.io/tls", "data": {"tls.crt": pem, "tls.key": pem}});
         let table = table(&[gateway(listeners.clone()), secret]);
-        let gateway = &table.reports.gateways[0];
+        let gateway = &table.reports().gateways[0];
         let listener = gateway.listeners.iter().find(|one| one.name == name).unwrap();
         let found: Vec<_> = listener
             .conditions

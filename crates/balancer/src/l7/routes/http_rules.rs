@@ -42,7 +42,7 @@ pub(super) struct Context<'a> {
     pub(super) name: &'a str,
     pub(super) annotations: &'a BTreeMap<String, String>,
     pub(super) listener_port: u16,
-    pub(super) grants: &'a Grants<'a>,
+    pub(super) grants: &'a Grants,
 }
 
 /// The rules, and whether everything that they refer to is there.
@@ -183,13 +183,12 @@ impl Compiling<'_, '_, '_> {
             return wrong("InvalidKind", format!("no port of Service {key} is named"));
         };
         let wanted = Wanted {
-            namespace: namespace.to_owned(),
-            service: target.name.clone(),
+            service: (namespace.to_owned(), target.name.clone()),
             port: Port::Number(port),
             h2c,
         };
         let backend = self.backends.get(wanted, (context.name, context.annotations));
-        match &backend.endpoints {
+        match backend.endpoints() {
             Err(NoEndpoints::NoService) => {
                 wrong("BackendNotFound", format!("there is no Service {key}"))
             }

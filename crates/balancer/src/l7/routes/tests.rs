@@ -160,11 +160,11 @@ fn ports_are_found_by_name_or_number_and_lead_to_ready_pods() {
             ..Snapshot::default()
         };
         let table = routes(&snapshot, &scope(), &Table::default());
-        let backend = find(&table, "", "/").unwrap().endpoints.as_ref();
+        let backend = find(&table, "", "/").unwrap().endpoints();
         let addresses = |set: &Arc<BackendSet>| {
             set.endpoints().map(|endpoint| endpoint.address().to_string()).collect::<Vec<_>>()
         };
-        backend.map(addresses).map_err(|why| *why)
+        backend.as_ref().map(addresses).map_err(|why| *why)
     };
     let web = Ok(vec!["10.42.0.2:8080".to_owned()]);
     assert_eq!(backends(json!({"number": 80}), "web"), web);

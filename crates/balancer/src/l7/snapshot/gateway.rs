@@ -25,7 +25,8 @@ use berth_api::gateway::{
 };
 use berth_daemon::{Backoff, Ready, Tasks};
 
-use crate::follow::{Followed, follow, follow_as, is_refused};
+use crate::follow::{Followed, follow, is_refused};
+use crate::l7::World;
 use crate::l7::lenient::Lenient;
 
 /// The Gateway API's objects, in any order.
@@ -157,31 +158,31 @@ pub(super) struct FollowedGateways {
 }
 
 impl FollowedGateways {
-    /// All objects, or `None` while some that there are are not known.
-    pub(super) fn objects(&self) -> Option<GatewayObjects> {
+    /// Puts all objects into `world`; `None` while some that there are are not known.
+    pub(super) fn fill(&self, world: &mut World) -> Option<()> {
         if !self.known.is_ready() {
             return None;
         }
         let kinds = self.kinds.lock().expect("nothing panics while it holds the lock");
-        macro_rules! of {
-            ($field:ident) => {
-                match &kinds.$field {
-                    Some(followed) => followed.objects()?,
-                    None => Vec::new(),
-                }
+        macro_rules! fill {
+            ($($field:ident => $place:ident),*) => {
+                $(if let Some(followed) = &kinds.$field {
+                    world.$place = followed.kept()?;
+                })*
             };
         }
-        Some(GatewayObjects {
-            classes: of!(classes),
-            gateways: of!(gateways),
-            http: of!(http),
-            grpc: of!(grpc),
-            tls: of!(tls),
-            tcp: of!(tcp),
-            udp: of!(udp),
-            grants: of!(grants),
-            namespaces: of!(namespaces),
-        })
+        fill!(
+            classes => gateway_classes,
+            gateways => gateways,
+            http => http,
+            grpc => grpc,
+            tls => tls,
+            tcp => tcp,
+            udp => udp,
+            grants => grants,
+            namespaces => namespaces
+        );
+        Some(())
     }
 }
 
@@ -283,7 +284,7 @@ fn start(
             {
                 let api = Api::all_with(client.clone(), &types);
                 let events = watcher(api, watcher::Config::default());
-                let started = follow_as($plural, types, events, changed.clone(), tasks);
+                let started = follow($plural, events, changed.clone(), tasks);
                 kinds.$field = Some(started);
             }
         };

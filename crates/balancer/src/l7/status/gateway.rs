@@ -4,6 +4,7 @@
 //! are kept. A write names the version it was made from, so that a controller that writes at the
 //! same time loses nothing: the next snapshot brings both.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use berth_api::gateway::{
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use crate::l7::lenient::Lenient;
 use crate::l7::routes::{FoundCondition, GatewayReport, Reports, RouteReport};
-use crate::l7::{Address, Snapshot};
+use crate::l7::{Address, GatewayObjects};
 
 /// A status to write.
 #[derive(Debug, PartialEq)]
@@ -34,14 +35,14 @@ struct Write {
 /// Writes what differs; `false` when some could not be written.
 pub(super) async fn write(
     client: &Client,
-    snapshot: &Snapshot,
+    objects: &GatewayObjects,
     reports: &Reports,
     addresses: &[Address],
 ) -> bool {
     let now = k8s_openapi::jiff::Timestamp::now();
     let now = k8s_openapi::jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
     let mut all_written = true;
-    for write in outdated(snapshot, reports, addresses, &now) {
+    for write in outdated(objects, reports, addresses, &now) {
         all_written &= apply(client, write).await;
     }
     all_written
@@ -73,13 +74,12 @@ async fn apply(client: &Client, write: Write) -> bool {
 
 /// Every status that says something else than `reports`.
 fn outdated(
-    snapshot: &Snapshot,
+    objects: &GatewayObjects,
     reports: &Reports,
     addresses: &[Address],
     now: &str,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
-    let objects = &snapshot.gateway;
     for (name, generation) in &reports.classes {
         let Some(class) = find(&objects.classes, None, name) else { continue };
         let before = class.status.clone().unwrap_or_default().conditions;
@@ -107,13 +107,15 @@ fn outdated(
             writes.push(Write { types: "Gateway", namespace, name: report.name.clone(), patch });
         }
     }
+    let of_routes: HashMap<_, &RouteReport> = reports
+        .routes
+        .iter()
+        .map(|one| ((one.kind, one.namespace.as_str(), one.name.as_str()), one))
+        .collect();
     let mut route = |kind: &'static str, metadata: &ObjectMeta, status: Option<&RouteStatus>| {
-        let is_it = |report: &&RouteReport| {
-            report.kind == kind
-                && Some(&report.namespace) == metadata.namespace.as_ref()
-                && Some(&report.name) == metadata.name.as_ref()
-        };
-        let report = reports.routes.iter().find(is_it);
+        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+        let named = (kind, namespace.unwrap_or_default(), name.unwrap_or_default());
+        let report = of_routes.get(&named).copied();
         let before = status.cloned().unwrap_or_default();
         let after = route_status(report, &before, now);
         if after != before {
