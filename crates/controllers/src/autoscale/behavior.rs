@@ -8,6 +8,9 @@ use k8s_openapi::api::autoscaling::v2::{
 /// What is remembered of one autoscaler.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Memory {
+    /// Whether the size at which it was first seen stands among the recommendations: who knows
+    /// nothing of the last minutes, after a restart too, takes nothing down before they are over.
+    pub is_begun: bool,
     /// What was recommended when.
     pub recommendations: Vec<(Timestamp, i32)>,
     /// Steps that were taken: positive upwards.
@@ -15,6 +18,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Begins with the size there is, once.
+    pub fn begin(&mut self, current: i32, now: Timestamp) {
+        if !std::mem::replace(&mut self.is_begun, true) {
+            self.recommendations.push((now, current));
+        }
+    }
+
     /// Forgets what no window and no policy reaches any more.
     pub fn forget(&mut self, rules: &Rules, now: Timestamp) {
         let periods = rules.up.policies.iter().chain(&rules.down.policies);

@@ -86,6 +86,7 @@ pub(super) fn plan(world: &Snapshot<'_>, memory: &mut Memory, now: Timestamp) ->
     let (least, most) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
     let rules = Rules::of(spec.behavior.as_ref());
     memory.forget(&rules, now);
+    memory.begin(scale.wanted, now);
     let mut notes = Vec::new();
     let (replicas, why) = if scale.wanted == 0 && least != 0 {
         let mut say = Conditions { status: &mut status, now };

@@ -69,6 +69,11 @@ fn run(
     plan(&Snapshot { autoscaler: &autoscaler, scale, pods, readings }, memory, now())
 }
 
+/// Of an autoscaler that has been there for long and has found nothing to do.
+fn long_known() -> Memory {
+    Memory { is_begun: true, ..Memory::default() }
+}
+
 fn condition<'a>(plan: &'a Plan, type_: &str) -> (&'a str, &'a str) {
     let all = plan.status.conditions.as_ref().unwrap();
     let found = all.iter().find(|one| one.type_ == type_).unwrap();
@@ -81,7 +86,7 @@ fn usage_of_pods_becomes_a_size() {
     let check = |pods: &[Arc<Pod>], used: &[(&str, i64)], expected: i32| {
         let wanted = i32::try_from(pods.len()).unwrap();
         let readings = [Ok(Reading::Pods(samples(used)))];
-        let made = run(json!({}), wanted, pods, &readings, &mut Memory::default());
+        let made = run(json!({}), wanted, pods, &readings, &mut long_known());
         assert_eq!(made.status.desired_replicas, expected, "{used:?}: {made:?}");
     };
     let two = [old("a"), old("b")];
@@ -155,7 +160,7 @@ fn nothing_runs_while_nothing_waits() {
         let pods = [pod("a", "Running", true, 3600)];
         let pods = if wanted > 0 { &pods[..] } else { &[] };
         let readings = [Ok(Reading::One(queue))];
-        let made = run(spec.clone(), wanted, pods, &readings, &mut Memory::default());
+        let made = run(spec.clone(), wanted, pods, &readings, &mut long_known());
         assert_eq!(made.status.desired_replicas, expected, "{wanted} {queue}");
     };
     check(0, 0, 0);
@@ -185,6 +190,23 @@ fn what_is_missing_is_told_as_kubernetes_tells_it() {
     };
     let made = plan(&lost, &mut Memory::default(), now());
     assert_eq!(condition(&made, "AbleToScale"), ("False", "FailedGetScale"));
+}
+
+#[test]
+fn who_has_just_come_takes_nothing_down() {
+    let pods = [pod("a", "Running", true, 3600), pod("b", "Running", true, 3600)];
+    let idle = [Ok(Reading::Pods(samples(&[("a", 1), ("b", 1)])))];
+    let mut memory = Memory::default();
+    let made = run(json!({}), 2, &pods, &idle, &mut memory);
+    assert_eq!(made.rescale, None);
+    assert_eq!(condition(&made, "AbleToScale"), ("True", "ScaleDownStabilized"));
+    // Five minutes later the size it was found at holds it no more.
+    for (at, _) in &mut memory.recommendations {
+        *at -= SignedDuration::from_secs(301);
+    }
+    assert_eq!(run(json!({}), 2, &pods, &idle, &mut memory).rescale.unwrap().0, 1);
+    let at_once = json!({ "behavior": { "scaleDown": { "stabilizationWindowSeconds": 0 } } });
+    assert_eq!(run(at_once, 2, &pods, &idle, &mut Memory::default()).rescale.unwrap().0, 1);
 }
 
 #[test]
