@@ -98,9 +98,10 @@ async fn what_is_over_the_rate_is_not_asked_of_an_upstream() {
         socket.send(&packet).await.expect("it is sent");
     }
     let (mut whole, mut truncated, mut answer) = (0, 0, [0; 1232]);
-    while whole + truncated < 30 {
+    // What is over the rate is answered at once, what is within it when the upstream has answered.
+    while whole < 5 || whole + truncated < 30 {
         let came = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut answer)).await;
-        came.expect("half of them are answered").expect("an answer");
+        came.expect("five and half of the others are answered").expect("an answer");
         match answer[2] & 2 {
             0 => whole += 1,
             _ => truncated += 1,
