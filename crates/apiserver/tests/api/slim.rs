@@ -131,7 +131,8 @@ fn plain(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
             let is_own = |name: &str| {
-                matches!(name, "resourceVersion" | "time") || name.ends_with("Timestamp")
+                matches!(name, "resourceVersion" | "time" | "lastTransitionTime")
+                    || name.ends_with("Timestamp")
             };
             fields.retain(|name, _| !is_own(name));
             fields.values_mut().for_each(|field| *field = plain(field.take()));
