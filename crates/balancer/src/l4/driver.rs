@@ -94,11 +94,13 @@ impl Kernel {
         if let Some(mut holds) = self.holds.take() {
             let change = holds.change(snapshot, &self.config);
             let written = match change.script.as_str() {
-                "" => Ok(()),
-                script => nft::load(script).await,
+                _ if change.is_too_much => None,
+                "" => Some(Ok(())),
+                script => Some(nft::load(script).await),
             };
             match written {
-                Ok(()) => {
+                None => {}
+                Some(Ok(())) => {
                     if change.udp {
                         self.forget_stale_flows(&holds).await;
                     }
@@ -106,7 +108,9 @@ impl Kernel {
                     self.holds = Some(holds);
                     return Ok(());
                 }
-                Err(error) => tracing::warn!(%error, "change refused, writing the whole table"),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "change refused, writing the whole table");
+                }
             }
         }
         let mut holds = Ruleset::default();

@@ -9,6 +9,10 @@
 //! that all Services share (see `script`): nft and the kernel touch that element and nothing else,
 //! however many Services there are. A chain for each Service, as it was first, cost a quarter of a
 //! second a change with 10,000 Services, and half a minute at the start.
+//!
+//! The chains that pick one of so many endpoints are all made with the table: nft (1.0.6) refuses a
+//! rule that looks up those maps when it has read them back from the kernel ("conflicting protocols
+//! specified"). Numbers over 64 are made where they are in use; another one of those is a new table.
 
 mod script;
 
@@ -31,6 +35,9 @@ pub(super) use script::{DISPATCH, frame, without_table};
 
 /// Kubernetes' default for `ClientIP` affinity: three hours.
 const AFFINITY_S: u32 = 10_800;
+
+/// Up to so many endpoints of a front come and go without a new table: 256 rules.
+const USUAL: usize = 64;
 
 /// A transport protocol that a Service may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,8 +100,6 @@ struct Known {
 /// What several fronts may need at once; there while any does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Shared {
-    /// The chain that picks one of so many endpoints, of an address or of a node port.
-    Any { node_port: bool, count: usize },
     /// The chain of a Service with affinity.
     Sticky { chain: String, protocol: Protocol, endpoints: Vec<SocketAddrV4> },
     /// The clients that such a chain sent to an endpoint.
@@ -110,6 +115,15 @@ pub struct Ruleset {
     /// Who claims a front; the first has it.
     claims: HashMap<Front, BTreeSet<Key>>,
     shared: HashMap<Shared, usize>,
+    /// The chains that pick; none before the table was first written.
+    choices: BTreeSet<Choice>,
+}
+
+/// The chain that picks one of so many endpoints, of an address or of a node port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Choice {
+    node_port: bool,
+    count: usize,
 }
 
 /// What has to be written.
@@ -117,6 +131,8 @@ pub struct Ruleset {
 pub(super) struct Change {
     /// One transaction; empty for none.
     pub(super) script: String,
+    /// Whether only a new table can hold it.
+    pub(super) is_too_much: bool,
     /// Whether UDP may lead elsewhere than before.
     pub(super) udp: bool,
 }
@@ -191,6 +207,7 @@ impl Ruleset {
         let mut script = Script::new(&config.instance);
         let mut uses: BTreeMap<Shared, isize> = BTreeMap::new();
         let mut udp = false;
+        let mut wanted = BTreeSet::new();
         for (front, before) in &touched {
             let after = self.target(front);
             if before.as_ref() == after {
@@ -198,6 +215,7 @@ impl Ruleset {
             }
             udp |= front.1 == Protocol::Udp;
             script.front(front, before.as_ref(), after);
+            wanted.extend(after.and_then(|target| target.choice(front)));
             let mut count = |target: Option<&Target>, by: isize| {
                 for shared in target.into_iter().flat_map(|target| target.needs(front, config)) {
                     *uses.entry(shared).or_default() += by;
@@ -221,7 +239,15 @@ impl Ruleset {
                 self.shared.insert(shared, after);
             }
         }
-        Change { script: script.finish(), udp }
+        let is_too_much = !self.choices.is_empty() && !wanted.is_subset(&self.choices);
+        if self.choices.is_empty() {
+            let both = [false, true].into_iter();
+            let usual = both
+                .flat_map(|node_port| (1..=USUAL).map(move |count| Choice { node_port, count }));
+            self.choices = usual.chain(wanted).collect();
+            self.choices.iter().for_each(|choice| script.choice(*choice));
+        }
+        Change { script: script.finish(), is_too_much, udp }
     }
 
     fn target(&self, front: &Front) -> Option<&Target> {
@@ -252,6 +278,13 @@ impl Known {
 }
 
 impl Target {
+    /// The chain that picks among its endpoints; none where there are none or a client stays.
+    fn choice(&self, front: &Front) -> Option<Choice> {
+        let count = self.endpoints.len();
+        let is_any = count > 0 && self.sticky.is_none();
+        is_any.then_some(Choice { node_port: front.0.is_none(), count })
+    }
+
     fn needs(&self, front: &Front, config: &Config) -> Vec<Shared> {
         if self.endpoints.is_empty() {
             return Vec::new();
@@ -259,11 +292,7 @@ impl Target {
         let pods = self.endpoints.iter().map(|endpoint| *endpoint.ip());
         let pods: BTreeSet<_> = pods.filter(|ip| config.pod_range.contains(ip)).collect();
         let mut needs: Vec<_> = pods.into_iter().map(Shared::Hairpin).collect();
-        let Some((chain, seconds)) = &self.sticky else {
-            let count = self.endpoints.len();
-            needs.push(Shared::Any { node_port: front.0.is_none(), count });
-            return needs;
-        };
+        let Some((chain, seconds)) = &self.sticky else { return needs };
         let (chain, endpoints) = (chain.clone(), self.endpoints.clone());
         needs.push(Shared::Sticky { chain: chain.clone(), protocol: front.1, endpoints });
         needs.extend(self.endpoints.iter().map(|endpoint| Shared::Clients {

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 
-use super::{Config, Front, Protocol, Shared, Target};
+use super::{Choice, Config, Front, Protocol, Shared, Target};
 
 /// The chain that finds a front's chain.
 pub(in crate::l4) const DISPATCH: &str = "dispatch";
@@ -75,11 +75,6 @@ impl<'a> Script<'a> {
     pub(super) fn add(&mut self, shared: &Shared) {
         let table = self.table;
         match shared {
-            Shared::Any { node_port, count } => {
-                let chain = any(*node_port, *count);
-                let rules = [mark_as_ours(), choice(*node_port, *count)];
-                self.chain(&chain, rules.into_iter());
-            }
             Shared::Sticky { chain, protocol, endpoints } => {
                 let sets: Vec<_> = endpoints.iter().map(|to| (clients(chain, to), to)).collect();
                 let rules = std::iter::once(mark_as_ours()).chain(sticky(*protocol, &sets));
@@ -98,12 +93,13 @@ impl<'a> Script<'a> {
         }
     }
 
+    pub(super) fn choice(&mut self, choice: Choice) {
+        self.chain(&any(choice), [mark_as_ours(), one_of(choice)].into_iter());
+    }
+
     pub(super) fn remove(&mut self, shared: &Shared) {
         let table = self.table;
         match shared {
-            Shared::Any { node_port, count } => {
-                self.unused.insert(any(*node_port, *count));
-            }
             Shared::Sticky { chain, .. } => {
                 self.flushed.insert(chain.clone());
                 self.unused.insert(chain.clone());
@@ -161,7 +157,7 @@ fn elements(front: &Front, target: &Target) -> Vec<Element> {
     let chain = match &target.sticky {
         _ if target.endpoints.is_empty() => REFUSE.to_owned(),
         Some((chain, _)) => chain.clone(),
-        None => any(ip.is_none(), target.endpoints.len()),
+        None => any(Choice { node_port: ip.is_none(), count: target.endpoints.len() }),
     };
     let to = Element { set: services, key: key.clone(), value: format!(" : goto {chain}") };
     let mut elements = vec![to];
@@ -184,13 +180,13 @@ fn elements(front: &Front, target: &Target) -> Vec<Element> {
 }
 
 /// The chain that picks one of `count`.
-fn any(node_port: bool, count: usize) -> String {
+fn any(Choice { node_port, count }: Choice) -> String {
     let kind = if node_port { "node-any" } else { "any" };
     format!("{kind}-{count}")
 }
 
 /// Its rule.
-fn choice(node_port: bool, count: usize) -> String {
+fn one_of(Choice { node_port, count }: Choice) -> String {
     let (address, map) = if node_port { ("", "node-ends") } else { ("ip daddr . ", "ends") };
     format!(
         "meta l4proto {{ tcp, udp, sctp }} dnat ip to {address}meta l4proto . th dport . \

@@ -103,15 +103,31 @@ fn an_endpoint_change_names_its_elements_only() {
 fn another_number_of_endpoints_is_another_chain() {
     assert_eq!(
         from_to(&[("10.42.0.2", UP)], &[("10.42.0.2", UP), ("192.0.2.4", UP)]),
-        "add chain ip b1 any-2\n\
-         add rule ip b1 any-2 meta mark set meta mark or 0x100000\n\
-         add rule ip b1 any-2 meta l4proto { tcp, udp, sctp } dnat ip to \
-         ip daddr . meta l4proto . th dport . numgen random mod 2 map @ends\n\
-         delete element ip b1 services { 10.43.0.5 . tcp . 80 }\n\
+        "delete element ip b1 services { 10.43.0.5 . tcp . 80 }\n\
          add element ip b1 services { 10.43.0.5 . tcp . 80 : goto any-2 }\n\
-         add element ip b1 ends { 10.43.0.5 . tcp . 80 . 1 : 192.0.2.4 . 8080 }\n\
-         delete chain ip b1 any-1\n"
+         add element ip b1 ends { 10.43.0.5 . tcp . 80 . 1 : 192.0.2.4 . 8080 }\n"
     );
+}
+
+#[test]
+fn a_number_that_no_chain_picks_from_is_a_new_table() {
+    let addresses: Vec<String> = (1..=USUAL + 1).map(|last| format!("10.42.0.{last}")).collect();
+    let all: Vec<(&str, &[&str])> = addresses.iter().map(|one| (one.as_str(), UP)).collect();
+    let web = web_service();
+    let of = |count: usize| Snapshot {
+        services: vec![web.clone()],
+        slices: vec![web_slice(&all[..count])],
+    };
+    let mut rules = Ruleset::default();
+    let first = rules.change(&of(1), &config());
+    assert!(!first.is_too_much && first.script.contains(&format!("add chain ip b1 any-{USUAL}\n")));
+    assert!(!rules.change(&of(USUAL), &config()).is_too_much);
+    assert!(rules.change(&of(USUAL + 1), &config()).is_too_much);
+    let mut anew = Ruleset::default();
+    let all = anew.change(&of(USUAL + 1), &config());
+    assert!(!all.is_too_much && all.script.contains("add chain ip b1 any-65\n"));
+    assert!(!anew.change(&of(2), &config()).is_too_much);
+    assert!(!anew.change(&of(USUAL + 1), &config()).is_too_much);
 }
 
 #[test]
@@ -121,8 +137,7 @@ fn a_service_that_loses_its_last_endpoint_refuses() {
         "delete element ip b1 services { 10.43.0.5 . tcp . 80 }\n\
          delete element ip b1 ends { 10.43.0.5 . tcp . 80 . 0 }\n\
          delete element ip b1 hairpins { 10.42.0.2 . 10.42.0.2 }\n\
-         add element ip b1 services { 10.43.0.5 . tcp . 80 : goto refuse }\n\
-         delete chain ip b1 any-1\n"
+         add element ip b1 services { 10.43.0.5 . tcp . 80 : goto refuse }\n"
     );
 }
 
@@ -221,8 +236,9 @@ fn affinity_is_kept_for_each_endpoint_and_goes_with_it() {
     let (mut rules, chain) = (Ruleset::default(), "svc-shop/web/tcp/80");
     let first = rules.change(&snapshot(60, one), &config()).script;
     let set = "of-svc-shop/web/tcp/80/10.42.0.2/80";
+    let own = format!("add rule ip b1 {chain} ");
     assert_eq!(
-        first.lines().filter(|line| line.starts_with("add rule")).collect::<Vec<_>>(),
+        first.lines().filter(|line| line.starts_with(&own)).collect::<Vec<_>>(),
         [
             format!("add rule ip b1 {chain} meta mark set meta mark or 0x100000"),
             format!(
