@@ -14,8 +14,10 @@
 // how it is written, by src/xdp/slots.rs and src/xdp/layout.rs.
 //
 // The kernel's own hash table would do, at three steps through memory for each question: bucket,
-// key, value. Here it is one: a slot is two neighbouring lines of cache with the name and a short
-// answer, and which slot it is follows from the name.
+// key, value. Here it is one: which slot a name has follows from the name, and a slot is one line of
+// cache with a short answer. What that step costs is how much memory all slots are spread over, in
+// lines and in pages: so a slot holds 128 bits of a hash for the name, and "there is no such
+// address" (most often: none of IPv6) stands in the slot of the address that there is.
 
 #include <linux/types.h>
 #include <linux/bpf.h>
@@ -28,8 +30,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "keys are masked as li
 #define LABELS 31
 #define TURNS 16
 #define BODY 268
-#define SHORT 44 /* Bytes of an answer that stands beside its name. */
+#define SHORT 32 /* Bytes of an answer that stands in its slot. */
+#define ONE_V4 16 /* Bytes of one address, its name a pointer. */
 #define STEPS 24 /* Slots from a name's own on that it may stand in. */
+#define PAIRS 9 /* Of words that a name's hash is made of: the name itself, type and length. */
+#define KIND_A 0x100 /* As a little-endian machine reads them. */
+#define KIND_AAAA 0x1c00
 #define HEADER 12
 #define FIXED 4 /* Type and class. */
 #define OPT 11
@@ -42,18 +48,30 @@ struct key {
 	__u64 words[8];
 };
 
-/* Two lines of cache. */
+/* What a name and type are known by: two hashes with secret keys. IPv4 and IPv6 are one type. */
+struct name {
+	__u64 one, two;
+};
+
+/* Of a slot. */
+enum mark {
+	OWN = 1,    /* It has an answer of its own. */
+	SIX = 2,    /* That is of IPv6, and what may say that there is nothing, of IPv4. */
+	PAST = 128, /* Of those whose own slot is this or before, some stand further on. */
+};
+
+/* A line of cache. */
 struct slot {
-	struct key key;
-	__u32 writing; /* Even: it is held. Changes before and after everything else does. */
+	struct name name;
 	__u32 more;    /* 0: the body is here; else one more than its place in `bodies`. */
-	__u16 flags;   /* Host order, without what is taken from the question. */
-	__u16 length;  /* Of the body. */
-	__u8 answers, authorities, additionals;
-	__u8 order;
-	__u8 turns;       /* Records that turn. */
-	__u8 first, step; /* Where the first of them begins, and the bytes of each; in a short body. */
-	__u8 past;        /* Of those whose own slot is this or before, some stand further on. */
+	__u32 none;    /* One more than the place of what says that there is no other address; or 0. */
+	__u16 writing; /* Even: it is held. Changes before and after everything else does. */
+	__u16 flags;   /* Of the own answer; host order, without what is taken from the question. */
+	__u8 marks;
+	/* Of a body that is here. */
+	__u8 length;
+	__u8 answers; /* Two that are all of the body turn by the query's id. */
+	__u8 others;  /* Authorities, 4 bits; additionals, 3 bits; whether they turn. */
 	__u8 body[SHORT];
 };
 
@@ -63,10 +81,14 @@ struct body {
 	__u32 turn;
 	__u8 bytes[BODY];
 	__u16 starts[TURNS + 1]; /* Where each that turns begins; the last says where they end. */
-	__u8 unused[10];
+	__u16 length;
+	__u8 answers, authorities, additionals;
+	__u8 order, turns;
+	__u8 unused;
+	__u16 flags; /* Where it is no name's own. */
 };
 
-_Static_assert(sizeof(struct slot) == 128 && sizeof(struct body) == 320, "as layout.rs says");
+_Static_assert(sizeof(struct slot) == 64 && sizeof(struct body) == 320, "as layout.rs says");
 
 struct counts {
 	__u64 answered;
@@ -145,8 +167,9 @@ struct {
 /* Set before the program is loaded. */
 const volatile __u16 port = 53;
 const volatile __u32 rate = 0;
-const volatile __u32 mask = 0; /* One less than the slots, which are a power of two. */
-const volatile __u64 seed = 0; /* Who chooses names does not choose where they stand. */
+const volatile __u32 places = 0; /* Slots that are a name's own; behind them are STEPS more. */
+/* Secret: who chooses names chooses neither where they stand nor what they are taken for. */
+const volatile __u32 keys[4 * PAIRS] = {};
 
 struct header {
 	__be16 id, flags, questions, answers, authorities, additionals;
@@ -231,43 +254,53 @@ static __always_inline void miss(const struct key *key)
 		bpf_map_update_elem(&missed, key, &one, BPF_NOEXIST);
 }
 
-/* The slot that holds `key`, and by which writing. */
-static __always_inline struct slot *slot_of(const struct key *key, __u32 *by)
+/* Takes the pair of words of that number into a name. Two names are taken for one by at most one in
+ * 2^64 choices of the keys (NH: Black, Halevi, Krawczyk, Krovetz, Rogaway, UMAC, 1999). */
+static __always_inline void take_in(struct name *name, int number, __u32 low, __u32 high)
 {
-	__u64 mixed = seed;
+	const volatile __u32 *one = keys + 2 * number, *two = one + 2 * PAIRS;
+	name->one += (__u64)(low + one[0]) * (__u32)(high + one[1]);
+	name->two += (__u64)(low + two[0]) * (__u32)(high + two[1]);
+}
+
+/* Where a name is held: one more than its slot, 32 bits; by which writing, 16; whether as what there
+ * is no address of. 0: nowhere. A function of its own is verified once, not for each way there. */
+__noinline __u64 find(__u64 one, __u64 two, __u32 six)
+{
+	__u64 mixed = (one ^ two >> 32) * 0x9e3779b97f4a7c15ULL;
+	__u32 own = (mixed >> 32) * places >> 32;
 	int i;
-#pragma unroll
-	for (i = 0; i < 8; i++) {
-		mixed = (mixed ^ key->words[i]) * 0x9e3779b97f4a7c15ULL;
-		mixed ^= mixed >> 32;
-	}
 #pragma clang loop unroll(disable)
 	for (i = 0; i < STEPS; i++) {
-		__u32 at = ((__u32)mixed + i) & mask;
+		__u32 at = own + i;
 		struct slot *slot = bpf_map_lookup_elem(&slots, &at);
 		if (!slot)
 			return 0;
-		/* Both lines are asked for before either is waited for. */
-		__u32 writing = *(volatile __u32 *)&slot->writing, past = slot->past;
-		const __u64 *own = slot->key.words;
-		__u64 differs = (own[0] ^ key->words[0]) | (own[1] ^ key->words[1]) |
-				(own[2] ^ key->words[2]) | (own[3] ^ key->words[3]) |
-				(own[4] ^ key->words[4]) | (own[5] ^ key->words[5]) |
-				(own[6] ^ key->words[6]) | (own[7] ^ key->words[7]);
-		if (!differs && writing && !(writing & 1)) {
-			*by = writing;
-			return slot;
-		}
-		if (!past)
+		__u32 writing = *(volatile __u16 *)&slot->writing;
+		__u32 marks = *(volatile __u8 *)&slot->marks;
+		/* Without branches, of which the verifier would go every way. */
+		__u32 other = (marks >> 1 ^ six) & 1, own_part = OWN & ~other, none_part = -other;
+		OPAQUE(own_part);
+		OPAQUE(none_part);
+		__u32 there = (marks & own_part) | (slot->none & none_part);
+		__u64 differs = (slot->name.one ^ one) | (slot->name.two ^ two) | (writing & 1);
+		if (!differs && there)
+			return (__u64)other << 48 | (__u64)writing << 32 | (at + 1);
+		if (!(marks & PAST))
 			return 0;
 	}
 	return 0;
 }
 
+static __always_inline int is_ours(const __be32 address[4])
+{
+	return bpf_map_lookup_elem(&addresses, address) != 0;
+}
+
 /* Answers the message of `length` bytes behind the UDP header at `udp_at`. The packet is not
  * touched unless the whole answer is known. */
 static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, const __u32 udp_at,
-				  __u32 length, __u64 network)
+				  __u32 length, const __be32 ours[4], __u64 network)
 {
 	const __u32 at = udp_at + sizeof(struct udp);
 	__u64 text[10] = {};
@@ -317,33 +350,58 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 	}
 
 	struct key key;
+	struct name known = {};
+	__u32 six = kind ^ KIND_AAAA;
+	OPAQUE(six);
+	six = (six - 1) >> 31; /* 1 for AAAA, without a branch. */
 #pragma unroll
 	for (i = 0; i < 8; i++) {
-		__u64 word = lower(text[i]);
 		__u32 before = i * 8;
+		key.words[i] = 0;
 		if (name <= before)
-			word = 0;
-		else if (name < before + 8)
+			continue;
+		__u64 word = lower(text[i]);
+		if (name < before + 8)
 			word &= ((__u64)1 << (8 * (name - before))) - 1;
 		key.words[i] = word;
+		take_in(&known, i, word, word >> 32);
 	}
 	key.words[7] |= (__u64)kind << 48;
-	__u32 writing = 0;
-	struct slot *found = slot_of(&key, &writing);
-	if (!found) {
+	take_in(&known, PAIRS - 1, kind - six * (KIND_AAAA - KIND_A), name);
+	__u64 held = find(known.one, known.two, six);
+	/* While the slot is on its way. */
+	if (!is_ours(ours))
+		return XDP_PASS;
+	__u32 held_at = held - 1, writing = held >> 32 & 0xffff, none = held >> 48;
+	if (!held) {
 		counts->unknown++;
 		miss(&key);
 		return XDP_PASS;
 	}
-	__u32 body = found->length, turns = found->turns, turn = 0, place = found->more;
+	struct slot *found = bpf_map_lookup_elem(&slots, &held_at);
+	if (!found)
+		return XDP_PASS;
+	__u32 body = found->length, others = found->others, turns = (others & 1) * 2, turn = 0,
+	      place = (found->none & -none) | (found->more & (none - 1));
+	OPAQUE(place);
+	__u16 answers = found->answers, authorities = others >> 4, additionals = others >> 1 & 7,
+	      flags = found->flags;
 	struct body *more = 0;
 	__u32 more_writing = 0;
+	__u8 order = BY_ID;
 	if (place) {
 		place--;
 		more = bpf_map_lookup_elem(&bodies, &place);
 		if (!more)
 			return XDP_PASS;
 		more_writing = *(volatile __u32 *)&more->writing;
+		body = more->length;
+		turns = more->turns;
+		order = more->order;
+		answers = more->answers;
+		authorities = more->authorities;
+		additionals = more->additionals;
+		flags ^= (flags ^ more->flags) & -none;
 	}
 	if (more_writing & 1 || body > (more ? BODY : SHORT))
 		return XDP_PASS;
@@ -362,18 +420,28 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 	/* From here on the packet is ours to send or to drop. */
 	__u32 to = at + HEADER + name + FIXED;
 	if (turns > 1 && turns <= TURNS) {
-		if (found->order == BY_ID) {
+		if (order == BY_ID) {
 			data = (void *)(long)ctx->data;
 			end = (void *)(long)ctx->data_end;
 			header = data + at;
 			if ((void *)(header + 1) > end)
 				return XDP_DROP;
 			turn = (bpf_ntohs(header->id) * 0x9e3779b1u) % turns;
-		} else if (found->order == BY_TURN && more) {
+		} else if (order == BY_TURN && more) {
 			turn = __sync_fetch_and_add(&more->turn, 1) % turns;
 		}
 	}
-	if (turn == 0 && !more) {
+	if (turn == 0 && !more && body == ONE_V4) {
+		/* What is asked for most, without a call. */
+		OPAQUE(to);
+		if (to > 255)
+			return XDP_DROP;
+		data = (void *)(long)ctx->data;
+		end = (void *)(long)ctx->data_end;
+		if (data + to + ONE_V4 > end)
+			return XDP_DROP;
+		__builtin_memcpy(data + to, found->body, ONE_V4);
+	} else if (turn == 0 && !more) {
 		OPAQUE(body);
 		if (body > SHORT)
 			return XDP_DROP;
@@ -398,9 +466,9 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 			last = more->starts[turns];
 			__builtin_memcpy(room->bytes, more->bytes, BODY);
 		} else {
-			first = found->first;
-			from = first + turn * found->step;
-			last = first + turns * found->step;
+			first = 0;
+			from = body / 2;
+			last = body;
 			__builtin_memcpy(room->bytes, found->body, SHORT);
 		}
 		/* What stands before, the records from `from`, those before it, what follows. */
@@ -425,11 +493,9 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 		if (tail && bpf_xdp_store_bytes(ctx, to + last, room->bytes + last, tail))
 			return XDP_DROP;
 	}
-	__u16 flags = found->flags, records = found->answers, authorities = found->authorities,
-	      additionals = found->additionals;
 	/* The body last: what a place of it was given to meanwhile, its slot had lost before. */
 	if ((more && *(volatile __u32 *)&more->writing != more_writing) ||
-	    *(volatile __u32 *)&found->writing != writing) {
+	    *(volatile __u16 *)&found->writing != writing) {
 		counts->exchanged++;
 		return XDP_DROP;
 	}
@@ -449,7 +515,7 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 		return XDP_DROP;
 	/* Recursion desired and checking disabled are said back. */
 	header->flags = bpf_htons(flags | (asked & 0x0110));
-	header->answers = bpf_htons(records);
+	header->answers = bpf_htons(answers);
 	header->authorities = bpf_htons(authorities);
 	header->additionals = bpf_htons(additionals + (edns ? 1 : 0));
 
@@ -507,13 +573,9 @@ static __always_inline int answer(struct xdp_md *ctx, struct counts *counts, con
 	return XDP_TX;
 
 other:
-	counts->other++;
+	if (is_ours(ours))
+		counts->other++;
 	return XDP_PASS;
-}
-
-static __always_inline int is_ours(const __be32 address[4])
-{
-	return bpf_map_lookup_elem(&addresses, address) != 0;
 }
 
 static __always_inline int over_v4(struct xdp_md *ctx)
@@ -536,13 +598,11 @@ static __always_inline int over_v4(struct xdp_md *ctx)
 	if (network == 0 || network == 127 || network >= 224 || ip->source == ip->target)
 		return XDP_PASS;
 	__be32 ours[4] = { 0, 0, bpf_htonl(0xffff), ip->target };
-	if (!is_ours(ours))
-		return XDP_PASS;
 	__u32 zero = 0;
 	struct counts *counts = bpf_map_lookup_elem(&counted, &zero);
 	if (!counts)
 		return XDP_PASS;
-	return answer(ctx, counts, PORT_V4, udp_length - sizeof(*udp), source >> 8);
+	return answer(ctx, counts, PORT_V4, udp_length - sizeof(*udp), ours, source >> 8);
 }
 
 static __always_inline int over_v6(struct xdp_md *ctx)
@@ -567,14 +627,12 @@ static __always_inline int over_v6(struct xdp_md *ctx)
 	      (source[2] ^ ip->target[2]) | (source[3] ^ ip->target[3])))
 		return XDP_PASS;
 	__be32 ours[4] = { ip->target[0], ip->target[1], ip->target[2], ip->target[3] };
-	if (!is_ours(ours))
-		return XDP_PASS;
 	__u32 zero = 0;
 	struct counts *counts = bpf_map_lookup_elem(&counted, &zero);
 	if (!counts)
 		return XDP_PASS;
 	__u64 network = (__u64)bpf_ntohl(source[0]) << 32 | (bpf_ntohl(source[1]) & 0xffffff00);
-	return answer(ctx, counts, PORT_V6, length - sizeof(*udp), network);
+	return answer(ctx, counts, PORT_V6, length - sizeof(*udp), ours, network);
 }
 
 SEC("xdp")

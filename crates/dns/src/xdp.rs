@@ -49,7 +49,7 @@ pub struct Xdp {
     pub interfaces: Vec<String>,
     /// Addresses that are answered for besides those of this machine, such as a Service's.
     pub addresses: Vec<IpAddr>,
-    /// Answers in the kernel's table at most. It takes 416 to 672 bytes for each from the start.
+    /// Answers in the kernel's table at most. It takes 232 bytes for each from the start.
     pub names: u32,
     /// Where in the kernel.
     pub mode: Mode,

@@ -10,7 +10,8 @@ use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp as Program, XdpMode};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
-use super::layout::{Body, Slot};
+use super::layout::{Body, Keys, Slot};
+use super::places::STEPS;
 use super::prepare::Key;
 use super::slots::Slots;
 use super::{Mode, Xdp};
@@ -131,15 +132,15 @@ impl Kernel {
     pub(super) fn attach(wanted: &Xdp, listen: SocketAddr, rate: u32) -> Result<Self, XdpError> {
         let load = |source| XdpError::Load(Box::new(source));
         let (port, names) = (listen.port(), wanted.names.clamp(LEAST, MOST));
-        // At most half of them are taken: most names stand where they are looked for first.
-        let slots = (names * 2).next_power_of_two();
-        let seed: u64 = rand::random();
+        // Where a name has no second kind of address, two answers are in one slot.
+        let slots = names + names / 8;
+        let keys: Keys = rand::random();
         let mut program = EbpfLoader::new()
             .override_global("port", &port, true)
             .override_global("rate", &rate, true)
-            .override_global("mask", &(slots - 1), true)
-            .override_global("seed", &seed, true)
-            .map_max_entries("slots", slots)
+            .override_global("places", &slots, true)
+            .override_global("keys", &keys, true)
+            .map_max_entries("slots", slots + STEPS as u32)
             .map_max_entries("bodies", names / 2)
             .load(PROGRAM)
             .map_err(load)?;
@@ -156,7 +157,7 @@ impl Kernel {
         let slots: Array<MapData, Slot> = table("slots").try_into().map_err(made)?;
         let bodies: Array<MapData, Body> = table("bodies").try_into().map_err(made)?;
         let mut kernel = Self {
-            answers: Slots::new(slots, bodies, seed),
+            answers: Slots::new(slots, bodies, keys),
             addresses: table("addresses").try_into().map_err(made)?,
             missed: table("missed").try_into().map_err(made)?,
             counted: Arc::new(Counts(table("counted").try_into().map_err(made)?)),

@@ -8,7 +8,7 @@
 //! went past in place of tombstones.
 
 /// Slots from a name's own on that it may stand in. The program looks at no more.
-const STEPS: usize = 24;
+pub(super) const STEPS: usize = 24;
 
 /// Which slots are taken.
 #[derive(Debug)]
@@ -26,16 +26,15 @@ pub(super) struct Step {
 }
 
 impl Places {
-    /// So many slots, a power of two.
+    /// So many slots, of which the last [`STEPS`] are no name's own.
     pub(super) fn new(slots: u32) -> Self {
-        let slots = slots as usize;
+        let slots = (slots as usize).max(STEPS + 1);
         Self { taken: vec![false; slots], past: vec![0; slots] }
     }
 
     /// A slot for a name; `None` where all that it may stand in are taken.
-    pub(super) fn take(&mut self, hash: u64) -> Option<Step> {
-        let away =
-            (0..STEPS.min(self.taken.len())).find(|away| !self.taken[self.at(hash, *away)])?;
+    pub(super) fn take(&mut self, hash: u32) -> Option<Step> {
+        let away = (0..STEPS).find(|away| !self.taken[self.at(hash, *away)])?;
         let slot = self.at(hash, away);
         self.taken[slot] = true;
         let mut marks = Vec::new();
@@ -50,7 +49,7 @@ impl Places {
     }
 
     /// Gives the slot of a name back.
-    pub(super) fn leave(&mut self, hash: u64, slot: u32) -> Step {
+    pub(super) fn leave(&mut self, hash: u32, slot: u32) -> Step {
         let mut marks = Vec::new();
         for step in 0..STEPS {
             let at = self.at(hash, step);
@@ -73,8 +72,9 @@ impl Places {
         self.past.get(slot as usize).is_some_and(|past| *past > 0)
     }
 
-    fn at(&self, hash: u64, away: usize) -> usize {
-        (hash as u32 as usize).wrapping_add(away) & (self.taken.len() - 1)
+    fn at(&self, hash: u32, away: usize) -> usize {
+        let own = self.taken.len() - STEPS;
+        ((u64::from(hash) * own as u64) >> 32) as usize + away
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     /// As the program looks: where `hash` stands among `held`.
-    fn look(places: &Places, held: &[(u64, u32)], hash: u64) -> Option<u32> {
+    fn look(places: &Places, held: &[(u32, u32)], hash: u32) -> Option<u32> {
         for away in 0..STEPS {
             let slot = places.at(hash, away) as u32;
             if held.contains(&(hash, slot)) {
@@ -98,18 +98,18 @@ mod tests {
 
     #[test]
     fn whoever_has_a_slot_is_found_whatever_came_and_went() {
-        let mut places = Places::new(64);
-        let (mut held, mut random): (Vec<(u64, u32)>, u64) = (vec![], 7);
+        let mut places = Places::new(128 + STEPS as u32);
+        let (mut held, mut random): (Vec<(u32, u32)>, u64) = (vec![], 7);
         for _ in 0..20_000 {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            let hash = random >> 40;
+            let hash = (random >> 32) as u32;
             if held.len() > 32 || random.is_multiple_of(3) && !held.is_empty() {
                 let (hash, slot) = held.swap_remove(random as usize % held.len());
                 places.leave(hash, slot);
             } else if !held.iter().any(|(known, _)| *known == hash) {
-                let step = places.take(hash).expect("half of them are free");
+                let step = places.take(hash).expect("most of them are free");
                 held.push((hash, step.slot));
             }
             assert!(held.iter().all(|(hash, slot)| look(&places, &held, *hash) == Some(*slot)));
@@ -122,16 +122,17 @@ mod tests {
 
     #[test]
     fn names_of_one_hash_have_so_many_slots_and_no_more() {
-        let mut places = Places::new(64);
-        let first = places.take(62).expect("all are free");
-        assert_eq!(first, Step { slot: 62, marks: vec![] });
-        assert_eq!(places.take(62).map(|step| step.marks), Some(vec![(62, true)]));
+        let mut places = Places::new(100 + STEPS as u32);
+        const LAST: u32 = (99.5 / 100.0 * 4_294_967_296.0) as u32;
+        let first = places.take(LAST).expect("all are free");
+        assert_eq!(first, Step { slot: 99, marks: vec![] });
+        assert_eq!(places.take(LAST).map(|step| step.marks), Some(vec![(99, true)]));
         assert_eq!(
-            places.take(62).map(|step| (step.slot, step.marks)),
-            Some((0, vec![(63, true)]))
+            places.take(LAST).map(|step| (step.slot, step.marks)),
+            Some((101, vec![(100, true)]))
         );
-        let more = std::iter::from_fn(|| places.take(62)).count();
+        let more = std::iter::from_fn(|| places.take(LAST)).count();
         assert_eq!(more, STEPS - 3);
-        assert_eq!(places.leave(62, 62), Step { slot: 62, marks: vec![] });
+        assert_eq!(places.leave(LAST, 99), Step { slot: 99, marks: vec![] });
     }
 }

@@ -21,7 +21,7 @@ pub(super) const BODY: usize = 268;
 pub(super) const TURNS: usize = 16;
 /// Numbers of `enum order`.
 const AS_WRITTEN: u8 = 0;
-const BY_ID: u8 = 1;
+pub(super) const BY_ID: u8 = 1;
 pub(super) const BY_TURN: u8 = 2;
 
 /// A name in lower case, filled up with zeros, and a type.
@@ -78,6 +78,23 @@ pub(super) fn key(name: &[u8], kind: u16) -> Option<Key> {
     Some(key)
 }
 
+/// The type in a key.
+pub(super) fn kind_of(key: &Key) -> u16 {
+    u16::from_be_bytes([key[NAME], key[NAME + 1]])
+}
+
+/// The key of the other kind of address, of one of an address.
+pub(super) fn partner(key: &Key) -> Option<Key> {
+    let other = match kind_of(key) {
+        kind::A => kind::AAAA,
+        kind::AAAA => kind::A,
+        _ => return None,
+    };
+    let mut key = *key;
+    key[NAME..].copy_from_slice(&other.to_be_bytes());
+    Some(key)
+}
+
 /// The name in a key; what is none, such as a client may ask for, is as long as the room for it.
 pub(super) fn name_of(key: &Key) -> &[u8] {
     question(key).map_or(&key[..NAME], |(name, _)| name)
@@ -85,7 +102,7 @@ pub(super) fn name_of(key: &Key) -> &[u8] {
 
 /// What is asked by `key`; `None` where it is no name.
 fn question(key: &Key) -> Option<(&[u8], u16)> {
-    let kind = u16::from_be_bytes([key[NAME], key[NAME + 1]]);
+    let kind = kind_of(key);
     let mut at = 0;
     loop {
         let length = usize::from(*key.get(at).filter(|_| at < NAME)?);

@@ -13,7 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 use aya::maps::{Array, MapData, MapError};
 
 use super::kernel::XdpError;
-use super::layout::{self, Body, Slot};
+use super::layout::{self, Body, Keys, Name, Part, Slot};
 use super::places::{Places, Step};
 use super::prepare::{Answer, Key};
 use super::table::{self, Answers, Place};
@@ -23,7 +23,7 @@ pub(super) struct Slots {
     slots: Array<MapData, Slot>,
     bodies: Array<MapData, Body>,
     places: Places,
-    seed: u64,
+    keys: Keys,
     /// Places of bodies that were used before and are free; from `fresh` on none was used yet.
     free: Vec<u32>,
     fresh: u32,
@@ -39,41 +39,36 @@ struct Shared {
 }
 
 impl Slots {
-    /// In tables of these sizes; of slots there must be a power of two.
+    /// In tables of these sizes.
     pub(super) fn new(
         slots: Array<MapData, Slot>,
         bodies: Array<MapData, Body>,
-        seed: u64,
+        keys: Keys,
     ) -> Self {
         let places = Places::new(slots.len());
-        Self { slots, bodies, places, seed, free: vec![], fresh: 0, shared: vec![] }
+        Self { slots, bodies, places, keys, free: vec![], fresh: 0, shared: vec![] }
     }
 
-    /// Writes a whole slot that is free, or held by an answer that goes.
-    fn write(&mut self, at: u32, mut slot: Slot) -> Result<(), MapError> {
-        let before = self.unhold(at)?;
-        layout::set_past(&mut slot, self.places.is_past(at));
-        layout::set_writing(&mut slot, before);
-        self.slots.set(at, slot, 0)?;
-        fence(Ordering::SeqCst);
-        // 0 is a slot that never was written.
-        layout::set_writing(&mut slot, before.wrapping_add(1).max(2));
-        self.slots.set(at, slot, 0)
-    }
-
-    /// Marks a slot as being written, or free; its number then.
-    fn unhold(&mut self, at: u32) -> Result<u32, MapError> {
+    /// Changes a slot, which is held afterwards if `change` says so.
+    fn write(&mut self, at: u32, change: impl FnOnce(&mut Slot) -> bool) -> Result<(), MapError> {
         let mut slot = self.slots.get(&at, 0)?;
-        let number = layout::writing(&slot);
-        if number == 0 || number & 1 == 1 {
-            return Ok(number | 1);
+        let number = layout::writing(&slot) | 1;
+        if layout::writing(&slot) != number {
+            layout::set_writing(&mut slot, number);
+            self.slots.set(at, slot, 0)?;
+            // What comes behind must not be seen before.
+            fence(Ordering::SeqCst);
         }
-        let number = number.wrapping_add(1);
-        layout::set_writing(&mut slot, number);
+        let held = change(&mut slot);
+        layout::set_past(&mut slot, self.places.is_past(at));
         self.slots.set(at, slot, 0)?;
-        // What comes behind must not be seen before.
-        fence(Ordering::SeqCst);
-        Ok(number)
+        if held {
+            fence(Ordering::SeqCst);
+            // 0 is a slot that never was written.
+            layout::set_writing(&mut slot, number.wrapping_add(1).max(2));
+            self.slots.set(at, slot, 0)?;
+        }
+        Ok(())
     }
 
     fn mark(&mut self, step: &Step) -> Result<(), MapError> {
@@ -170,8 +165,13 @@ impl Slots {
         &mut self,
         key: &Key,
         answer: &Answer,
-        before: Option<Place>,
+        mut before: Option<Place>,
+        beside: Option<Place>,
     ) -> Result<Option<Place>, MapError> {
+        // One that says something now gives up its place in the other's slot.
+        if let Some(place) = before.take_if(|place| !layout::keeps(place.part, answer)) {
+            self.try_remove(key, place)?;
+        }
         let body = match layout::is_short(answer) {
             true => Some(table::Body::Short),
             false => self.place_body(answer)?,
@@ -180,29 +180,51 @@ impl Slots {
             // What it was before would be wrong now.
             return before.map_or(Ok(()), |before| self.try_remove(key, before)).map(|()| None);
         };
-        let step = match before {
-            Some(place) => Some(Step { slot: place.slot, marks: vec![] }),
-            None => self.places.take(layout::hash(key, self.seed)),
-        };
-        let Some(step) = step else {
-            self.give_up(body);
-            return Ok(None);
-        };
         let more = match body {
             table::Body::Short => None,
             table::Body::Own(at) => Some(at),
             table::Body::Shared(number) => self.shared.get(number).map(|shared| shared.place),
         };
+        let mut place = before.map(|before| Place { body, ..before });
+        if place.is_none()
+            && let Some(Place { slot, .. }) = beside
+        {
+            let part = layout::room(&self.slots.get(&slot, 0)?, key, answer);
+            place = part.map(|part| Place { slot, part, body });
+        }
+        if let Some(place) = place {
+            self.write(place.slot, |slot| {
+                layout::put(slot, place.part, answer, more);
+                true
+            })?;
+            before.into_iter().for_each(|before| self.give_up(before.body));
+            return Ok(Some(place));
+        }
+        let name = Name::of(key, &self.keys);
+        let Some(step) = self.places.take(name.place()) else {
+            self.give_up(body);
+            return Ok(None);
+        };
         self.mark(&step)?;
-        self.write(step.slot, layout::slot(key, answer, more))?;
-        before.into_iter().for_each(|before| self.give_up(before.body));
-        Ok(Some(Place { slot: step.slot, body }))
+        self.write(step.slot, |slot| {
+            layout::begin(slot, name, key);
+            layout::put(slot, Part::Own, answer, more);
+            true
+        })?;
+        Ok(Some(Place { slot: step.slot, part: Part::Own, body }))
     }
 
     fn try_remove(&mut self, key: &Key, place: Place) -> Result<(), MapError> {
-        self.unhold(place.slot)?;
-        let step = self.places.leave(layout::hash(key, self.seed), place.slot);
+        let mut left = true;
+        self.write(place.slot, |slot| {
+            left = !layout::take_out(slot, place.part);
+            left
+        })?;
         self.give_up(place.body);
+        if left {
+            return Ok(());
+        }
+        let step = self.places.leave(Name::of(key, &self.keys).place(), place.slot);
         self.mark(&step)
     }
 }
@@ -213,8 +235,10 @@ impl Answers for Slots {
         key: &Key,
         answer: &Answer,
         before: Option<Place>,
+        beside: Option<Place>,
     ) -> Result<Option<Place>, XdpError> {
-        self.try_put(key, answer, before).map_err(|source| failed(source, "writing answers"))
+        self.try_put(key, answer, before, beside)
+            .map_err(|source| failed(source, "writing answers"))
     }
 
     fn remove(&mut self, key: &Key, place: Place) -> Result<(), XdpError> {

@@ -9,18 +9,21 @@ use std::collections::{BTreeSet, HashMap};
 use foldhash::fast::FixedState;
 
 use super::kernel::XdpError;
-use super::prepare::{Answer, Key, key, name_of, prepare, shared};
+use super::layout::Part;
+use super::prepare::{Answer, Key, key, name_of, partner, prepare, shared};
 use crate::query::kind;
 use crate::zone::{Changed, Layers, SHARDS, shard_of};
 
 /// Where answers are written to.
 pub(super) trait Answers {
     /// Writes an answer, at its place where it has one; where it is then, `None` without room.
+    /// `beside`: where the answer is that the name has for the other kind of address.
     fn put(
         &mut self,
         key: &Key,
         answer: &Answer,
         before: Option<Place>,
+        beside: Option<Place>,
     ) -> Result<Option<Place>, XdpError>;
 
     /// Takes one out.
@@ -34,6 +37,7 @@ pub(super) trait Answers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub slot: u32,
+    pub part: Part,
     pub body: Body,
 }
 
@@ -188,7 +192,8 @@ impl Table {
     fn put(&mut self, to: &mut impl Answers, key: &Key, answer: &Answer) -> Result<(), XdpError> {
         let held = &mut self.held[shard_of(name_of(key))];
         let before = held.get(key).map(|held| held.place);
-        match to.put(key, answer, before)? {
+        let beside = partner(key).and_then(|other| held.get(&other)).map(|held| held.place);
+        match to.put(key, answer, before, beside)? {
             Some(place) => {
                 held.insert(*key, Held { digest: answer.digest(), place });
                 self.len += usize::from(before.is_none());
@@ -251,11 +256,12 @@ mod tests {
             key: &Key,
             answer: &Answer,
             before: Option<Place>,
+            _: Option<Place>,
         ) -> Result<Option<Place>, XdpError> {
             let known = self.held.insert(*key, answer.clone()).is_some();
             assert_eq!(known, before.is_some());
             self.puts += 1;
-            Ok(Some(Place { slot: 0, body: Body::Short }))
+            Ok(Some(Place { slot: 0, part: Part::Own, body: Body::Short }))
         }
 
         fn remove(&mut self, key: &Key, _: Place) -> Result<(), XdpError> {
