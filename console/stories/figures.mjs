@@ -16,6 +16,8 @@ const CONSOLES = 200;
 const CHANGES_PER_SECOND = 20;
 const COUNTED = 20_000;
 const LINES_PER_SECOND = 1_000;
+/** As many as fit into a line. */
+const KEYS = 60;
 
 const pki = process.env.BERTH_PKI;
 const agent = new https.Agent({
@@ -229,6 +231,41 @@ async function logs(browser) {
   };
 }
 
+/** From a key until it stands on the page in a shell, the container's own echo among it. */
+async function echo(browser) {
+  await api("POST", "/api/v1/namespaces/default/pods", {
+    ...pod("echoes", "default", { command: ["/bin/sh", "-c", "exec busybox sleep 3600"] }),
+  });
+  const path = "/api/v1/namespaces/default/pods/echoes";
+  while (JSON.parse(await api("GET", path)).status.phase !== "Running") {
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  const page = await enter(browser, "admin", "/shell/default/echoes");
+  await page.getByRole("button", { name: "Open" }).click();
+  await page.locator(".xterm-rows").getByText(/[#$]/).first().waitFor();
+  await page.evaluate(() => {
+    window.echoes = [];
+    const rows = document.querySelector(".xterm-rows");
+    const shown = () => rows.textContent.split("q").length;
+    let [begun, before] = [0, Infinity];
+    addEventListener("keydown", () => ([begun, before] = [performance.now(), shown()]), true);
+    // The terminal writes within a frame, so what it has written is about to be painted.
+    new MutationObserver(() => {
+      if (shown() <= before) return;
+      window.echoes.push(performance.now() - begun);
+      before = Infinity;
+    }).observe(rows, { childList: true, subtree: true, characterData: true });
+  });
+  for (let key = 1; key <= KEYS; key++) {
+    await page.keyboard.press("q");
+    await comes(page, `key ${key} is echoed`, (key) => window.echoes.length === key, key);
+  }
+  const samples = await page.evaluate(() => window.echoes);
+  await page.context().close();
+  await api("DELETE", `${path}?gracePeriodSeconds=0`);
+  return { echo_ms: samples };
+}
+
 /** As a browser does it: over one connection, the six lists of the page Now. */
 async function consoles() {
   const cookie = await new Promise((resolve, reject) => {
@@ -317,7 +354,8 @@ async function all(browser) {
   }
   await many(50, (at) => api("POST", "/api/v1/namespaces/busy/pods", pod(`busy-${at}`, "busy")));
   const first = { ...(await paint(browser)), ...(await latency(browser)) };
-  const then = { ...(await logs(browser)), ...(await consoles()) };
+  const live = { ...(await echo(browser)), ...(await logs(browser)) };
+  const then = { ...live, ...(await consoles()) };
   await many(PODS, (at) => api("POST", "/api/v1/namespaces/many/pods", pod(`pod-${at}`, "many")));
   return { ...first, ...then, ...(await lists(browser)) };
 }

@@ -1,11 +1,10 @@
 // When nothing may be released: drawn, told, and obeyed.
 
 import assert from "node:assert/strict";
-import { accessible, enter, go, leave, picture } from "./ground.mjs";
+import { accessible, ask, enter, go, leave, picture } from "./ground.mjs";
 
 /** A Friday evening. */
 const FRIDAY = new Date("2026-11-20T18:30:00Z");
-const MERGE = "application/merge-patch+json";
 const HELLO = "/apis/berth.dev/v1/namespaces/default/apps/hello";
 const MAPS = "/api/v1/namespaces/kube-system/configmaps";
 
@@ -93,16 +92,4 @@ async function drawn(page) {
 
 function annotate(page, path, annotations) {
   return ask(page, "PATCH", path, { metadata: { annotations } });
-}
-
-/** Asks the API as whoever is logged in. */
-async function ask(page, method, path, body) {
-  const kind = method === "PATCH" ? MERGE : "application/json";
-  const given = { method, path, kind, text: body && JSON.stringify(body) };
-  const status = await page.evaluate(async ({ method, path, kind, text }) => {
-    const me = await (await fetch("/session")).json();
-    const headers = { "content-type": kind, "x-berth-csrf": me.csrf };
-    return (await fetch(`/k8s${path}`, { method, headers, body: text })).status;
-  }, given);
-  assert.ok(status < 300, `${method} ${path}: ${status}`);
 }

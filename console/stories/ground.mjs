@@ -134,3 +134,15 @@ export async function comes(page, what, holds, given) {
     throw new Error(`${what}: ${error.message}`);
   });
 }
+
+/** Asks the API as whoever is logged in. */
+export async function ask(page, method, path, body) {
+  const kind = `application/${method === "PATCH" ? "merge-patch+" : ""}json`;
+  const given = { method, path, kind, text: body && JSON.stringify(body) };
+  const status = await page.evaluate(async ({ method, path, kind, text }) => {
+    const me = await (await fetch("/session")).json();
+    const headers = { "content-type": kind, "x-berth-csrf": me.csrf };
+    return (await fetch(`/k8s${path}`, { method, headers, body: text })).status;
+  }, given);
+  assert.ok(status < 300, `${method} ${path}: ${status}`);
+}

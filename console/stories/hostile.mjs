@@ -5,7 +5,7 @@
 // `window.taken`.
 
 import assert from "node:assert/strict";
-import { comes, enter, go, leave, picture } from "./ground.mjs";
+import { ask, comes, enter, go, leave, picture } from "./ground.mjs";
 
 const PAGES = [
   ["/now", "onerror"],
@@ -44,6 +44,61 @@ export async function whatAPodWritesIsText(browser) {
   await page.getByRole("textbox", { name: "Search" }).fill("after the long line");
   await page.locator(".log div div", { hasText: "after the long line" }).first().waitFor();
   await picture(page, "hostile-log");
+  await leave(page);
+}
+
+const ENDLESS = {
+  apiVersion: "v1",
+  kind: "Pod",
+  metadata: { name: "endless", namespace: "default" },
+  spec: {
+    terminationGracePeriodSeconds: 0,
+    containers: [
+      {
+        name: "main",
+        image: process.env.BERTH_IMAGE ?? "",
+        command: [
+          "/bin/sh",
+          "-c",
+          // Time for the page to be there; then a hundred megabytes that no line ends.
+          "busybox sleep 8; busybox head -c 104857600 /dev/zero | busybox tr '\\000' x; echo; echo all told; exec busybox sleep 3600",
+        ],
+      },
+    ],
+  },
+};
+const MEMORY = 256 * 2 ** 20;
+
+export async function aLineWithoutEndLeavesThePageAsItWas(browser) {
+  const page = await enter(browser, "admin", "/now");
+  await ask(page, "POST", "/api/v1/namespaces/default/pods", ENDLESS);
+  try {
+    await go(page, "/item/core/v1/pods/default/endless");
+    await page.getByRole("tab", { name: "Logs: main" }).click();
+    await page.evaluate(() => {
+      [window.longest, window.most] = [0, 0];
+      let before = performance.now();
+      const frame = (now) => {
+        window.longest = Math.max(window.longest, now - before);
+        window.most = Math.max(window.most, performance.memory.usedJSHeapSize);
+        before = now;
+        requestAnimationFrame(frame);
+      };
+      requestAnimationFrame(frame);
+    });
+    await page.locator(".log div div", { hasText: "all told" }).waitFor({ timeout: 120_000 });
+    const { longest, most } = await page.evaluate(() => ({
+      longest: window.longest,
+      most: window.most,
+    }));
+    assert.ok(most < MEMORY, `the page holds ${Math.round(most / 2 ** 20)} MiB`);
+    assert.ok(longest < 1_000, `the page stood still for ${Math.round(longest)} ms`);
+    // It is read from its end too, and nothing else is slower for it.
+    await page.getByRole("link", { name: "Apps" }).click();
+    await page.getByRole("link", { name: "hello" }).waitFor({ timeout: 5_000 });
+  } finally {
+    await ask(page, "DELETE", "/api/v1/namespaces/default/pods/endless");
+  }
   await leave(page);
 }
 

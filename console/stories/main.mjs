@@ -2,11 +2,13 @@
 // Pictures are kept in BERTH_PICTURES, where that is set.
 
 import * as changes from "./changes.mjs";
+import { whatAnAppUsesAndAnswersIsDrawn } from "./charts.mjs";
 import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
 import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
 import * as pages from "./pages.mjs";
 import * as people from "./people.mjs";
+import { whoScaledAnAppIsToldWithTheRule } from "./scale.mjs";
 import * as shell from "./shell.mjs";
 
 const STORIES = [
@@ -18,8 +20,11 @@ const STORIES = [
   changes.aChangeIsLookedAtBeforeItIsMade,
   changes.aCanaryIsStoppedAndTakenBack,
   changes.whoDidWhatIsWrittenDown,
+  whatAnAppUsesAndAnswersIsDrawn,
+  whoScaledAnAppIsToldWithTheRule,
   whatIsFrozenIsDrawnAndObeyed,
   hostile.whatAPodWritesIsText,
+  hostile.aLineWithoutEndLeavesThePageAsItWas,
   shell.whatIsTypedInAShellIsReplayed,
   shell.aShellIsCutOff,
   shell.whoMayOnlyLookGetsNoShell,

@@ -8,16 +8,18 @@ import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { get } from "../api";
 import { type Row, type Table as Live, cell, useLive } from "../live";
+import { Charts } from "../parts/charts";
 import { excepts, shut, useFreezes, useWhose } from "../parts/freeze";
 import { tone } from "../parts/health";
 import { Logs } from "../parts/logs";
-import { bytes, cores, image, quantity } from "../parts/quantity";
+import { bytes, cores, image } from "../parts/quantity";
+import { ScaleTrail } from "../parts/scale";
 import { LiveTable } from "../parts/table";
 import { since, useWhen } from "../parts/time";
+import { measures, useTrends } from "../parts/trends";
 
 const NAME = "app.kubernetes.io/name";
 const APP = "berth.dev/app";
-const MEASURED_EVERY = 15_000;
 
 interface App {
   metadata: { annotations?: Record<string, string> };
@@ -25,12 +27,18 @@ interface App {
   status?: { url?: string };
 }
 
-interface Measured {
-  items: {
-    metadata: { name: string };
-    containers: { usage: { cpu?: string; memory?: string } }[];
-  }[];
-}
+const COLUMNS = [
+  "name",
+  "ready",
+  "status",
+  "restarts",
+  "cpu",
+  "RSS",
+  "rssAndCache",
+  "workingSet",
+  "node",
+  "age",
+] as const;
 
 export default function AppPage({ params }: { params: { namespace: string; name: string } }) {
   const { t } = useTranslation();
@@ -73,6 +81,8 @@ export default function AppPage({ params }: { params: { namespace: string; name:
       <Tabs value={tab} onChange={setTab} keepMounted={false}>
         <Tabs.List>
           <Tabs.Tab value="instances">{t("instances")}</Tabs.Tab>
+          <Tabs.Tab value="charts">{t("charts")}</Tabs.Tab>
+          <Tabs.Tab value="scale">{t("scale")}</Tabs.Tab>
           <Tabs.Tab value="logs">{t("logs")}</Tabs.Tab>
           <Tabs.Tab value="releases">{t("releases")}</Tabs.Tab>
           <Tabs.Tab value="events">{t("events")}</Tabs.Tab>
@@ -80,6 +90,12 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         </Tabs.List>
         <Tabs.Panel value="instances" pt="md">
           <Instances namespace={namespace} name={name} table={pods} rows={own} />
+        </Tabs.Panel>
+        <Tabs.Panel value="charts" pt="md">
+          <Charts namespace={namespace} app={name} />
+        </Tabs.Panel>
+        <Tabs.Panel value="scale" pt="md">
+          <ScaleTrail namespace={namespace} app={name} />
         </Tabs.Panel>
         <Tabs.Panel value="logs" pt="md">
           <Logs sources={own.map((row) => ({ namespace, pod: row.name }))} />
@@ -144,38 +160,21 @@ function Frozen(given: { namespace: string; name: string; notes?: Record<string,
 function Instances(given: { namespace: string; name: string; table: Live; rows: Row[] }) {
   const { t } = useTranslation();
   const { namespace, name, table, rows } = given;
-  const selector = encodeURIComponent(`${NAME}=${name}`);
-  const path = `/apis/metrics.k8s.io/v1beta1/namespaces/${namespace}/pods?labelSelector=${selector}`;
-  const measured = useQuery({
-    queryKey: ["use", path],
-    queryFn: () => get<Measured>(path),
-    refetchInterval: MEASURED_EVERY,
-    retry: false,
-  });
-  const use = new Map(
-    measured.data?.items.map((item) => [
-      item.metadata.name,
-      {
-        cpu: item.containers.reduce((sum, one) => sum + quantity(one.usage.cpu), 0),
-        memory: item.containers.reduce((sum, one) => sum + quantity(one.usage.memory), 0),
-      },
-    ]),
-  );
+  const points = useTrends(namespace, name);
+  const last = points?.at(-1);
   return (
-    <Table.ScrollContainer minWidth={640}>
+    <Table.ScrollContainer minWidth={860}>
       <Table>
         <Table.Thead>
           <Table.Tr>
-            {(["name", "ready", "status", "restarts", "cpu", "memory", "node", "age"] as const).map(
-              (word) => (
-                <Table.Th key={word}>{t(word)}</Table.Th>
-              ),
-            )}
+            {COLUMNS.map((word) => (
+              <Table.Th key={word}>{word === "RSS" ? word : t(word)}</Table.Th>
+            ))}
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>
           {rows.map((row) => {
-            const used = use.get(row.name);
+            const used = last?.pods[row.name] ? measures(last, row.name) : null;
             return (
               <Table.Tr key={row.uid}>
                 <Table.Td>
@@ -191,8 +190,10 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
                   </span>
                 </Table.Td>
                 <Table.Td>{cell(table, row, "Restarts")}</Table.Td>
-                <Table.Td>{used ? cores(used.cpu) : "–"}</Table.Td>
-                <Table.Td>{used ? bytes(used.memory) : "–"}</Table.Td>
+                <Table.Td>{said(used?.cpu, cores)}</Table.Td>
+                <Table.Td>{said(used?.rss, bytes)}</Table.Td>
+                <Table.Td>{said(used?.weighed, bytes)}</Table.Td>
+                <Table.Td>{said(used?.workingSet, bytes)}</Table.Td>
                 <Table.Td>{cell(table, row, "Node")}</Table.Td>
                 <Table.Td>{row.created ? since(row.created) : ""}</Table.Td>
               </Table.Tr>
@@ -202,4 +203,8 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
       </Table>
     </Table.ScrollContainer>
   );
+}
+
+function said(value: number | null | undefined, how: (value: number) => string): string {
+  return value === null || value === undefined ? "–" : how(value);
 }

@@ -5,6 +5,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { get } from "../api";
+import { Day } from "../parts/day";
 import { bytes, cores, quantity } from "../parts/quantity";
 import { LiveTable } from "../parts/table";
 
@@ -29,6 +30,7 @@ export default function Fleet() {
         {t("fleet")}
       </Title>
       <Heat />
+      <Day />
       <LiveTable
         title={t("nodes")}
         path="/api/v1/nodes"

@@ -7,6 +7,7 @@ import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { acts } from "../api";
 import { type Row, type Table, cell, useLive } from "../live";
+import { Day } from "../parts/day";
 import { nodeFault, podFault, workloadFault } from "../parts/health";
 import { LiveTable } from "../parts/table";
 import { since, useTurn } from "../parts/time";
@@ -118,6 +119,7 @@ export function Now() {
         </section>
       )}
       <Changed />
+      <Day />
       <LiveTable
         title={t("warnings")}
         path={listOf("/api/v1", "events", namespace)}

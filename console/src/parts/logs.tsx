@@ -13,6 +13,8 @@ export interface Source {
 }
 
 const HELD = 20_000;
+/** Letters of all of them: a page of long lines is no larger than one of many. */
+const LETTERS = 8_000_000;
 const LONG = 4_000;
 const TAIL = 500;
 const LINE = 18;
@@ -33,10 +35,20 @@ export function Logs({ sources }: { sources: Source[] }) {
   useEffect(() => {
     const stop = new AbortController();
     let held: string[] = [];
+    let letters = 0;
     let news = false;
     const add = (line: string) => {
       held.push(line);
-      if (held.length > HELD * 1.2) held = held.slice(-HELD);
+      letters += line.length;
+      // Seldom, and then many: each time costs what is held.
+      if (held.length > HELD * 1.2 || letters > LETTERS * 1.2) {
+        let from = held.length;
+        letters = 0;
+        while (from > 0 && held.length - from < HELD && letters < LETTERS) {
+          letters += held[--from]?.length ?? 0;
+        }
+        held = held.slice(from);
+      }
       news = true;
     };
     const turn = setInterval(() => {

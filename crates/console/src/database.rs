@@ -77,6 +77,8 @@ fn migrator() -> Migrator {
         (4, "usage", include_str!("../migrations/4_usage.sql")),
         (5, "tokens", include_str!("../migrations/5_tokens.sql")),
         (6, "issuers", include_str!("../migrations/6_issuers.sql")),
+        (7, "minutes", include_str!("../migrations/7_minutes.sql")),
+        (8, "scalings", include_str!("../migrations/8_scalings.sql")),
     ];
     let steps = steps.map(|(version, what, sql)| {
         Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)

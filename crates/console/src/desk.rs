@@ -6,7 +6,9 @@ mod live;
 mod login;
 mod oidc;
 mod pages;
+mod scalings;
 mod shell;
+mod trends;
 mod usage;
 mod visitor;
 
@@ -26,8 +28,10 @@ use crate::accounts::{Accounts, Sessions, Throttle};
 use crate::acts::Acts;
 use crate::feed::Feeds;
 use crate::oidc::Provider;
+use crate::scalings::Scalings;
 use crate::shell::Shells;
 use crate::tokens::Tokens;
+use crate::trends::Trends;
 use crate::usage::Usage;
 
 /// What the API server takes.
@@ -45,6 +49,8 @@ pub(crate) struct Desk {
     pub tokens: Tokens,
     pub provider: Option<Provider>,
     pub usage: Usage,
+    pub trends: Trends,
+    pub scalings: Scalings,
     pub client: Client,
 }
 
@@ -58,6 +64,9 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .route("/oidc/about", get(oidc::about))
         .route("/oidc/callback", get(oidc::end))
         .route("/usage", get(usage::report))
+        .route("/usage/minutes", get(trends::of_cluster))
+        .route("/trends", get(trends::of_app))
+        .route("/scalings", get(scalings::list))
         .route("/shell", get(shell::open))
         .route("/shells", get(shell::list))
         .route("/shells/commands", get(shell::commands))

@@ -9,6 +9,8 @@
 //!                   /acts        what people changed from here
 //!                   /shell…      terminals in containers, recorded
 //!                   /usage       what was asked for and what was used
+//!                   /scalings    when an App was given other replicas, and by whom
+//!                   /trends      what an App's instances use and answer now
 //! ```
 //!
 //! It decides nothing about rights: each request goes on with `Impersonate-User` and
@@ -22,8 +24,10 @@ mod desk;
 mod escape;
 mod feed;
 mod oidc;
+mod scalings;
 mod shell;
 mod tokens;
+mod trends;
 mod usage;
 
 use std::net::SocketAddr;
@@ -81,6 +85,8 @@ pub async fn start(
     tasks: &Tasks,
 ) -> Result<SocketAddr, ConsoleError> {
     let pool = database::open(&config.database).await?;
+    let acts = acts::Acts::start(pool.clone(), tasks);
+    let scalings = scalings::Scalings::start(pool.clone(), client.clone(), acts.clone(), tasks);
     let desk = desk::Desk {
         accounts: Accounts::new(pool.clone()),
         sessions: accounts::Sessions::new(pool.clone()),
@@ -88,9 +94,11 @@ pub async fn start(
         tokens: Tokens::new(pool.clone()),
         provider: config.oidc.clone().map(oidc::Provider::new).transpose()?,
         usage: Usage::start(pool.clone(), client.clone(), tasks),
-        shells: shell::Shells::start(pool.clone(), client.clone(), tasks, Default::default()),
-        acts: acts::Acts::start(pool, tasks),
+        shells: shell::Shells::start(pool, client.clone(), tasks, Default::default()),
+        acts,
+        scalings,
         feeds: feed::Feeds::new(client.clone(), tasks),
+        trends: trends::Trends::start(client.clone(), tasks),
         client,
     };
     Ok(connections::serve(config, desk::routes(desk), tasks).await?)

@@ -24,11 +24,13 @@ use sqlx::{AnyPool, Row};
 use berth_daemon::Tasks;
 
 use self::spread::Spread;
-use self::tally::{Amount, Sums, Tally};
+use self::tally::{Amount, Seen, Sums, Tally};
 use crate::database::{DatabaseError, now};
 
 const KEPT: Duration = Duration::from_secs(93 * 24 * 3600);
 const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+const MINUTE: i64 = 60_000;
 /// Rows of a transaction: others write too.
 const BATCH: usize = 500;
 
@@ -104,6 +106,15 @@ pub struct Resource {
     pub used_hours: f64,
 }
 
+/// What all pods together asked for and used in a minute: millicores and bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Minute {
+    /// Its beginning, milliseconds since 1970.
+    pub at: i64,
+    pub requested: Amount,
+    pub used: Amount,
+}
+
 /// The database's hours.
 #[derive(Clone, Debug)]
 pub struct Usage {
@@ -174,6 +185,45 @@ impl Usage {
         Ok(claimed.rows_affected() > 0)
     }
 
+    /// All pods together, the last day's minutes in their order.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn minutes(&self) -> Result<Vec<Minute>, DatabaseError> {
+        let query = "SELECT minute, cpu_requested, cpu_used, memory_requested, memory_used \
+                     FROM usage_minutes WHERE minute >= $1 ORDER BY minute";
+        let oldest = (now() - DAY) / MINUTE;
+        let rows: Vec<(i64, i64, i64, i64, i64)> =
+            sqlx::query_as(query).bind(oldest).fetch_all(&self.pool).await?;
+        let minutes = rows.into_iter().map(|(minute, cpu, cpu_used, memory, memory_used)| Minute {
+            at: minute * MINUTE,
+            requested: Amount { cpu, memory },
+            used: Amount { cpu: cpu_used, memory: memory_used },
+        });
+        Ok(minutes.collect())
+    }
+
+    async fn keep(&self, minute: i64, seen: &[Seen]) -> Result<(), DatabaseError> {
+        let mut sums = [0; 4];
+        for one in seen {
+            let amounts = [one.requested.cpu, one.used.cpu, one.requested.memory, one.used.memory];
+            sums.iter_mut().zip(amounts).for_each(|(sum, amount)| *sum += amount);
+        }
+        let query = "INSERT INTO usage_minutes \
+                     (minute, cpu_requested, cpu_used, memory_requested, memory_used) \
+                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        let [cpu, cpu_used, memory, memory_used] = sums;
+        sqlx::query(query)
+            .bind(minute)
+            .bind(cpu)
+            .bind(cpu_used)
+            .bind(memory)
+            .bind(memory_used)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     async fn write(&self, hour: i64, writer: &str, tally: &Tally) -> Result<(), DatabaseError> {
         let query = "INSERT INTO usage_hours (hour, scope, namespace, app, writer, samples, \
                      cpu_requested, cpu_used, cpu_spread, \
@@ -213,9 +263,13 @@ impl Usage {
         let oldest = (now - KEPT.as_millis() as i64) / HOUR;
         let query = "DELETE FROM usage_hours WHERE hour < $1";
         sqlx::query(query).bind(oldest).execute(&self.pool).await?;
-        // Nobody claims a minute of yesterday.
-        let query = "DELETE FROM usage_turns WHERE minute < $1";
-        sqlx::query(query).bind((now - 24 * HOUR) / 60_000).execute(&self.pool).await?;
+        // Nobody claims a minute of yesterday, or asks for it.
+        for query in [
+            "DELETE FROM usage_turns WHERE minute < $1",
+            "DELETE FROM usage_minutes WHERE minute < $1",
+        ] {
+            sqlx::query(query).bind((now - DAY) / MINUTE).execute(&self.pool).await?;
+        }
         Ok(())
     }
 }

@@ -84,6 +84,7 @@ async fn desk(dir: &Path, admin: &Client, tasks: &Tasks, limits: Limits) -> Desk
     bind(admin, "RoleBinding", "view", "berth:viewers").await;
     let database = format!("sqlite://{}/console.db", dir.display());
     let pool = crate::database::open(&database).await.unwrap();
+    let acts = Acts::start(pool.clone(), tasks);
     let desk = Desk {
         accounts: Accounts::new(pool.clone()),
         sessions: Sessions::new(pool.clone()),
@@ -92,8 +93,10 @@ async fn desk(dir: &Path, admin: &Client, tasks: &Tasks, limits: Limits) -> Desk
         provider: None,
         usage: Usage::new(pool.clone()),
         shells: Shells::start(pool.clone(), admin.clone(), tasks, limits),
-        acts: Acts::start(pool, tasks),
+        scalings: Scalings::start(pool, admin.clone(), acts.clone(), tasks),
+        acts,
         feeds: Feeds::new(admin.clone(), tasks),
+        trends: Trends::start(admin.clone(), tasks),
         client: admin.clone(),
     };
     for (name, group) in [("ann", "berth:admins"), ("eve", "berth:viewers")] {

@@ -17,13 +17,11 @@ use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 
-use super::Usage;
 use super::tally::{Amount, Seen, Tally};
+use super::{HOUR, MINUTE, Usage};
 use crate::database::now;
 
 const EVERY: Duration = Duration::from_secs(60);
-const MINUTE: i64 = 60_000;
-const HOUR: i64 = 60 * MINUTE;
 /// Samples between two writes.
 const WRITE_EVERY: u32 = 5;
 const CALL: Duration = Duration::from_secs(30);
@@ -184,6 +182,9 @@ pub(super) async fn run(
             () = tasks.stopping() => break,
         };
         let Some(seen) = looked else { continue };
+        if let Err(error) = usage.keep(at / MINUTE, &seen).await {
+            tracing::warn!(%error, "a minute of use cannot be written");
+        }
         tally.sample(seen);
         unwritten += 1;
         if unwritten >= WRITE_EVERY {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::By;
 use super::spread::Spread;
 
@@ -10,8 +12,8 @@ use super::spread::Spread;
 const MOST: usize = 5_000;
 
 /// CPU in millicores and memory in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Amount {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Amount {
     pub cpu: i64,
     pub memory: i64,
 }

@@ -35,6 +35,32 @@ fn near(a: f64, b: f64) -> bool {
 }
 
 #[tokio::test]
+async fn a_minute_is_the_sum_of_all_and_goes_after_a_day() {
+    for database in both().await {
+        let usage = Usage::new(database.pool.clone());
+        let this = now() / MINUTE;
+        let seen = [pod("shop", "web", [1000, 100], [64, 32]), pod("bank", "", [500, 1], [1, 2])];
+        for minute in [this - 24 * 60 - 1, this, this - 1] {
+            usage.keep(minute, &seen).await.unwrap();
+        }
+        // Another console came late.
+        usage.keep(this, &[]).await.unwrap();
+        let minutes = usage.minutes().await.unwrap();
+        let times: Vec<i64> = minutes.iter().map(|one| one.at / MINUTE).collect();
+        assert_eq!(times, [this - 1, this]);
+        let Minute { requested, used, .. } = minutes[1];
+        assert_eq!((requested.cpu, used.cpu), (1500, 101));
+        assert_eq!((requested.memory >> 20, used.memory >> 20), (65, 34));
+        usage.prune(now()).await.unwrap();
+        let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM usage_minutes")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(left, 2);
+    }
+}
+
+#[tokio::test]
 async fn hours_of_several_writers_add_up() {
     for database in both().await {
         let usage = Usage::new(database.pool.clone());

@@ -28,6 +28,10 @@ struct Usage {
     at: Timestamp,
     cpu_nanos: u64,
     memory_bytes: u64,
+    /// Without what the kernel keeps of files.
+    rss_bytes: u64,
+    /// With all of it.
+    all_bytes: u64,
     written_bytes: u64,
 }
 
@@ -48,6 +52,8 @@ impl Usage {
                 .unwrap_or_else(Timestamp::now),
             cpu_nanos: cpu.and_then(|c| c.usage_core_nano_seconds.as_ref()).map_or(0, |v| v.value),
             memory_bytes: memory.and_then(|m| m.working_set_bytes.as_ref()).map_or(0, |v| v.value),
+            rss_bytes: memory.and_then(|m| m.rss_bytes.as_ref()).map_or(0, |v| v.value),
+            all_bytes: memory.and_then(|m| m.usage_bytes.as_ref()).map_or(0, |v| v.value),
             written_bytes: layer.and_then(|l| l.used_bytes.as_ref()).map_or(0, |v| v.value),
         })
     }
@@ -138,7 +144,12 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
                 json!({
                     "name": usage.container,
                     "cpu": { "time": at, "usageCoreNanoSeconds": usage.cpu_nanos },
-                    "memory": { "time": now, "workingSetBytes": usage.memory_bytes },
+                    "memory": {
+                        "time": now,
+                        "workingSetBytes": usage.memory_bytes,
+                        "usageBytes": usage.all_bytes,
+                        "rssBytes": usage.rss_bytes,
+                    },
                     "rootfs": { "time": now, "usedBytes": usage.written_bytes },
                 })
             })
