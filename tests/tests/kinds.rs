@@ -27,6 +27,9 @@ fn kinds_of_daily_charts_do_what_they_say() -> Result<()> {
     a_quota_is_counted_and_given_back(&cluster, &image)?;
     a_cron_job_runs_by_itself_and_by_hand(&cluster)?;
     a_busy_deployment_grows_to_its_most(&cluster)?;
+    let dir = cluster.dir().to_owned();
+    cluster.berth(&["down", "--purge"])?;
+    assert!(!dir.exists(), "--purge removes the volumes too");
     Ok(())
 }
 

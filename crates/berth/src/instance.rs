@@ -26,7 +26,7 @@ const FORMAT: u32 = 1;
 const LOOKED_AT: Duration = Duration::from_millis(200);
 /// All that stands in the data directory; the lock goes last. Backups, and a store that was set
 /// aside, are not among it: they outlive a purge.
-const ENTRIES: [&str; 20] = [
+const ENTRIES: [&str; 21] = [
     "store",
     "store.new",
     "backup.sock",
@@ -37,6 +37,7 @@ const ENTRIES: [&str; 20] = [
     "cni",
     "console",
     "node",
+    "volumes",
     "registry",
     "build",
     "logs",
