@@ -3,11 +3,13 @@
 //! It holds what the controllers act on and nothing else. Everything it causes is a standard
 //! Kubernetes object, so that whatever works with those works with an App.
 
+pub mod logs;
 mod runs;
 mod strategy;
 
 use std::collections::BTreeMap;
 
+pub use logs::Logs;
 pub use runs::{Config, Cron, Init, Port, Probe, Probes, Scale, SecretUse, Storage, TcpRoute};
 pub use strategy::{Check, Header, Measure, Step, Strategy, StrategyType};
 
@@ -92,6 +94,9 @@ pub struct AppSpec {
     /// What runs by the clock, with the App's image, environment and configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cron: Vec<Cron>,
+    /// Directories whose files the node collects as the App's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<Logs>,
     /// Disks that stay with an instance; with one, the App is a StatefulSet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub storage: Vec<Storage>,

@@ -13,6 +13,8 @@ use crate::app::{AppSpec, Strategy};
 
 /// The label that an App's pods and Releases carry: the release's number.
 pub const LABEL: &str = "berth.dev/release";
+/// On a pod, `true`: its node keeps its address for the App's next one (strategy `keepAddress`).
+pub const KEEP_ADDRESS: &str = "berth.dev/keep-address";
 /// The label of a Release: its App's name.
 pub const APP_LABEL: &str = "berth.dev/app";
 /// On a workload: the name of the Release whose template it has.

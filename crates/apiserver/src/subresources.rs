@@ -1,5 +1,6 @@
 //! What stands below an object: parts of it, actions on it, and ways into a running pod.
 
+mod apps;
 mod eviction;
 mod pods;
 mod scale;
@@ -26,6 +27,10 @@ pub(crate) async fn answer(
     resource: &Arc<Resource>,
 ) -> Result<Response<Body>, Failure> {
     let name = call.target.subresource.clone();
+    // Not of the kind's definition, which can say only `status` and `scale`.
+    if name == "log" && resource.group == "berth.dev" && resource.plural == "apps" {
+        return apps::log(core, &call).await;
+    }
     let Some(found) = resource.subresource(&name) else { return Err(Failure::no_such_path()) };
     let verb = call.target.verb.as_str();
     if !found.verbs.iter().any(|own| own == verb) {

@@ -1,5 +1,7 @@
 //! `berth logs`: what an app's containers print, those of new pods too while following.
 
+mod files;
+
 use std::collections::HashSet;
 use std::io::Write;
 use std::pin::pin;
@@ -40,8 +42,18 @@ pub struct Options {
     /// Only this container
     #[arg(short, long)]
     container: Option<String>,
+    /// Only what the app wrote into its log directories, not what its containers print
+    #[arg(long, conflicts_with_all = ["container", "previous"])]
+    files: bool,
     #[arg(short, long, default_value = "default")]
     namespace: String,
+}
+
+impl Options {
+    /// Whether the files of log directories are wanted too.
+    fn with_files(&self) -> bool {
+        self.container.is_none() && !self.previous
+    }
 }
 
 type Lines = BoxStream<'static, Result<String>>;
@@ -52,11 +64,27 @@ type Lines = BoxStream<'static, Result<String>>;
 /// When there is no such app, or its logs cannot be read.
 pub async fn run(global: &Global, options: Options) -> Result<()> {
     let client = connect::client(global).await?;
-    let first = pods::of(&client, &options.namespace, &options.name).await?;
-    let many = options.follow || first.len() > 1;
+    let first = pods::of(&client, &options.namespace, &options.name).await;
+    let collected = match options.with_files() {
+        true => files::open(&client, &options, first.as_deref().unwrap_or_default()).await?,
+        false => None,
+    };
+    // What was collected is there when the pods, and the app itself, are not any more.
+    let first = match first {
+        Err(_) if collected.is_some() => Vec::new(),
+        first => first?,
+    };
+    let first = if options.files { Vec::new() } else { first };
+    let many = options.follow || first.len() > 1 || collected.is_some();
     let api: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
     let mut open = HashSet::new();
     let mut lines: SelectAll<Lines> = SelectAll::new();
+    if options.files && collected.is_none() {
+        let message = format!("no log directory of `{}` was collected", options.name);
+        let hint = "`logs: {directories: [/var/log/app]}` in the App names one";
+        return Err(failure::Failure::new(failure::Exit::Failed, message, hint).into());
+    }
+    lines.extend(collected);
     for pod in &first {
         for container in containers(pod, &options) {
             let key = (pod.uid().unwrap_or_default(), container.clone());
@@ -74,6 +102,12 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
         }
     }
     if !options.follow {
+        while let Some(line) = lines.try_next().await? {
+            print(&line)?;
+        }
+        return Ok(());
+    }
+    if options.files {
         while let Some(line) = lines.try_next().await? {
             print(&line)?;
         }

@@ -12,6 +12,7 @@
 
 mod admission;
 pub mod agent;
+pub mod app_logs;
 mod config;
 pub mod cri;
 mod events;

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 
 use crate::Config;
 
+pub(crate) use files::{rotated, rotated_name};
 pub use reader::LogReader;
 pub use rotation::start_rotating;
 

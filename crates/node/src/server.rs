@@ -8,6 +8,7 @@
 //! | `/healthz` | `ok` |
 //! | `/pods` | the pods of this node |
 //! | `/containerLogs/NS/POD/CONTAINER` | `follow`, `tailLines`, `sinceSeconds`, … |
+//! | `/appLogs/NS/APP` | what an App wrote into its log directories; the same options |
 //! | `/exec/NS/POD[/UID]/CONTAINER`, `/attach/…` | WebSocket v4 and v5, SPDY/3.1 |
 //! | `/portForward/NS/POD[/UID]` | SPDY/3.1, plain or inside WebSocket messages |
 //! | `/metrics/resource`, `/stats/summary` | what containers use |
@@ -72,6 +73,7 @@ fn routes(node: Node) -> Router {
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(log::show))
+        .route("/appLogs/{namespace}/{app}", get(log::show_app))
         .route("/exec/{namespace}/{pod}/{container}", any(streams::exec))
         .route("/exec/{namespace}/{pod}/{uid}/{container}", any(streams::exec))
         .route("/attach/{namespace}/{pod}/{container}", any(streams::attach))

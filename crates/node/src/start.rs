@@ -6,7 +6,7 @@ use crate::containerd::{Containerd, ContainerdError};
 use crate::network::NetworkError;
 use crate::pod::PodTable;
 use crate::server::ServerError;
-use crate::{Config, agent, logs, network, node_status, server, volumes};
+use crate::{Config, agent, app_logs, logs, network, node_status, server, volumes};
 
 /// Why the node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,7 @@ pub async fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Resul
     volumes::start_refreshing(&config, &client, pods.clone(), tasks);
     volumes::start_reclaiming(&config, &client, tasks);
     logs::start_rotating(cri.clone(), pods.clone(), tasks);
+    app_logs::start_collecting(&config, tasks);
     network::start_host_ports(&config, pods.clone(), tasks);
     agent::start(client, config, cri, pods, tasks);
     Ok(())

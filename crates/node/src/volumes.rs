@@ -31,6 +31,7 @@ use crate::environment::expand;
 use crate::mounts::{self, UnmountError};
 use crate::{Config, quantity};
 
+pub(crate) use ownership::open_to_all;
 pub use reclaim::start_reclaiming;
 pub use refresh::{refresh, start_refreshing};
 
@@ -206,7 +207,9 @@ pub async fn prepare(
                 Prepared { path, read_only: false }
             }
             "emptyDir" => {
-                let path = volume_dir(&dir, "emptyDir", &volume.name);
+                let logs = crate::app_logs::volume(config, pod, &volume.name);
+                let logs = logs.map_err(VolumeError::io(&volume.name, "create", &dir))?;
+                let path = logs.unwrap_or_else(|| volume_dir(&dir, "emptyDir", &volume.name));
                 let source = volume.empty_dir.clone().unwrap_or_default();
                 empty_dir(config, &volume.name, &source, &path, fs_group)?;
                 Prepared { path, read_only: false }
@@ -395,7 +398,7 @@ fn empty_dir(
     if ready.exists() {
         return Ok(());
     }
-    ownership::open_to_all(path).map_err(VolumeError::io(volume, "change the mode of", path))?;
+    open_to_all(path).map_err(VolumeError::io(volume, "change the mode of", path))?;
     if let Some(group) = fs_group {
         ownership::give(path, group, false).map_err(VolumeError::io(
             volume,

@@ -86,6 +86,9 @@ pub enum StrategyType {
     Canary,
     /// The image is swapped inside the pods that are there.
     InPlace,
+    /// So many go, and as many new ones come into their addresses: two at a time, or
+    /// `maxUnavailable`.
+    KeepAddress,
 }
 
 impl StrategyType {
@@ -96,6 +99,7 @@ impl StrategyType {
             StrategyType::BlueGreen => "blueGreen",
             StrategyType::Canary => "canary",
             StrategyType::InPlace => "inPlace",
+            StrategyType::KeepAddress => "keepAddress",
         }
     }
 }

@@ -228,7 +228,7 @@ pub(crate) fn node_place(node: &Value) -> Result<Place, Failure> {
     }
 }
 
-fn encode<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+pub(super) fn encode<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let escape = |text: &str| -> String {
         text.bytes()
             .map(|byte| match byte {

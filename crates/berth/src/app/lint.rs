@@ -220,6 +220,7 @@ fn sense(root: &Node, faults: &mut Vec<Fault>) {
     names(spec, faults);
     strategy(spec, faults);
     files(spec, faults);
+    log_directories(spec, faults);
     let bound = |key| spec.get("scale").and_then(|scale| scale.get(key)).map(|node| &node.what);
     if let (Some(What::Number(min)), Some(What::Number(max))) = (bound("min"), bound("max"))
         && min > max
@@ -263,7 +264,8 @@ fn amounts(spec: &Node, faults: &mut Vec<Fault>) {
         .filter_map(|kind| spec.get("resources")?.get(kind))
         .flat_map(|part| ["cpu", "memory"].into_iter().filter_map(|key| part.get(key)));
     let sizes = list(spec, "storage").iter().filter_map(|disk| disk.get("size"));
-    for node in resources.chain(sizes) {
+    let quota = spec.get("logs").and_then(|logs| logs.get("quota"));
+    for node in resources.chain(sizes).chain(quota) {
         if let Some(text) = node.text()
             && text.parse::<Quantity>().is_err()
         {
@@ -288,6 +290,23 @@ fn names(spec: &Node, faults: &mut Vec<Fault>) {
                     format!("spec.{key} has `{text}`; lower-case letters, digits and - are wanted");
                 faults.push(Fault { at: node.at, message });
             }
+        }
+    }
+}
+
+/// A directory of logs is a volume, so it can neither be the root nor be there twice.
+fn log_directories(spec: &Node, faults: &mut Vec<Fault>) {
+    let Some(logs) = spec.get("logs") else { return };
+    let mut seen = BTreeSet::new();
+    for node in list(logs, "directories") {
+        let Some(text) = node.text() else { continue };
+        if berth_api::app::logs::named(text) != [text] {
+            let message =
+                format!("`{text}` is no absolute path below /, without .. and / at its end");
+            faults.push(Fault { at: node.at, message });
+        } else if !seen.insert(text) {
+            let message = format!("spec.logs.directories has `{text}` twice");
+            faults.push(Fault { at: node.at, message });
         }
     }
 }

@@ -34,6 +34,32 @@ impl Cri {
         }
     }
 
+    /// The variables that an image gives its containers, `NAME=VALUE`; none where it is not here.
+    pub async fn image_env(&self, image: &str) -> Result<Vec<String>, CriError> {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Info {
+            #[serde(rename = "imageSpec")]
+            spec: Spec,
+        }
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Spec {
+            config: Settings,
+        }
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Settings {
+            #[serde(rename = "Env")]
+            env: Option<Vec<String>>,
+        }
+        let request = v1::ImageStatusRequest { image: spec(image), verbose: true };
+        let mut images = self.images.clone();
+        let answer = call("ImageStatus", CALL_LIMIT, images.image_status(request)).await?;
+        let info = answer.info.get("info").and_then(|text| serde_json::from_str::<Info>(text).ok());
+        Ok(info.unwrap_or_default().spec.config.env.unwrap_or_default())
+    }
+
     /// Every image that is here.
     pub async fn list_images(&self) -> Result<Vec<v1::Image>, CriError> {
         let mut images = self.images.clone();

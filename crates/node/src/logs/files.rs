@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Rotated files beside `path` in the order they were written, without `path` itself.
-pub(super) fn rotated(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn rotated(path: &Path) -> Vec<PathBuf> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
     let prefix = format!("{}.", name.to_string_lossy());
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
@@ -19,7 +19,7 @@ pub(super) fn rotated(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The name that `path` gets when it is rotated away at `now`.
-pub(super) fn rotated_name(path: &Path, now: jiff::Timestamp) -> PathBuf {
+pub(crate) fn rotated_name(path: &Path, now: jiff::Timestamp) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{:015}", now.as_millisecond()));
     PathBuf::from(name)

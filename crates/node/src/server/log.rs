@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use super::{Node, Refusal, containers};
+use crate::app_logs;
 use crate::logs::{self, LogReader, Options};
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,6 +50,30 @@ pub(super) async fn show(
         })
     };
     let body = Body::from_stream(logs::stream(reader, running));
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+/// What was collected of an App.
+pub(super) async fn show_app(
+    State(node): State<Node>,
+    Path((namespace, app)): Path<(String, String)>,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Refusal> {
+    let none = || {
+        let text = format!("no log directory of app {namespace}/{app} is on this node");
+        Refusal(StatusCode::NOT_FOUND, text)
+    };
+    let path = app_logs::log_path(&node.config, &namespace, &app).ok_or_else(none)?;
+    let options = options(&asked, Timestamp::now())?;
+    let reader = LogReader::open(&path, options).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => none(),
+        _ => {
+            let text = format!("cannot read the log of app {app:?}: {error}");
+            Refusal(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    })?;
+    // The App may write as long as it likes; whoever follows ends it.
+    let body = Body::from_stream(logs::stream(reader, || true));
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
 }
 

@@ -52,6 +52,7 @@ fn cron_job(spec: &AppSpec, name: &str, meta: &ObjectMeta, cron: &Cron) -> CronJ
                     template: PodTemplateSpec {
                         metadata: Some(ObjectMeta {
                             labels: meta.labels.clone(),
+                            annotations: pod::annotations(spec, name),
                             ..ObjectMeta::default()
                         }),
                         spec: Some(template),

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use berth_api::Quantity;
-use berth_api::app::{Amounts, AppSpec, Init, Probe as Question, StrategyType};
+use berth_api::{Quantity, release};
+use berth_api::app::{Amounts, AppSpec, Init, Probe as Question, StrategyType, logs};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
-    Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext, SleepAction,
-    TCPSocketAction, Volume, VolumeMount,
+    Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource,
+    ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext,
+    SleepAction, TCPSocketAction, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as KubeQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -32,9 +32,27 @@ pub fn template(spec: &AppSpec, name: &str, meta: &ObjectMeta) -> PodTemplateSpe
     let init: Vec<Container> = spec.init.iter().map(|init| step(spec, name, init)).collect();
     pod.init_containers = Some(init).filter(|all| !all.is_empty());
     PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: annotations(spec, name),
+            ..ObjectMeta::default()
+        }),
         spec: Some(pod),
     }
+}
+
+/// What the pods tell their node: the App's logs, and whether their addresses stay.
+///
+/// A node of another kind does not listen: log directories are ordinary volumes there.
+pub fn annotations(spec: &AppSpec, name: &str) -> Option<BTreeMap<String, String>> {
+    let said = spec.logs.as_ref().map(|logs| logs.collected(name));
+    let said = said.and_then(|said| serde_json::to_string(&said).ok());
+    let mut notes = BTreeMap::new();
+    notes.extend(said.map(|said| (logs::ANNOTATION.to_owned(), said)));
+    if spec.strategy.as_ref().is_some_and(|strategy| strategy.kind == StrategyType::KeepAddress) {
+        notes.insert(release::KEEP_ADDRESS.to_owned(), "true".to_owned());
+    }
+    (!notes.is_empty()).then_some(notes)
 }
 
 /// What the App's pods and its work by the clock have in common; without containers.
@@ -161,7 +179,13 @@ fn volumes(spec: &AppSpec, name: &str) -> Vec<Volume> {
         ..Volume::default()
     };
     let secrets = spec.secrets.iter().filter(|each| each.path.is_some());
-    config::volume(spec, name).into_iter().chain(secrets.map(|each| secret(&each.name))).collect()
+    let logs = spec.logs.iter().flat_map(|logs| logs.volumes()).map(|(name, _)| Volume {
+        name,
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    });
+    let config = config::volume(spec, name).into_iter();
+    config.chain(secrets.map(|each| secret(&each.name))).chain(logs).collect()
 }
 
 fn mounts(spec: &AppSpec) -> Vec<VolumeMount> {
@@ -178,7 +202,12 @@ fn mounts(spec: &AppSpec) -> Vec<VolumeMount> {
         mount_path: disk.path.clone(),
         ..VolumeMount::default()
     });
-    config::mounts(spec).into_iter().chain(secrets).chain(disks).collect()
+    let logs = spec.logs.iter().flat_map(|logs| logs.volumes()).map(|(name, path)| VolumeMount {
+        name,
+        mount_path: path.to_owned(),
+        ..VolumeMount::default()
+    });
+    config::mounts(spec).into_iter().chain(secrets).chain(disks).chain(logs).collect()
 }
 
 fn ports(spec: &AppSpec) -> Vec<ContainerPort> {

@@ -134,3 +134,27 @@ fn a_canary_by_the_balancer_is_written_on_its_routes() {
     assert!(steady.trial.is_none() && steady.trial_routes.is_empty());
     assert!(steady.ingress.expect("it is reached").metadata.annotations.is_none());
 }
+
+#[test]
+fn log_directories_are_volumes_that_the_node_is_told_of() {
+    let all = wanted(json!({
+        "image": "hello:1", "logs": { "directories": ["/var/log/a", "/export/Logs"] },
+        "cron": [{ "name": "tidy", "schedule": "0 3 * * *" }],
+    }));
+    let cron = &all["cron_jobs"][0]["spec"]["jobTemplate"]["spec"]["template"];
+    for template in [&all["deployment"]["spec"]["template"], cron] {
+        let pod = &template["spec"];
+        assert_eq!(pod["volumes"][1], json!({ "name": "logs-1", "emptyDir": {} }));
+        let mounts = &pod["containers"][0]["volumeMounts"];
+        assert_eq!(mounts[0], json!({ "name": "logs-0", "mountPath": "/var/log/a" }));
+        let said = template["metadata"]["annotations"]["berth.dev/logs"].as_str();
+        let said: Value = serde_json::from_str(said.expect("said")).expect("JSON");
+        assert_eq!(
+            said,
+            json!({ "app": "hello", "keepHours": 48, "quota": "1Gi",
+                    "volumes": { "logs-0": "/var/log/a", "logs-1": "/export/Logs" } })
+        );
+    }
+    let silent = wanted(json!({ "image": "hello:1" }));
+    assert!(silent["deployment"]["spec"]["template"]["metadata"]["annotations"].is_null());
+}

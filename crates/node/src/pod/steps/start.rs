@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, HostIP, Pod, PodIP};
 
 use super::{Step, StepError};
+use crate::app_logs;
 use crate::environment;
 use crate::pod::container::{self, Made, Role};
 use crate::pod::resources::{self, Qos};
@@ -65,9 +66,16 @@ impl Step {
         let env = environment::resolve(settings, &shared.client, &pod, &container)
             .await
             .map_err(|error| StepError::new(config_error, error))?;
-        let mounts = mounts
+        let mut mounts = mounts
             .for_container(&container, &env)
             .map_err(|error| StepError::new(config_error, error))?;
+        if role == Role::Main && app_logs::is_collected(&pod) {
+            let failed = |error| StepError::new(config_error, error);
+            let of_image = shared.cri.image_env(image).await;
+            let of_image = of_image.map_err(|error| StepError::new(config_error, error))?;
+            let logs = app_logs::image_mounts(settings, &pod, name, &env, &of_image, &mounts);
+            mounts.extend(logs.map_err(failed)?);
+        }
         self.lay_files(&container, attempt, &sandbox.ips)
             .await
             .map_err(|error| StepError::new("CreateContainerError", error))?;
