@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::cri::{Cri, CriError};
 use crate::events::Events;
 use crate::images::Images;
+use crate::network::Addresses;
 use crate::pod::plan::{Cause, End};
 use crate::pod::steps::{RECORD, Shared};
 use crate::pod::worker::{Desired, Worker};
@@ -40,6 +41,7 @@ pub fn start(client: kube::Client, config: Config, cri: Cri, table: PodTable, ta
     let shared = Arc::new(Shared {
         host_dns: crate::pod::dns::of_host(),
         memory_total: resources::memory_total(),
+        addresses: Addresses::new(&config),
         config,
         cri,
         client,

@@ -7,6 +7,7 @@
 //! Service addresses are not here (berth-balancer programs them), and nothing is taken away when
 //! the process ends: pods keep their network. `teardown` removes it all.
 
+mod addresses;
 mod host_ports;
 mod sysctls;
 
@@ -20,6 +21,7 @@ use serde_json::json;
 use crate::Config;
 use crate::tool::{self, ToolError};
 
+pub(crate) use addresses::Addresses;
 pub use host_ports::start_host_ports;
 pub use sysctls::{SysctlError, restore as restore_sysctls};
 

@@ -151,6 +151,7 @@ impl Releases {
             has_candidate: candidate.is_some(),
             pods: &instances,
             only_images,
+            loses_addresses: scene::loses_addresses(&world.nodes.all()),
             frozen: self.frozen(world, app, &active),
             room: Room::NotKept,
             readings: &[],
@@ -510,6 +511,9 @@ async fn touch_pod(
     let patch = match (touch, goal) {
         (Touch::Serve, _) => json!({ "metadata": { "labels": { TRAFFIC: "on" },
             "annotations": { scene::DRAINED: null, scene::SWAPPED: null } } }),
+        (Touch::Hold, _) => {
+            json!({ "metadata": { "annotations": { release::KEEP_ADDRESS: "true" } } })
+        }
         (Touch::Drain, _) => json!({ "metadata": { "labels": { TRAFFIC: "off" },
             "annotations": { scene::DRAINED: Timestamp::now().to_string() } } }),
         (Touch::Swap { from }, Some(goal)) => {

@@ -81,6 +81,8 @@ pub struct Snapshot<'a> {
     pub pods: &'a [Instance],
     /// Whether nothing but images differs from what ran before.
     pub only_images: bool,
+    /// Why addresses cannot be handed on from pod to pod, where they cannot.
+    pub loses_addresses: Option<String>,
     /// Why nothing may start now.
     pub frozen: Option<String>,
     /// Whether there is room.
@@ -179,14 +181,9 @@ impl Run<'_> {
     /// Everything stays as it is; only the App's own number of instances is followed.
     fn hold(&mut self) {
         let replicas = self.snapshot.replicas;
-        self.plan.main = match &self.snapshot.main {
-            Some(main) => main.release.clone().map(|release| Target {
-                release: Some(release),
-                replicas,
-                ..Target::default()
-            }),
-            None => None,
-        };
+        let runs = self.snapshot.main.as_ref().and_then(|main| main.release.clone());
+        self.plan.main =
+            runs.map(|release| Target { release: Some(release), replicas, ..Target::default() });
     }
 
     /// What people or a newer release ask for.
@@ -201,7 +198,10 @@ impl Run<'_> {
         if phase == Phase::Waiting && !self.has_touched() {
             let end = if asked { Phase::Aborted } else { Phase::Superseded };
             self.end(end, why);
-        } else if self.kind() == Kind::Roll && self.snapshot.newer == Some(StrategyType::Rolling) {
+        } else if self.kind() == Kind::Roll
+            && self.snapshot.newer == Some(StrategyType::Rolling)
+            && self.in_turn().is_none()
+        {
             // The newer one rolls on from wherever this one is.
             self.end(Phase::Superseded, why);
         } else if !finishing {
@@ -259,6 +259,11 @@ impl Run<'_> {
             status.message = "paused before its first step".to_owned();
             return;
         }
+        if let Some(why) = self.impossible() {
+            self.end(Phase::Aborted, &why);
+            return;
+        }
+        let status = &mut self.plan.status;
         status.phase = Phase::Progressing;
         status.started_at.get_or_insert_with(|| self.now.to_string());
         self.proceed();
@@ -323,7 +328,7 @@ impl Run<'_> {
         let replicas = self.snapshot.replicas;
         let kind = self.kind();
         let this = self.snapshot.release;
-        if kind != Kind::Reserve && kind != Kind::Mark {
+        if !matches!(kind, Kind::Reserve | Kind::Mark | Kind::Hold) {
             self.plan.reserve = self.slots().filter(|_| self.reserves());
         }
         self.plan.traffic = Traffic::default();
@@ -354,6 +359,10 @@ impl Run<'_> {
             }
             Kind::Mark => {
                 self.plan.touch = swap::unmarked(self.snapshot.pods);
+                self.plan.touch.is_empty()
+            }
+            Kind::Hold => {
+                self.plan.touch = swap::unheld(self.snapshot.pods);
                 self.plan.touch.is_empty()
             }
             Kind::Swap => self.swap(this),
@@ -412,6 +421,7 @@ impl Run<'_> {
             paused: paused && !self.snapshot.stateful,
             partition: if self.snapshot.stateful && !stands { partition } else { 0 },
             on_delete: false,
+            in_turn: self.in_turn(),
         });
         !paused
             && main.release.as_deref() == Some(&this)
@@ -531,8 +541,8 @@ impl Run<'_> {
             self.swap(stable);
             return;
         }
-        self.plan.main =
-            Some(Target { release: Some(name(stable)), replicas, ..Target::default() });
+        let (release, in_turn) = (Some(name(stable)), self.in_turn());
+        self.plan.main = Some(Target { release, replicas, in_turn, ..Target::default() });
         if !self.snapshot.has_candidate {
             self.plan.candidate = None;
             if main.release == Some(name(stable))

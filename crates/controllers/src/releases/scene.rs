@@ -6,7 +6,7 @@ use berth_api::app::App;
 use berth_api::release::{self, Release};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodTemplateSpec};
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ use crate::workloads::pod;
 pub const DRAINED: &str = "berth.dev/drained-at";
 /// On a pod that was swapped: the container that went.
 pub const SWAPPED: &str = "berth.dev/swapped-from";
+/// On a node of Berth's own kind.
+const VOLUMES_DIR: &str = "berth.dev/volumes-dir";
 /// On a reservation: where its slots are, written by the scheduler.
 const SLOTS: &str = "berth.dev/reservation-slots";
 
@@ -147,6 +149,7 @@ fn instance(pod: &Pod, app: &str) -> Instance {
         container: main.and_then(|status| status.container_id.clone()),
         drained_at: since.and_then(|text| text.parse::<Timestamp>().ok()),
         swapped_from: pod.annotations().get(SWAPPED).cloned(),
+        holds: pod.annotations().get(release::KEEP_ADDRESS).is_some_and(|value| value == "true"),
     }
 }
 
@@ -173,4 +176,15 @@ pub fn only_images(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
         spec
     };
     bare(a) == bare(b)
+}
+
+/// Why addresses cannot be handed on from pod to pod here; `None` where they can.
+pub fn loses_addresses(nodes: &[Arc<Node>]) -> Option<String> {
+    let foreign = nodes.iter().find(|node| !node.annotations().contains_key(VOLUMES_DIR));
+    if let Some(node) = foreign {
+        let name = node.name_any();
+        return Some(format!("node {name} gives out addresses by a network that is not Berth's"));
+    }
+    let many = nodes.len() > 1;
+    many.then(|| "an address belongs to its node, and there are several nodes".to_owned())
 }

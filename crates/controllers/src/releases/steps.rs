@@ -24,6 +24,8 @@ pub enum Kind {
     Keep,
     /// Pods are marked as taking requests.
     Mark,
+    /// Pods are told to keep their addresses for who comes after them.
+    Hold,
     /// Images are swapped.
     Swap,
     /// The main workload takes the new version on.
@@ -41,6 +43,7 @@ impl Kind {
             "switch" => Kind::Switch,
             "keep" => Kind::Keep,
             "mark" => Kind::Mark,
+            "hold" => Kind::Hold,
             "swap" => Kind::Swap,
             _ => Kind::Finish,
         }
@@ -55,6 +58,7 @@ impl Kind {
             Kind::Switch => "switch",
             Kind::Keep => "keep",
             Kind::Mark => "mark",
+            Kind::Hold => "hold",
             Kind::Swap => "swap",
             Kind::Finish => "finish",
         }
@@ -105,6 +109,11 @@ pub fn of(release: &Release, ground: Ground) -> (Vec<StepStatus>, Option<&'stati
             steps.push(step(Kind::Switch, Some(0)));
             steps.push(step(Kind::Keep, Some(if at_once { 0 } else { strategy.keep_seconds })));
             steps.push(step(Kind::Finish, Some(0)));
+        }
+        StrategyType::KeepAddress => {
+            // The node hears of it by its own watch.
+            steps.push(step(Kind::Hold, Some(MARK_SECONDS)));
+            steps.push(step(Kind::Roll, Some(0)));
         }
         kind => {
             note = match kind {

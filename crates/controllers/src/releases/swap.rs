@@ -37,6 +37,8 @@ pub struct Instance {
     pub drained_at: Option<Timestamp>,
     /// The container that its image was swapped away from.
     pub swapped_from: Option<String>,
+    /// Whether its node keeps its address for who comes after it.
+    pub holds: bool,
 }
 
 /// What is done to one pod.
@@ -44,6 +46,8 @@ pub struct Instance {
 pub enum Touch {
     /// It is marked as taking requests.
     Serve,
+    /// Its address is kept.
+    Hold,
     /// No more requests go to it.
     Drain,
     /// Its image becomes the goal's.
@@ -74,6 +78,12 @@ pub fn unmarked(pods: &[Instance]) -> Vec<(String, Touch)> {
     bare.map(|pod| (pod.name.clone(), Touch::Serve)).collect()
 }
 
+/// Pods whose addresses nobody would keep.
+pub fn unheld(pods: &[Instance]) -> Vec<(String, Touch)> {
+    let bare = pods.iter().filter(|pod| !pod.holds);
+    bare.map(|pod| (pod.name.clone(), Touch::Hold)).collect()
+}
+
 /// The next moves towards `goal`, `at_once` pods at a time.
 pub fn plan(
     snapshot: &Snapshot<'_>,
@@ -90,6 +100,7 @@ pub fn plan(
             paused: !snapshot.stateful,
             on_delete: snapshot.stateful,
             partition: 0,
+            in_turn: None,
         },
         ..Swapping::default()
     };

@@ -68,6 +68,43 @@ fn what_comes_through_the_balancer_follows_the_weight_and_the_header() {
 }
 
 #[test]
+fn addresses_are_held_before_anything_goes_and_two_go_at_a_time() {
+    let mut model = Model::new(4, json!({ "type": "keepAddress" }));
+    let plan = model.step();
+    assert_eq!(plan.touch.len(), 4, "all are told to keep their addresses");
+    assert_eq!(plan.main.and_then(|target| target.release).as_deref(), Some("web-1"));
+    let mut in_turn = None;
+    for _ in 0..60 {
+        let plan = model.step();
+        if let Some(target) = plan.main.filter(|target| target.release.as_deref() == Some("web-2"))
+        {
+            in_turn = in_turn.or(target.in_turn);
+        }
+    }
+    assert_eq!(model.status().phase, Phase::Succeeded);
+    assert_eq!(in_turn, Some(2));
+    assert_eq!(model.most, 4, "nobody comes in addition");
+    let mut model = Model::new(4, json!({ "type": "keepAddress", "maxUnavailable": "25%" }));
+    model.run(5);
+    model.release.spec.abort = true;
+    let back = model.look().main.expect("a target");
+    assert_eq!((back.release.as_deref(), back.in_turn), (Some("web-1"), Some(1)));
+}
+
+#[test]
+fn where_addresses_are_anothers_keeping_them_is_refused_with_the_reason() {
+    let mut model = Model::new(4, json!({ "type": "keepAddress" }));
+    model.loses_addresses = Some("node one gives out addresses by another network".into());
+    let plan = model.look();
+    assert_eq!(plan.status.phase, Phase::Aborted);
+    assert!(plan.status.message.contains("node one gives out addresses"), "{plan:?}");
+    assert!(plan.touch.is_empty(), "nothing was touched");
+    let mut model = Model::new(4, json!({ "type": "rolling" }));
+    model.loses_addresses = Some("node one".into());
+    assert_eq!(model.look().status.phase, Phase::Progressing, "nobody else is held up");
+}
+
+#[test]
 fn blue_green_stands_beside_switches_at_once_and_back_at_once() {
     let strategy = json!({ "type": "blueGreen", "reserve": false, "keepSeconds": 30 });
     let mut model = Model::new(3, strategy);

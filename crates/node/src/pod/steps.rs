@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::cri::{Cri, v1};
 use crate::events::Events;
 use crate::images::{ImageError, Images, Present};
+use crate::network::Addresses;
 use crate::runtime_events::RuntimeEvents;
 use crate::volumes::{self, Mounts};
 use berth_daemon::Tasks;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub events: Events,
     pub runtime_events: RuntimeEvents,
     pub table: PodTable,
+    pub addresses: Addresses,
     /// The machine's own resolver.
     pub host_dns: v1::DnsConfig,
     /// The machine's memory, bytes.
@@ -108,6 +110,9 @@ impl Step {
                 Outcome::Sandbox(self.create_sandbox(attempt).await)
             }
             Action::StopSandbox { id } => {
+                if let Err(error) = self.shared.addresses.keep(&self.pod, &id) {
+                    tracing::warn!(pod = self.uid(), %error, "cannot keep a pod's address");
+                }
                 let stopped = self.shared.cri.stop_pod_sandbox(&id).await;
                 let stopped = stopped.map_err(|error| StepError::new("FailedKillPod", error));
                 Outcome::SandboxStopped(id, stopped)

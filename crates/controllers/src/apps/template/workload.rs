@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{meta, selector, short_name};
 
@@ -33,6 +34,9 @@ pub struct Target {
     pub partition: i32,
     /// For a StatefulSet: instances stay as they are until they are deleted.
     pub on_delete: bool,
+    /// So many go before as many come, instead of what the strategy says: their addresses are
+    /// handed on.
+    pub in_turn: Option<i32>,
 }
 
 /// The App's Deployment with these pods.
@@ -44,6 +48,10 @@ pub fn deployment(
 ) -> Option<Deployment> {
     let meta = marked(app, target)?;
     let name = meta.name.clone()?;
+    let (surge, unavailable) = match target.in_turn {
+        Some(count) => (IntOrString::Int(0), IntOrString::Int(count)),
+        None => (strategy.max_surge.clone(), strategy.max_unavailable.clone()),
+    };
     Some(Deployment {
         metadata: meta,
         spec: Some(DeploymentSpec {
@@ -55,8 +63,8 @@ pub fn deployment(
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(strategy.max_surge.clone()),
-                    max_unavailable: Some(strategy.max_unavailable.clone()),
+                    max_surge: Some(surge),
+                    max_unavailable: Some(unavailable),
                 }),
             }),
             min_ready_seconds: (strategy.min_ready_seconds > 0)
@@ -87,7 +95,7 @@ pub fn stateful_set(
             type_: Some("RollingUpdate".to_owned()),
             rolling_update: Some(RollingUpdateStatefulSetStrategy {
                 partition: Some(target.partition),
-                ..RollingUpdateStatefulSetStrategy::default()
+                max_unavailable: target.in_turn.map(IntOrString::Int),
             }),
         }
     };

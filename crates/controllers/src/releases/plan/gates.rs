@@ -10,6 +10,25 @@ use super::{
 use crate::releases::judge;
 
 impl Run<'_> {
+    /// Whether new instances come into the addresses of those before.
+    fn hands_on(&self) -> bool {
+        self.plan.status.steps.iter().any(|step| Kind::of(step) == Kind::Hold)
+    }
+
+    /// How many go at a time before as many come, where addresses are handed on.
+    pub(super) fn in_turn(&self) -> Option<i32> {
+        let unavailable = self.bounds().unavailable;
+        let two = 2.min(self.snapshot.replicas - 1);
+        let count = if unavailable > 0 { unavailable } else { two };
+        self.hands_on().then_some(count.max(1))
+    }
+
+    /// Why the release cannot be carried out on this ground.
+    pub(super) fn impossible(&self) -> Option<String> {
+        let why = self.snapshot.loses_addresses.as_ref().filter(|_| self.hands_on())?;
+        Some(format!("keepAddress is not possible here: {why}; choose rolling or inPlace"))
+    }
+
     /// Why the release has to be taken back, by what was measured.
     pub(super) fn judge(&mut self, index: usize) -> Option<String> {
         let spec = &self.snapshot.release.spec;

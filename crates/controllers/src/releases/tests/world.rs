@@ -32,6 +32,7 @@ pub struct Model {
     pub pods: Vec<Instance>,
     pub only_images: bool,
     pub newer: Option<StrategyType>,
+    pub loses_addresses: Option<String>,
     pub frozen: Option<String>,
     pub room: Room,
     /// Pods of release 2 never take requests.
@@ -77,6 +78,7 @@ impl Model {
             pods: pods.collect(),
             only_images: false,
             newer: None,
+            loses_addresses: None,
             frozen: None,
             room: Room::NotKept,
             broken: false,
@@ -112,6 +114,7 @@ impl Model {
             has_candidate: self.has_candidate,
             pods: &self.pods,
             only_images: self.only_images,
+            loses_addresses: self.loses_addresses.clone(),
             frozen: self.frozen.clone(),
             room: self.room.clone(),
             readings: &self.readings,
@@ -195,6 +198,7 @@ impl Model {
                 pod.drained_at = None;
                 pod.swapped_from = None;
             }
+            Touch::Hold => pod.holds = true,
             Touch::Drain => {
                 pod.serves = Some(false);
                 pod.drained_at = Some(now);

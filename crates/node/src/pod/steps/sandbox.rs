@@ -30,7 +30,9 @@ impl Step {
         tokio::fs::create_dir_all(&config.log_directory).await.map_err(io)?;
         let record = serde_json::to_vec(&*self.pod).unwrap_or_default();
         write_private(&pod_dir.join(RECORD), &record).await.map_err(io)?;
-        let made = shared.cri.run_pod_sandbox(config).await;
+        let addresses = &shared.addresses;
+        let inherited = addresses.inherit(&self.pod, &shared.table).await.map_err(io)?;
+        let made = addresses.make(inherited, &self.pod, shared.cri.run_pod_sandbox(config)).await;
         made.map(drop).map_err(|error| StepError::new("FailedCreatePodSandBox", error))
     }
 
