@@ -69,8 +69,11 @@ use tokio::sync::watch;
 
 use berth_daemon::Tasks;
 
+use crate::streams::NotHad;
+
 pub use clusters::{Sites, follow_others};
 pub use lenient::Lenient;
+pub(crate) use routes::{At, Place, StreamRoute, stream_routes};
 pub use routes::{Scope, Table, routes};
 pub use serve::{ServeError, serve};
 pub use snapshot::{GatewayObjects, Snapshot};
@@ -187,11 +190,12 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let (sender, worlds) = watch::channel(None);
     let (told, tables) = watch::channel(None);
+    let (not_had, refused) = watch::channel(NotHad::new());
     // Pods go on changing under the requests that are still open in a drain.
     let lasting = serve::outlasting(tasks);
     snapshot::follow_cluster(&client, sites, sender, &lasting);
-    tasks.spawn_until_stop("ingress-status", status::keep(client, config.clone(), tables));
-    let served = serve::serve_telling(config, worlds, told, tasks).await;
+    tasks.spawn_until_stop("ingress-status", status::keep(client, config.clone(), tables, refused));
+    let served = serve::serve_telling(config, worlds, (told, not_had), tasks).await;
     lasting.cancel();
     served
 }

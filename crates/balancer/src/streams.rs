@@ -1,11 +1,13 @@
 //! TCP and UDP for Services, in user space: what the kernel's rules cannot do.
 //!
 //! ```text
-//! API ──reflectors──▶ Snapshot ──plan()──▶ Streams ──swap──▶ every connection looks up once
-//!                                             └──▶ listeners are opened and closed
+//! API ──reflectors──▶ Services ──plan──▶ Streams ──swap──▶ every connection looks up once
+//!                 └─▶ Gateways ───┘         └──▶ listeners are opened and closed
 //! ```
 //!
-//! A Service says by annotation where it wants to be reached (docs/BALANCER_L4.md):
+//! A Gateway has listeners for TCP, UDP and TLS passed through, which `berth balancer` opens beside
+//! those of HTTP: its routes say who is behind them, by weight. Or a Service says by annotation where it
+//! wants to be reached, which `berth balancer streams` does (docs/BALANCER_L4.md):
 //! `berth.dev/listen: tcp/3306=mysql, udp/53=dns, tls/8443=https`. Several Services may share a
 //! `tls` port: the name in the client's hello decides, and nothing is decrypted. Endpoints are
 //! picked, checked, ejected and limited as for HTTP, a connection counting as a request; weights
@@ -21,11 +23,11 @@
 //!   listeners, lets what is open go on until the deadline, and cuts the rest.
 //!
 //! # What it refuses
-//! TCPRoute, UDPRoute and TLSRoute of the Gateway API, ending TLS, UDP with PROXY protocol.
+//! Ending TLS, UDP with PROXY protocol, IPv6 endpoints.
 
 mod plan;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,13 +42,19 @@ use tokio::time::{Instant, timeout_at};
 use berth_daemon::{Ready, Tasks};
 
 use crate::follow::follow;
-use crate::l7::{Sites, Snapshot, health, pick};
+use crate::l7::{self, Place, Sites, Snapshot, Table, World, health, pick, stream_routes};
 use crate::{tcp, udp};
 
-pub(crate) use plan::{Streams, Target, plan};
+pub(crate) use plan::{Streams, Target};
+
+/// Ports that the system did not give us, and why.
+pub(crate) type NotHad = BTreeMap<Place, String>;
 
 /// Connections that wait in the kernel until they are accepted.
 const BACKLOG: i32 = 4096;
+
+/// When a port that was not to be had is asked for again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// How one process works.
 #[derive(Clone, Debug)]
@@ -149,7 +157,7 @@ pub async fn run(
 /// When the health port cannot be had.
 pub async fn serve(
     config: Config,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     tasks: &Tasks,
 ) -> Result<(), StreamsError> {
     let address = config.health;
@@ -157,6 +165,37 @@ pub async fn serve(
     let probes = probes.map_err(|source| StreamsError::Health { address, source })?;
     let ready = Ready::default();
     tasks.spawn_until_stop("health", health::serve(probes, ready.clone()));
+    let planned =
+        |snapshot: &Snapshot, before: &Streams| plan::of_services(&World::from(snapshot), before);
+    carry(config, (snapshots, planned), (ready, watch::Sender::default()), tasks).await;
+    Ok(())
+}
+
+/// Serves what Gateways in `tables` say until `tasks` are told to stop, then drains; `not_had` is
+/// told of the ports that are not to be had.
+pub(crate) async fn serve_gateways(
+    http: l7::Config,
+    tables: watch::Receiver<Option<Arc<Table>>>,
+    not_had: watch::Sender<NotHad>,
+    tasks: Tasks,
+) {
+    let mut config = Config::new(http.http.ip(), http.health);
+    (config.connect_timeout, config.drain) = (http.connect_timeout, http.drain);
+    let scope = http.scope();
+    let planned = move |table: &Table, before: &Streams| {
+        let (routes, _) = stream_routes(table.world(), &scope, &NotHad::new());
+        plan::of_routes(table.world(), &routes, before)
+    };
+    carry(config, (tables, planned), (Ready::default(), not_had), &tasks).await;
+}
+
+/// Serves what is planned from what comes, until `tasks` are told to stop, then drains.
+async fn carry<T>(
+    config: Config,
+    (mut source, plan): (watch::Receiver<Option<Arc<T>>>, impl Fn(&T, &Streams) -> Streams),
+    (ready, not_had): (Ready, watch::Sender<NotHad>),
+    tasks: &Tasks,
+) {
     let streams: Arc<ArcSwap<Streams>> = Arc::default();
     let checked = streams.clone();
     let checks = health::keep_checked(move || checked.load().sets(), tasks.clone());
@@ -167,18 +206,43 @@ pub async fn serve(
         Serving { config, streams: streams.clone(), room: room.clone(), tasks: tasks.clone() };
     let mut listeners = Listeners { open: HashMap::new(), serving: serving.clone() };
     loop {
+        let Some(seen) = source.borrow_and_update().clone() else {
+            tokio::select! {
+                () = tasks.stopping() => break,
+                changed = source.changed() => if changed.is_err() {
+                    tasks.stopping().await;
+                    break;
+                },
+            }
+            continue;
+        };
+        streams.store(Arc::new(plan(&seen, &streams.load())));
+        drop(seen);
+        let refused = listeners.follow(&streams.load());
+        let refused_some = !refused.is_empty();
+        not_had.send_if_modified(|before| {
+            let differs = *before != refused;
+            *before = refused;
+            differs
+        });
+        ready.set(true);
+        let again = async {
+            // Who has the port may leave it.
+            if refused_some {
+                tokio::time::sleep(AGAIN).await
+            } else {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             () = tasks.stopping() => break,
-            changed = snapshots.changed() => if changed.is_err() {
+            () = again => {}
+            changed = source.changed() => if changed.is_err() {
                 // Nobody will say more; what is known holds.
                 tasks.stopping().await;
                 break;
             },
         }
-        let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
-        streams.store(Arc::new(plan(&snapshot, &streams.load())));
-        listeners.follow(&streams.load());
-        ready.set(true);
     }
     ready.set(false);
     drop(listeners);
@@ -188,7 +252,6 @@ pub async fn serve(
         let open = serving.config.max_connections - room.available_permits();
         tracing::warn!(open, "connections cut at the end of the drain");
     }
-    Ok(())
 }
 
 /// What every listener needs.
@@ -202,9 +265,6 @@ pub(crate) struct Serving {
     pub(crate) tasks: Tasks,
 }
 
-/// TCP or UDP, and the port.
-type Place = (bool, u16);
-
 /// The open ports; one that is dropped closes.
 struct Listeners {
     open: HashMap<Place, Tasks>,
@@ -212,9 +272,10 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn follow(&mut self, streams: &Streams) {
-        let tcp = streams.tcp.keys().map(|port| (true, *port));
-        let wanted: Vec<Place> = tcp.chain(streams.udp.keys().map(|port| (false, *port))).collect();
+    /// Opens and closes what differs; what could not be opened, and why.
+    fn follow(&mut self, streams: &Streams) -> NotHad {
+        let tcp = streams.tcp.keys().copied().map(Place::Tcp);
+        let wanted: Vec<Place> = tcp.chain(streams.udp.keys().copied().map(Place::Udp)).collect();
         self.open.retain(|place, group| {
             let stays = wanted.contains(place);
             if !stays {
@@ -222,39 +283,49 @@ impl Listeners {
             }
             stays
         });
-        for (is_tcp, port) in wanted {
-            if self.open.contains_key(&(is_tcp, port)) {
+        let mut refused = NotHad::new();
+        for place in wanted {
+            if self.open.contains_key(&place) {
                 continue;
             }
             let group = self.serving.tasks.child();
-            let address = SocketAddr::new(self.serving.config.bind, port);
-            match self.start(is_tcp, address, &group) {
+            match self.start(place, &group) {
                 Ok(()) => {
-                    tracing::info!(%address, protocol = if is_tcp { "TCP" } else { "UDP" }, "serving");
-                    self.open.insert((is_tcp, port), group);
+                    tracing::info!(?place, "serving");
+                    self.open.insert(place, group);
                 }
-                Err(error) => tracing::warn!(%address, %error, "a Service's port is not to be had"),
+                Err(error) => {
+                    tracing::warn!(?place, %error, "a port is not to be had");
+                    refused.insert(place, error.to_string());
+                }
             }
         }
+        refused
     }
 
-    fn start(&self, is_tcp: bool, address: SocketAddr, group: &Tasks) -> std::io::Result<()> {
-        let kind = if is_tcp { Type::STREAM } else { Type::DGRAM };
-        let protocol = if is_tcp { Protocol::TCP } else { Protocol::UDP };
+    fn start(&self, place: Place, group: &Tasks) -> std::io::Result<()> {
+        let (kind, protocol, port) = match place {
+            Place::Tcp(port) => (Type::STREAM, Protocol::TCP, port),
+            Place::Udp(port) => (Type::DGRAM, Protocol::UDP, port),
+        };
+        let address = SocketAddr::new(self.serving.config.bind, port);
         let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         let serving = self.serving.clone();
-        if is_tcp {
-            socket.listen(BACKLOG)?;
-            let listener = tokio::net::TcpListener::from_std(socket.into())?;
-            let stop = group.clone();
-            group.spawn("tcp", tcp::accept(listener, address.port(), serving, stop));
-        } else {
-            let socket = tokio::net::UdpSocket::from_std(socket.into())?;
-            group.spawn_until_stop("udp", udp::serve(socket, address.port(), serving));
+        match place {
+            Place::Tcp(_) => {
+                socket.listen(BACKLOG)?;
+                let listener = tokio::net::TcpListener::from_std(socket.into())?;
+                let stop = group.clone();
+                group.spawn("tcp", tcp::accept(listener, port, serving, stop));
+            }
+            Place::Udp(_) => {
+                let socket = tokio::net::UdpSocket::from_std(socket.into())?;
+                group.spawn_until_stop("udp", udp::serve(socket, port, serving));
+            }
         }
         Ok(())
     }
@@ -266,13 +337,12 @@ impl Drop for Listeners {
     }
 }
 
-/// Picks for a client that was at `tried` in vain.
+/// Picks in `set` for a client that was at `tried` in vain.
 pub(crate) fn pick_for(
-    target: &Target,
+    set: &Arc<pick::BackendSet>,
     client: SocketAddr,
     tried: &[std::net::SocketAddrV4],
 ) -> Result<pick::OpenRequest, String> {
-    let set = target.set.as_ref().map_err(ToString::to_string)?;
     let key = set.key(Some(client.ip()), |_| None);
     set.pick(tried, key, pick::random()).map_err(|refused| refused.to_string())
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use berth_daemon::Tasks;
 
-use crate::l7::pick::OpenRequest;
+use crate::l7::pick::{self, OpenRequest};
 use crate::proxy_protocol::{self, Ends};
 use crate::sni;
 use crate::streams::{Serving, Target, pick_for};
@@ -38,8 +38,8 @@ enum Refused {
     Proxy(#[from] proxy_protocol::Malformed),
     #[error(transparent)]
     Hello(#[from] sni::Malformed),
-    #[error("no Service has the name {0:?}")]
-    NoService(Option<String>),
+    #[error("nobody has the name {0:?}")]
+    Nobody(Option<String>),
     #[error("{service}: {why}")]
     NoEndpoint { service: String, why: String },
     #[error("{service} has as many connections as it may")]
@@ -103,7 +103,7 @@ async fn carry(
     let mut read = Vec::new();
     let mut ends = Ends { from: peer, to: client.local_addr()? };
     let streams = serving.streams.load_full();
-    let Some(door) = streams.tcp.get(&port) else { return Err(Refused::NoService(None)) };
+    let Some(door) = streams.tcp.get(&port) else { return Err(Refused::Nobody(None)) };
     let says = async {
         if door.proxied {
             ends = proxy_header(&mut client, &mut read).await?.unwrap_or(ends);
@@ -112,11 +112,11 @@ async fn carry(
     };
     let name = timeout(serving.config.hello_timeout, says).await.map_err(|_| Refused::Late)??;
     let Some(target) = door.target(name.as_deref()).cloned() else {
-        return Err(Refused::NoService(name));
+        return Err(Refused::Nobody(name));
     };
     drop(streams);
     let Some(_counted) = target.enter() else {
-        return Err(Refused::Full { service: target.service.clone() });
+        return Err(Refused::Full { service: target.name.clone() });
     };
     let (mut server, open) = connect(&target, ends.from, serving.config.connect_timeout).await?;
     let mut first =
@@ -174,8 +174,10 @@ async fn connect(
 ) -> Result<(TcpStream, OpenRequest), Refused> {
     let mut tried = Vec::new();
     let mut last = String::new();
+    let refused = |why| Refused::NoEndpoint { service: target.name.clone(), why };
+    let set = target.choose(pick::random()).map_err(refused)?;
     while tried.len() < TRIES {
-        let open = match pick_for(target, client, &tried) {
+        let open = match pick_for(set, client, &tried) {
             Ok(open) => open,
             Err(why) => {
                 last = why;
@@ -196,5 +198,5 @@ async fn connect(
         open.refused();
         tried.push(address);
     }
-    Err(Refused::NoEndpoint { service: target.service.clone(), why: last })
+    Err(refused(last))
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::l7::pick::{OpenRequest, now_us};
+use crate::l7::pick::{self, OpenRequest, now_us};
 use crate::streams::{Serving, Target, pick_for};
 
 /// The longest datagram.
@@ -100,7 +100,7 @@ pub(crate) async fn serve(socket: UdpSocket, port: u16, serving: Serving) {
                 of_flow.spawn_until_stop("flow", answers(flow.clone(), door.clone(), client));
                 flows.insert(client, (flow, of_flow));
             }
-            Err(why) => tracing::debug!(service = target.service, %client, why, "dropped"),
+            Err(why) => tracing::debug!(of = target.name, %client, why, "dropped"),
         }
     }
 }
@@ -121,15 +121,16 @@ fn retain(
 
 fn is_behind(flow: &Flow, target: &Target) -> bool {
     let address = flow.open.endpoint().address();
-    let set = target.set.as_ref().ok();
-    set.is_some_and(|set| set.endpoints().any(|endpoint| endpoint.address() == address))
+    target.sets().any(|set| set.endpoints().any(|endpoint| endpoint.address() == address))
 }
 
 async fn begin(target: &Target, client: SocketAddr) -> Result<Flow, String> {
-    let open = pick_for(target, client, &[])?;
+    let open = pick_for(target.choose(pick::random())?, client, &[])?;
     let connected = async {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
         socket.connect(SocketAddr::V4(open.endpoint().address())).await?;
+        // Of a new socket it is not known yet that it has room: the first datagram would be lost.
+        socket.writable().await?;
         io::Result::Ok(socket)
     };
     let socket = connected.await.map_err(|error| error.to_string())?;

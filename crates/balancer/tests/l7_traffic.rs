@@ -15,6 +15,8 @@ mod plain;
 mod pods;
 #[path = "l7/secured.rs"]
 mod secured;
+#[path = "l7/streams.rs"]
+mod streams;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -22,6 +22,7 @@ mod gateways;
 mod http_rules;
 mod matching;
 mod parts;
+mod stream_routes;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,6 +42,8 @@ use cell::Cell;
 pub(super) use conditions::{Found as FoundCondition, GatewayReport, Reports, RouteReport};
 use gateways::Ground;
 pub(super) use matching::Asked;
+pub(super) use stream_routes::StreamReports;
+pub(crate) use stream_routes::{At, Place, StreamRoute, stream_routes};
 use parts::{Part, PartKey, Ruled, Used, Users};
 
 /// For whom and where a table is made.
@@ -290,12 +293,15 @@ impl Table {
             && ours.ingresses.is_same(&theirs.ingresses)
             && ours.http.is_same(&theirs.http)
             && ours.grpc.is_same(&theirs.grpc)
+            && ours.tcp.is_same(&theirs.tcp)
+            && ours.udp.is_same(&theirs.udp)
+            && ours.tls.is_same(&theirs.tls)
             && ours.gateways.is_same(&theirs.gateways)
             && ours.gateway_classes.is_same(&theirs.gateway_classes)
     }
 
     /// What it was made from.
-    pub(super) fn world(&self) -> &World {
+    pub(crate) fn world(&self) -> &World {
         &self.world
     }
 

@@ -25,6 +25,7 @@ use super::proxy::{Copier, LONGEST_HEADER, MOST_TRIES, Proxy};
 use super::routes::{Scope, Table};
 use super::upgrade::RequestFirst;
 use super::{Config, World, health, saved};
+use crate::streams::{self, NotHad};
 
 /// How long idle connections get to take another request's `Connection: close` with them.
 const LEAVE_BY_THEMSELVES: Duration = Duration::from_secs(2);
@@ -70,17 +71,21 @@ pub async fn serve(
     worlds: watch::Receiver<Option<World>>,
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
-    serve_telling(config, worlds, watch::channel(None).0, tasks).await
+    let nobody = (watch::channel(None).0, watch::channel(NotHad::new()).0);
+    serve_telling(config, worlds, nobody, tasks).await
 }
 
-/// [`serve`], with every table told to `told` once it is in force.
+/// [`serve`], with every table told once it is in force, and the ports that are not to be had.
 pub(super) async fn serve_telling(
     config: Config,
     worlds: watch::Receiver<Option<World>>,
-    told: watch::Sender<Option<Arc<Table>>>,
+    (told, not_had): (watch::Sender<Option<Arc<Table>>>, watch::Sender<NotHad>),
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
     let lasting = outlasting(tasks);
+    let streams =
+        streams::serve_gateways(config.clone(), told.subscribe(), not_had, tasks.clone());
+    tasks.spawn("streams", streams);
     let served = serve_and_drain(config, worlds, told, tasks, &lasting).await;
     lasting.stop(LAST_WORDS).await;
     served

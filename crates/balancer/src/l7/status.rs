@@ -16,8 +16,9 @@ use tokio::time::timeout;
 
 use berth_daemon::Backoff;
 
-use super::routes::Table;
+use super::routes::{StreamReports, Table, stream_routes};
 use super::{Address, Config, World};
+use crate::streams::NotHad;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -26,21 +27,30 @@ pub(super) async fn keep(
     client: Client,
     config: Config,
     mut tables: watch::Receiver<Option<Arc<Table>>>,
+    mut not_had: watch::Receiver<NotHad>,
 ) {
     let addresses: Vec<_> = config.addresses.iter().map(entry).collect();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let mut written: Option<Arc<Table>> = None;
+    let mut written: Option<(Arc<Table>, StreamReports)> = None;
     loop {
         let table = tables.borrow_and_update().clone();
         let mut failed = false;
-        let says_more = |table: &&Arc<Table>| {
-            written.as_ref().is_none_or(|written| !written.says_the_same(table))
+        let refused = not_had.borrow_and_update().clone();
+        let says = table.map(|table| {
+            let (_, streams) = stream_routes(table.world(), &config.scope(), &refused);
+            (table, streams)
+        });
+        let says_more = |(table, streams): &&(Arc<Table>, StreamReports)| {
+            written.as_ref().is_none_or(|(before, said)| {
+                !before.says_the_same(table) || said != streams
+            })
         };
-        if let Some(table) = table.as_ref().filter(says_more) {
+        if let Some((table, streams)) = says.as_ref().filter(says_more) {
             let world = table.world();
             if !world.gateway_classes.is_empty() {
-                let (objects, reports) = (world.gateway(), table.reports());
-                failed |= !gateway::write(&client, &objects, &reports, &config.addresses).await;
+                let (objects, reports) = (world.gateway(), table.reports().with(streams.clone()));
+                let (addresses, versions) = (&config.addresses, &world.versions);
+                failed |= !gateway::write(&client, &objects, &reports, addresses, versions).await;
             }
             for ingress in outdated(world, &config.ingress_class, &addresses) {
                 failed |= !write(&client, &ingress, &addresses).await;
@@ -52,9 +62,10 @@ pub(super) async fn keep(
             continue;
         }
         backoff.reset();
-        written = table;
-        if tables.changed().await.is_err() {
-            return;
+        written = says;
+        tokio::select! {
+            changed = tables.changed() => if changed.is_err() { return },
+            Ok(()) = not_had.changed() => {}
         }
     }
 }

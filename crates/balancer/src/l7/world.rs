@@ -3,6 +3,7 @@
 //! A [`Snapshot`](super::Snapshot) is the same as plain lists. Of two worlds it is known at once
 //! what differs, so a table is carried on from one to the next by what that touches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
@@ -42,6 +43,8 @@ pub struct World {
     pub(crate) grants: Objects<Lenient<ReferenceGrant>>,
     pub(crate) namespaces: Objects<PartialObjectMeta<Namespace>>,
     pub(crate) slices: Slices,
+    /// The versions of the Gateway API's kinds that are followed, by plural.
+    pub(crate) versions: BTreeMap<String, String>,
     /// Where this process is.
     pub(crate) zone: Option<String>,
     /// The first cluster's name.

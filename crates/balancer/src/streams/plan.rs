@@ -1,16 +1,17 @@
-//! From Services to doors: which ports are open, and who is behind them. Pure.
+//! From Services, or routes of Gateways, to doors: which ports are open, and who is behind them.
+//! Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use kube::ResourceExt;
 
-use crate::l7::Snapshot;
-use crate::l7::clusters::{Backends, NoEndpoints, PortWanted};
+use crate::l7::clusters::{Backends, PortWanted};
 use crate::l7::pick::{BackendSet, Sets};
+use crate::l7::{At, Place, StreamRoute, World};
 use crate::proxy_protocol::Version;
 
 const LISTEN: &str = "berth.dev/listen";
@@ -25,7 +26,7 @@ pub(crate) struct Streams {
     pub(crate) tcp: BTreeMap<u16, TcpDoor>,
     pub(crate) udp: BTreeMap<u16, UdpDoor>,
     sets: Sets,
-    /// Open connections of each Service, carried on from plan to plan.
+    /// Open connections of each Service or route, carried on from plan to plan.
     open: HashMap<String, Arc<AtomicUsize>>,
 }
 
@@ -34,11 +35,20 @@ pub(crate) struct Streams {
 pub(crate) struct TcpDoor {
     /// Whether clients come by a proxy that says who they are.
     pub(crate) proxied: bool,
+    /// Whether only TLS is spoken, whoever is behind it.
+    tls: bool,
     /// Who gets everything.
     all: Option<Arc<Target>>,
     /// By the name in the hello; `*.x` under `x`.
     names: HashMap<String, Arc<Target>>,
-    wildcards: HashMap<String, Arc<Target>>,
+    wildcards: HashMap<String, Wildcard>,
+}
+
+#[derive(Debug)]
+struct Wildcard {
+    target: Arc<Target>,
+    /// Whether it stands for several labels too, as those of Gateways do.
+    deep: bool,
 }
 
 /// An open UDP port.
@@ -47,12 +57,13 @@ pub(crate) struct UdpDoor {
     pub(crate) target: Arc<Target>,
 }
 
-/// A Service's port behind a door.
+/// Who is behind a door.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// `NAMESPACE/NAME`.
-    pub(crate) service: String,
-    pub(crate) set: Result<Arc<BackendSet>, NoEndpoints>,
+    /// `NAMESPACE/NAME` of a Service, or `TCPRoute NAMESPACE/NAME`.
+    pub(crate) name: String,
+    /// The Services' ports that share the connections, each with its weight.
+    behind: Vec<(u32, Result<Arc<BackendSet>, String>)>,
     /// What endpoints are told of the client.
     pub(crate) tell: Option<Version>,
     pub(crate) idle: Option<Duration>,
@@ -73,14 +84,27 @@ pub(crate) struct Proxied {
 impl TcpDoor {
     /// Whether the hello has to be read to know who is meant.
     pub(crate) fn asks_for_name(&self) -> bool {
-        !self.names.is_empty() || !self.wildcards.is_empty()
+        self.tls || !self.names.is_empty() || !self.wildcards.is_empty()
     }
 
-    /// Who is behind `name`: as given, then by its wildcard one label up, then who takes all.
+    /// Who is behind `name`: as given, then by the longest wildcard, then who takes all.
     pub(crate) fn target(&self, name: Option<&str>) -> Option<&Arc<Target>> {
-        let wildcard = |name: &str| self.wildcards.get(name.split_once('.')?.1);
-        let named = name.and_then(|name| self.names.get(name).or_else(|| wildcard(name)));
+        let named = name.and_then(|name| self.names.get(name).or_else(|| self.wildcard(name)));
         named.or(self.all.as_ref())
+    }
+
+    fn wildcard(&self, name: &str) -> Option<&Arc<Target>> {
+        let (mut rest, mut labels) = (name, 0);
+        while let Some((_, domain)) = rest.split_once('.') {
+            labels += 1;
+            if let Some(found) = self.wildcards.get(domain)
+                && (found.deep || labels == 1)
+            {
+                return Some(&found.target);
+            }
+            rest = domain;
+        }
+        None
     }
 }
 
@@ -88,6 +112,24 @@ impl TcpDoor {
 pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl Target {
+    /// The Service's port that a connection goes to, by weight.
+    pub(crate) fn choose(&self, random: u64) -> Result<&Arc<BackendSet>, String> {
+        let all: u64 = self.behind.iter().map(|(weight, _)| u64::from(*weight)).sum();
+        let mut at = random.checked_rem(all).ok_or("no backend has any weight")?;
+        for (weight, set) in &self.behind {
+            match at.checked_sub(u64::from(*weight)) {
+                Some(rest) => at = rest,
+                None => return set.as_ref().map_err(String::clone),
+            }
+        }
+        Err("no backend has any weight".to_owned())
+    }
+
+    /// Every set of endpoints behind it, without any weight too.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &Arc<BackendSet>> {
+        self.behind.iter().filter_map(|(_, set)| set.as_ref().ok())
+    }
+
     /// Counts a connection, unless the Service has as many as it may.
     pub(crate) fn enter(&self) -> Option<Counted> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
@@ -114,80 +156,186 @@ pub(super) fn is_listened(service: &Arc<Service>) -> bool {
     service.annotations().contains_key(LISTEN)
 }
 
-/// What is served for `snapshot`; what is known of endpoints is taken over from `before`.
+/// What Services in `world` ask for by annotation; what is known of endpoints is taken over from
+/// `before`.
 ///
 /// # Guarantees
 /// The order of objects does not matter. Where two Services claim a door, or a name at one, the
 /// older has it (then the first by namespace and name). What cannot be read is named in the log,
 /// and the rest of the annotation holds.
-pub(crate) fn plan(snapshot: &Snapshot, before: &Streams) -> Streams {
-    let mut services: Vec<_> = snapshot.services.iter().filter(|s| is_listened(s)).collect();
+pub(crate) fn of_services(world: &World, before: &Streams) -> Streams {
+    let mut services: Vec<_> = world.services.values().filter(|s| is_listened(s)).collect();
     services.sort_by_cached_key(|service| {
         let created = service.creation_timestamp().map(|time| time.0);
         (created, service.namespace(), service.name_any())
     });
     let mut streams = Streams::default();
-    let mut backends = Backends::new(snapshot, &before.sets);
+    let mut backends = Backends::within(world, &before.sets);
     for service in services {
-        add(&mut streams, service, &mut backends, before);
+        add_service(&mut streams, service, &mut backends, before);
     }
     streams.sets = backends.finish();
     streams
 }
 
-fn add(streams: &mut Streams, service: &Service, backends: &mut Backends<'_>, before: &Streams) {
-    let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
-    let full = format!("{namespace}/{name}");
-    let said = |key: &str| service.annotations().get(key).map(String::as_str).unwrap_or_default();
-    let refuse = |why: String| tracing::warn!(service = full, "{why}");
-    let proxied = proxied(said(PROXY_PROTOCOL)).unwrap_or_else(|| {
-        refuse(format!("{PROXY_PROTOCOL} is not understood: {:?}", said(PROXY_PROTOCOL)));
-        Proxied::default()
-    });
-    let idle = said(IDLE).strip_suffix('s').and_then(|text| text.parse().ok());
-    let names = said(SNI).split(',').map(|name| name.trim().to_ascii_lowercase());
-    let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
-    let known = before.open.get(&full).cloned().unwrap_or_default();
-    let open = streams.open.entry(full.clone()).or_insert(known).clone();
-    for word in said(LISTEN).split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let Some((kind, number, port)) = listen(word) else {
-            refuse(format!("{LISTEN} is not understood: {word:?}"));
-            continue;
-        };
-        let set = backends.of((&namespace, &name), port, ("", &BTreeMap::new()));
-        let target = Arc::new(Target {
-            service: full.clone(),
-            set,
-            tell: proxied.outward,
-            idle: idle.map(Duration::from_secs),
-            max_connections: said(MAX_CONNECTIONS).parse().unwrap_or(0),
-            open: open.clone(),
+/// What routes of Gateways ask for, which say themselves that no two claim the same.
+pub(crate) fn of_routes(world: &World, routes: &[StreamRoute], before: &Streams) -> Streams {
+    let mut streams = Streams::default();
+    let mut backends = Backends::within(world, &before.sets);
+    for route in routes {
+        let said = Said::read(&route.name, &route.annotations);
+        let behind = route.targets.iter().map(|target| {
+            let set = target.to.clone().and_then(|((namespace, service), name, number)| {
+                // Names of ports are unique, numbers with their protocol only.
+                let port = name.as_deref().map_or(PortWanted::Number(number), PortWanted::Name);
+                let route = (route.name.as_str(), &route.annotations);
+                backends.of((&namespace, &service), port, route).map_err(|why| why.to_string())
+            });
+            (target.weight, set)
         });
-        let taken = match kind {
-            "udp" => {
-                let free = !streams.udp.contains_key(&number);
-                streams.udp.entry(number).or_insert(UdpDoor { target });
-                !free
-            }
-            kind => {
-                let new = TcpDoor { proxied: proxied.inward, ..TcpDoor::default() };
-                let door = streams.tcp.entry(number).or_insert(new);
-                if door.proxied != proxied.inward {
-                    refuse(format!("{word}: another Service decided on PROXY protocol there"));
-                    continue;
+        let behind: Vec<_> = behind.collect();
+        let open = streams.count(&route.name, before);
+        let target = Arc::new(said.target(behind, open));
+        for (at, name) in &route.doors {
+            let names: &[String] = if name.is_empty() { &[] } else { std::slice::from_ref(name) };
+            let taken = match at.place() {
+                Place::Udp(port) => streams.add_udp(port, &target),
+                Place::Tcp(port) => {
+                    let tls = matches!(at, At::Tls(_));
+                    let new =
+                        || TcpDoor { proxied: said.proxied.inward, tls, ..TcpDoor::default() };
+                    let door = streams.tcp.entry(port).or_insert_with(new);
+                    if door.proxied != said.proxied.inward {
+                        said.refuse(&format!("{port}: another route decided on PROXY protocol"));
+                        continue;
+                    }
+                    door.add(names, true, &target)
                 }
-                door.add(if kind == "tls" { &names } else { &[] }, &target)
+            };
+            if taken {
+                said.refuse(&format!("{port:?} {name}: another route has it", port = at.place()));
             }
-        };
-        if taken {
-            refuse(format!("{word}: an older Service has it"));
+        }
+    }
+    streams.sets = backends.finish();
+    streams
+}
+
+/// What an object's annotations say of how its connections are carried.
+struct Said<'a> {
+    name: &'a str,
+    proxied: Proxied,
+    idle: Option<Duration>,
+    max_connections: usize,
+}
+
+impl<'a> Said<'a> {
+    fn read(name: &'a str, annotations: &BTreeMap<String, String>) -> Self {
+        let said = |key: &str| annotations.get(key).map(String::as_str).unwrap_or_default();
+        let idle = said(IDLE).strip_suffix('s').and_then(|text| text.parse().ok());
+        let max_connections = said(MAX_CONNECTIONS).parse().unwrap_or(0);
+        let idle = idle.map(Duration::from_secs);
+        let mut read = Self { name, proxied: Proxied::default(), idle, max_connections };
+        match proxied(said(PROXY_PROTOCOL)) {
+            Some(proxied) => read.proxied = proxied,
+            None => {
+                let said = said(PROXY_PROTOCOL);
+                read.refuse(&format!("{PROXY_PROTOCOL} is not understood: {said:?}"));
+            }
+        }
+        read
+    }
+
+    fn refuse(&self, why: &str) {
+        tracing::warn!(of = self.name, "{why}");
+    }
+
+    fn target(
+        &self,
+        behind: Vec<(u32, Result<Arc<BackendSet>, String>)>,
+        open: Arc<AtomicUsize>,
+    ) -> Target {
+        Target {
+            name: self.name.to_owned(),
+            behind,
+            tell: self.proxied.outward,
+            idle: self.idle,
+            max_connections: self.max_connections,
+            open,
         }
     }
 }
 
+impl Streams {
+    /// The connections open of who is called `name`.
+    fn count(&mut self, name: &str, before: &Self) -> Arc<AtomicUsize> {
+        let known = before.open.get(name).cloned().unwrap_or_default();
+        self.open.entry(name.to_owned()).or_insert(known).clone()
+    }
+
+    /// True when somebody has it.
+    fn add_udp(&mut self, port: u16, target: &Arc<Target>) -> bool {
+        let free = !self.udp.contains_key(&port);
+        self.udp.entry(port).or_insert_with(|| UdpDoor { target: target.clone() });
+        !free
+    }
+}
+
+fn add_service(
+    streams: &mut Streams,
+    service: &Service,
+    backends: &mut Backends<'_>,
+    before: &Streams,
+) {
+    let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
+    let full = format!("{namespace}/{name}");
+    let text = |key: &str| service.annotations().get(key).map(String::as_str).unwrap_or_default();
+    let said = Said::read(&full, service.annotations());
+    let names = text(SNI).split(',').map(|name| name.trim().to_ascii_lowercase());
+    let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+    let open = streams.count(&full, before);
+    for word in text(LISTEN).split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let Some((kind, number, port)) = listen(word) else {
+            said.refuse(&format!("{LISTEN} is not understood: {word:?}"));
+            continue;
+        };
+        let port = with_protocol(service, port, if kind == "udp" { "UDP" } else { "TCP" });
+        let set = backends.of((&namespace, &name), port, ("", &BTreeMap::new()));
+        let behind = vec![(1, set.map_err(|why| why.to_string()))];
+        let target = Arc::new(said.target(behind, open.clone()));
+        let taken = match kind {
+            "udp" => streams.add_udp(number, &target),
+            kind => {
+                let new = TcpDoor { proxied: said.proxied.inward, ..TcpDoor::default() };
+                let door = streams.tcp.entry(number).or_insert(new);
+                if door.proxied != said.proxied.inward {
+                    let why = "another Service decided on PROXY protocol there";
+                    said.refuse(&format!("{word}: {why}"));
+                    continue;
+                }
+                door.add(if kind == "tls" { &names } else { &[] }, false, &target)
+            }
+        };
+        if taken {
+            said.refuse(&format!("{word}: an older Service has it"));
+        }
+    }
+}
+
+/// A port that is named by number, by its name: TCP and UDP may have the same number.
+fn with_protocol<'a>(service: &'a Service, port: PortWanted<'a>, protocol: &str) -> PortWanted<'a> {
+    let PortWanted::Number(number) = port else { return port };
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let is_it = |one: &&ServicePort| {
+        one.port == number && one.protocol.as_deref().unwrap_or("TCP") == protocol
+    };
+    let name = ports.clone().find(is_it).and_then(|one| one.name.as_deref());
+    name.map_or(port, PortWanted::Name)
+}
+
 impl TcpDoor {
     /// True when somebody has all or part of it.
-    fn add(&mut self, names: &[String], target: &Arc<Target>) -> bool {
+    fn add(&mut self, names: &[String], deep: bool, target: &Arc<Target>) -> bool {
         if names.is_empty() {
             let free = self.all.is_none();
             self.all.get_or_insert_with(|| target.clone());
@@ -195,12 +343,14 @@ impl TcpDoor {
         }
         let mut taken = false;
         for name in names {
-            let (map, key) = match name.strip_prefix("*.") {
-                Some(domain) => (&mut self.wildcards, domain),
-                None => (&mut self.names, name.as_str()),
-            };
-            taken |= map.contains_key(key);
-            map.entry(key.to_owned()).or_insert_with(|| target.clone());
+            if let Some(domain) = name.strip_prefix("*.") {
+                taken |= self.wildcards.contains_key(domain);
+                let new = || Wildcard { target: target.clone(), deep };
+                self.wildcards.entry(domain.to_owned()).or_insert_with(new);
+            } else {
+                taken |= self.names.contains_key(name);
+                self.names.entry(name.clone()).or_insert_with(|| target.clone());
+            }
         }
         taken
     }
@@ -236,7 +386,12 @@ fn proxied(text: &str) -> Option<Proxied> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l7::Snapshot;
     use serde_json::json;
+
+    fn set(target: &Target) -> Result<&Arc<BackendSet>, String> {
+        target.choose(0)
+    }
 
     fn service(name: &str, annotations: &[(&str, &str)]) -> Arc<Service> {
         let annotations: BTreeMap<_, _> =
@@ -257,7 +412,8 @@ mod tests {
             "addressType": "IPv4", "endpoints": [{"addresses": ["10.42.0.2"]}],
             "ports": [{"name": "main", "port": 3306}]});
         let slices = vec![Arc::new(serde_json::from_value(slice).unwrap())];
-        plan(&Snapshot { services, slices, ..Snapshot::default() }, &Streams::default())
+        let snapshot = Snapshot { services, slices, ..Snapshot::default() };
+        of_services(&World::from(&snapshot), &Streams::default())
     }
 
     #[test]
@@ -278,11 +434,12 @@ mod tests {
         let door = &streams.tcp[&13306];
         assert!(door.proxied && !door.asks_for_name());
         let target = door.target(None).unwrap();
-        assert_eq!((target.service.as_str(), target.tell), ("n/a", Some(Version::One)));
-        assert!(target.set.is_ok());
+        assert_eq!((target.name.as_str(), target.tell), ("n/a", Some(Version::One)));
+        assert!(set(target).is_ok());
         let other = streams.tcp[&3306].target(None).unwrap();
-        assert_eq!(other.set.as_ref().unwrap_err(), &NoEndpoints::NoneReady);
-        assert_eq!(streams.udp[&53].target.set.as_ref().unwrap_err(), &NoEndpoints::NoneReady);
+        let nobody = "none of its endpoints is ready";
+        assert_eq!(set(other).unwrap_err(), nobody);
+        assert_eq!(set(&streams.udp[&53].target).unwrap_err(), nobody);
         assert_eq!(streams.sets().len(), 1);
     }
 
@@ -299,13 +456,13 @@ mod tests {
         ]);
         let door = &streams.tcp[&443];
         assert!(door.asks_for_name());
-        let who = |name| door.target(Some(name)).map(|target| target.service.as_str());
+        let who = |name| door.target(Some(name)).map(|target| target.name.as_str());
         assert_eq!(who("a.example"), Some("n/a"));
         assert_eq!(who("db.example"), Some("n/b"));
         assert_eq!(who("one.db.example"), Some("n/b"));
         assert_eq!(who("two.one.db.example"), None);
         assert_eq!(who("d.example"), None, "one port speaks PROXY protocol or does not");
-        assert_eq!(door.target(None).map(|target| &target.service), None);
+        assert_eq!(door.target(None).map(|target| &target.name), None);
     }
 
     #[test]
@@ -317,7 +474,7 @@ mod tests {
         assert!(target.enter().is_none());
         // The count outlives the plan.
         let snapshot = Snapshot { services: limited(), ..Snapshot::default() };
-        let next = plan(&snapshot, &streams);
+        let next = of_services(&World::from(&snapshot), &streams);
         assert!(next.tcp[&1].target(None).unwrap().enter().is_none());
         drop(open);
         assert!(next.tcp[&1].target(None).unwrap().enter().is_some());

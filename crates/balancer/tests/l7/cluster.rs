@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use berth_api::gateway::{self, Gateway, GatewayClass, HTTPRoute};
+use berth_api::gateway::{self, Gateway, GatewayClass, HTTPRoute, TCPRoute, TLSRoute};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -15,7 +15,7 @@ use super::*;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-async fn create<K>(api: &Api<K>, object: Value)
+pub(super) async fn create<K>(api: &Api<K>, object: Value)
 where
     K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
 {
@@ -23,7 +23,7 @@ where
     api.create(&PostParams::default(), &object).await.unwrap();
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !holds().await {
         assert!(started.elapsed() < LIMIT, "still not so: {what}");
@@ -85,13 +85,27 @@ async fn story(client: kube::Client) {
         "metadata": {"name": "berth"}, "spec": {"controllerName": gateway::CONTROLLER}}),
     )
     .await;
+    let (tcp, tls) = (free_port().port(), free_port().port());
     create(
         &gateways,
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": {"name": "door"}, "spec": {"gatewayClassName": "berth", "listeners": [
-            {"name": "http", "port": 80, "protocol": "HTTP"}]}}),
+            {"name": "http", "port": 80, "protocol": "HTTP"},
+            {"name": "tcp", "port": tcp, "protocol": "TCP"},
+            {"name": "tls", "port": tls, "protocol": "TLS", "tls": {"mode": "Passthrough"}},
+            {"name": "had", "port": http.port(), "protocol": "TCP"}]}}),
     )
     .await;
+    let streams: Api<TCPRoute> = Api::namespaced(client.clone(), namespaced);
+    let named: Api<TLSRoute> = Api::namespaced(client.clone(), namespaced);
+    let stream = |kind: &str, section: &str, rules: Value| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1alpha2", "kind": kind,
+            "metadata": {"name": section}, "spec": {
+                "parentRefs": [{"name": "door", "sectionName": section}], "rules": rules}})
+    };
+    let to_web = json!({"backendRefs": [{"name": "web", "port": 80}]});
+    create(&streams, stream("TCPRoute", "tcp", json!([to_web]))).await;
+    create(&named, stream("TLSRoute", "tls", json!([to_web, to_web]))).await;
     let route = |name: &str, value: &str| {
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
             "metadata": {"name": name}, "spec": {"parentRefs": [{"name": "door"}],
@@ -115,7 +129,25 @@ async fn story(client: kube::Client) {
             status.parents.into_iter().next().map(|parent| parent.conditions).unwrap_or_default()
         };
         let (good, bad) = (of("good").await, of("bad").await);
-        is(&class.conditions, "Accepted", "True")
+        let parents = |parents: Vec<gateway::ParentStatus>| {
+            let first = parents.into_iter().next();
+            first.map(|parent| parent.conditions).unwrap_or_default()
+        };
+        let stream = streams.get("tcp").await.unwrap().status.unwrap_or_default();
+        let refused = named.get("tls").await.unwrap().status.unwrap_or_default();
+        let (stream, refused) = (parents(stream.parents), parents(refused.parents));
+        let listener = |name: &str| {
+            let found = door.listeners.iter().find(|one| one.name == name);
+            found.map(|one| (one.attached_routes, one.conditions.clone())).unwrap_or_default()
+        };
+        let open = TcpStream::connect(("127.0.0.1", tcp)).await.is_ok();
+        open && is(&stream, "Accepted", "True")
+            && is(&stream, "ResolvedRefs", "True")
+            && is(&refused, "Accepted", "False")
+            && listener("tcp").0 == 1
+            && is(&listener("tcp").1, "Programmed", "True")
+            && is(&listener("had").1, "Accepted", "False")
+            && is(&class.conditions, "Accepted", "True")
             && is(&door.conditions, "Programmed", "True")
             && door.addresses.iter().any(|address| address.value == "192.0.2.7")
             && door.listeners.first().is_some_and(|one| one.attached_routes == 1)
@@ -140,11 +172,17 @@ async fn story(client: kube::Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn definitions_that_come_later_are_followed_on_ours() {
+    let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    story(serve(dir.path(), &tasks).await).await;
+    tasks.stop(LIMIT).await;
+}
+
+/// An API server of ours in this process.
+pub(super) async fn serve(dir: &std::path::Path, tasks: &Tasks) -> kube::Client {
     use berth_apiserver::{ApiServer, Pki, Sans, ServiceRange, User};
     use berth_store::{Embedded, Options};
-    let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
-    let store = Embedded::open(&dir.path().join("store"), Options::default()).await.unwrap();
-    let pki = Pki::load_or_create(&dir.path().join("pki"), &Sans::default(), "node").unwrap();
+    let store = Embedded::open(&dir.join("store"), Options::default()).await.unwrap();
+    let pki = Pki::load_or_create(&dir.join("pki"), &Sans::default(), "node").unwrap();
     let config = berth_apiserver::Config {
         advertise: ([127, 0, 0, 1], 6443).into(),
         service_range: ServiceRange::new("10.88.0.0/16".parse().unwrap()).unwrap(),
@@ -152,9 +190,8 @@ async fn definitions_that_come_later_are_followed_on_ours() {
         pki,
         cluster_domain: "cluster.local".to_owned(),
     };
-    let server = ApiServer::open(config, Arc::new(store), &tasks).await.unwrap();
-    story(server.client(User::new("admin", &["system:masters"]))).await;
-    tasks.stop(LIMIT).await;
+    let server = ApiServer::open(config, Arc::new(store), tasks).await.unwrap();
+    server.client(User::new("admin", &["system:masters"]))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,7 +119,7 @@ fn common(listener: Option<&str>, route: &str) -> Option<String> {
 }
 
 /// Whether every name that `narrow` stands for is one of `wide`'s.
-fn covers(wide: &str, narrow: &str) -> bool {
+pub(super) fn covers(wide: &str, narrow: &str) -> bool {
     wide.is_empty()
         || wide == narrow
         || wide.strip_prefix('*').is_some_and(|domain| {

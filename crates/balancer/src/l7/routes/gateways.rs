@@ -25,7 +25,7 @@ use crate::l7::world::Objects;
 pub(super) struct Grants(Vec<(String, ReferenceGrantSpec)>);
 
 impl Grants {
-    fn new(world: &World) -> Self {
+    pub(super) fn new(world: &World) -> Self {
         let grants = world.grants.values().filter_map(|grant| {
             Some((grant.namespace()?, grant.object.as_ref().ok()?.spec.clone()))
         });
@@ -162,6 +162,17 @@ fn route_kind(kind: &str) -> RouteKind {
 }
 
 fn gateway_report(gateway: &Gateway, listeners: Vec<ListenerReport>) -> GatewayReport {
+    GatewayReport {
+        namespace: gateway.namespace().unwrap_or_default(),
+        name: gateway.name_any(),
+        generation: gateway.metadata.generation,
+        conditions: of_listeners(&listeners),
+        listeners,
+    }
+}
+
+/// What there is to say of a Gateway with these listeners.
+pub(super) fn of_listeners(listeners: &[ListenerReport]) -> Vec<Found> {
     let is = |report: &ListenerReport, kind: &str| {
         report.conditions.iter().any(|found| found.kind == kind && found.is_so)
     };
@@ -178,12 +189,20 @@ fn gateway_report(gateway: &Gateway, listeners: Vec<ListenerReport>) -> GatewayR
     } else {
         Found::not("Programmed", "Invalid", format!("listeners that do not work: {names}"))
     };
-    GatewayReport {
-        namespace: gateway.namespace().unwrap_or_default(),
-        name: gateway.name_any(),
-        generation: gateway.metadata.generation,
-        conditions: vec![accepted, programmed],
-        listeners,
+    vec![accepted, programmed]
+}
+
+/// The namespaces whose routes a listener takes.
+pub(super) fn from(listener: &Listener) -> From {
+    let allowed = listener.allowed_routes.as_ref();
+    let from = allowed.and_then(|allowed| allowed.namespaces.as_ref());
+    match from.and_then(|from| from.from.as_deref()).unwrap_or("Same") {
+        "All" => From::All,
+        "Same" => From::Same,
+        "Selector" => {
+            From::Selected(from.and_then(|from| from.selector.clone()).unwrap_or_default())
+        }
+        _ => From::None,
     }
 }
 
@@ -212,6 +231,7 @@ impl Ground {
                 );
                 (None, Found::not("Accepted", "PortUnavailable", message))
             }
+            // What there is to say of TCP, UDP and TLS stands in their own report.
             other => {
                 let message = format!("protocol {other} is not served by this balancer");
                 (None, Found::not("Accepted", "UnsupportedProtocol", message))
@@ -245,16 +265,6 @@ impl Ground {
         if resolved.is_so {
             resolved = Found::so("ResolvedRefs");
         }
-        let allowed = listener.allowed_routes.as_ref();
-        let from = allowed.and_then(|allowed| allowed.namespaces.as_ref());
-        let from = match from.and_then(|from| from.from.as_deref()).unwrap_or("Same") {
-            "All" => From::All,
-            "Same" => From::Same,
-            "Selector" => {
-                From::Selected(from.and_then(|from| from.selector.clone()).unwrap_or_default())
-            }
-            _ => From::None,
-        };
         let at = Listening {
             namespace,
             gateway: gateway.name_any(),
@@ -263,7 +273,7 @@ impl Ground {
             port: listener.port,
             door: door.filter(|_| works),
             kinds,
-            from,
+            from: from(listener),
             attached: 0,
         };
         (at, vec![accepted, conflicted, resolved, programmed])
@@ -317,9 +327,12 @@ impl Ground {
 }
 
 /// The kinds of routes that a listener takes, and whether all that it names are some.
-fn kinds(listener: &Listener) -> (Vec<String>, Found) {
+pub(super) fn kinds(listener: &Listener) -> (Vec<String>, Found) {
     let fitting: &[&str] = match listener.protocol.as_str() {
         "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
+        "TCP" => &["TCPRoute"],
+        "UDP" => &["UDPRoute"],
+        "TLS" => &["TLSRoute"],
         _ => &[],
     };
     let named = listener.allowed_routes.as_ref().map_or(&[][..], |allowed| &allowed.kinds);
@@ -346,7 +359,7 @@ fn kinds(listener: &Listener) -> (Vec<String>, Found) {
 }
 
 /// Whether another listener of the same Gateway claims the same.
-fn conflict(gateway: &Gateway, listener: &Listener) -> Option<Found> {
+pub(super) fn conflict(gateway: &Gateway, listener: &Listener) -> Option<Found> {
     let others = gateway.spec.listeners.iter().filter(|other| {
         other.name != listener.name
             && other.port == listener.port

@@ -4,7 +4,7 @@
 //! the most stable version that is served is followed. Until the definitions were listed nothing
 //! is published, so that a start never forgets routes that the cluster has.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Notify;
 
 use berth_api::gateway::{
-    BackendTarget, GROUP, GRPCRoute, Gateway, GatewayClass, HTTPRoute, HttpFilter, ReferenceGrant,
-    TCPRoute, TLSRoute, UDPRoute, WeightedBackend,
+    BackendTLSPolicy, BackendTarget, GROUP, GRPCRoute, Gateway, GatewayClass, HTTPRoute,
+    HttpFilter, ReferenceGrant, TCPRoute, TLSRoute, UDPRoute, WeightedBackend,
 };
 use berth_daemon::{Backoff, Ready, Tasks};
 
@@ -54,6 +54,9 @@ pub struct GatewayObjects {
     /// Every UDPRoute.
     #[serde(with = "shared")]
     pub udp: Vec<Arc<Lenient<UDPRoute>>>,
+    /// Every BackendTLSPolicy.
+    #[serde(with = "shared")]
+    pub policies: Vec<Arc<Lenient<BackendTLSPolicy>>>,
     /// Every ReferenceGrant.
     #[serde(with = "shared")]
     pub grants: Vec<Arc<Lenient<ReferenceGrant>>>,
@@ -86,8 +89,13 @@ mod shared {
 type Names = HashSet<(String, String)>;
 
 impl GatewayObjects {
-    /// Adds the Services and Secrets that are named here.
-    pub(super) fn names(&self, services: &mut Names, secrets: &mut Names) {
+    /// Adds the Services, Secrets and ConfigMaps that are named here.
+    pub(super) fn names(&self, services: &mut Names, secrets: &mut Names, config_maps: &mut Names) {
+        for policy in &self.policies {
+            let refs = policy.object.iter().flat_map(|p| &p.spec.validation.ca_certificate_refs);
+            let namespace = policy.namespace().unwrap_or_default();
+            config_maps.extend(refs.map(|one| (namespace.clone(), one.name.clone())));
+        }
         for gateway in &self.gateways {
             let Ok(object) = &gateway.object else { continue };
             for tls in object.spec.listeners.iter().filter_map(|one| one.tls.as_ref()) {
@@ -145,8 +153,11 @@ struct Kinds {
     tls: Option<Followed<Lenient<TLSRoute>>>,
     tcp: Option<Followed<Lenient<TCPRoute>>>,
     udp: Option<Followed<Lenient<UDPRoute>>>,
+    policies: Option<Followed<Lenient<BackendTLSPolicy>>>,
     grants: Option<Followed<Lenient<ReferenceGrant>>>,
     namespaces: Option<Followed<PartialObjectMeta<Namespace>>>,
+    /// What is followed, by plural.
+    versions: BTreeMap<String, String>,
 }
 
 /// What [`follow_gateways`] keeps.
@@ -179,9 +190,11 @@ impl FollowedGateways {
             tls => tls,
             tcp => tcp,
             udp => udp,
+            policies => policies,
             grants => grants,
             namespaces => namespaces
         );
+        world.versions.clone_from(&kinds.versions);
         Some(())
     }
 }
@@ -282,6 +295,7 @@ fn start(
             if kinds.$field.is_none()
                 && let Some(types) = of($plural)
             {
+                kinds.versions.insert($plural.to_owned(), types.version.clone());
                 let api = Api::all_with(client.clone(), &types);
                 let events = watcher(api, watcher::Config::default());
                 let started = follow($plural, events, changed.clone(), tasks);
@@ -296,6 +310,7 @@ fn start(
     begin!(tls, "tlsroutes");
     begin!(tcp, "tcproutes");
     begin!(udp, "udproutes");
+    begin!(policies, "backendtlspolicies");
     begin!(grants, "referencegrants");
     if kinds.namespaces.is_none() && !served.is_empty() {
         let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());

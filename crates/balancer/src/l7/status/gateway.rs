@@ -4,12 +4,13 @@
 //! are kept. A write names the version it was made from, so that a controller that writes at the
 //! same time loses nothing: the next snapshot brings both.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use berth_api::gateway::{
-    CONTROLLER, Condition, GRPCRoute, Gateway, GatewayAddress, GatewayClass, GatewayStatus,
-    HTTPRoute, ListenerStatus, ParentStatus, RouteStatus,
+    AncestorStatus, BackendTLSPolicy, CONTROLLER, Condition, GRPCRoute, Gateway, GatewayAddress,
+    GatewayClass, GatewayStatus, HTTPRoute, ListenerStatus, ParentStatus, PolicyStatus,
+    RouteStatus, TCPRoute, TLSRoute, UDPRoute,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
@@ -20,8 +21,11 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 use crate::l7::lenient::Lenient;
-use crate::l7::routes::{FoundCondition, GatewayReport, Reports, RouteReport};
+use crate::l7::routes::{FoundCondition, GatewayReport, PolicyReport, Reports, RouteReport};
 use crate::l7::{Address, GatewayObjects};
+
+/// Ancestors that a policy's status may have.
+const MOST_ANCESTORS: usize = 16;
 
 /// A status to write.
 #[derive(Debug, PartialEq)]
@@ -38,23 +42,32 @@ pub(super) async fn write(
     objects: &GatewayObjects,
     reports: &Reports,
     addresses: &[Address],
+    versions: &BTreeMap<String, String>,
 ) -> bool {
     let now = k8s_openapi::jiff::Timestamp::now();
     let now = k8s_openapi::jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
     let mut all_written = true;
     for write in outdated(objects, reports, addresses, &now) {
-        all_written &= apply(client, write).await;
+        all_written &= apply(client, write, versions).await;
     }
     all_written
 }
 
-async fn apply(client: &Client, write: Write) -> bool {
-    let types = match write.types {
+async fn apply(client: &Client, write: Write, versions: &BTreeMap<String, String>) -> bool {
+    let mut types = match write.types {
         "GatewayClass" => ApiResource::erase::<GatewayClass>(&()),
         "Gateway" => ApiResource::erase::<Gateway>(&()),
         "GRPCRoute" => ApiResource::erase::<GRPCRoute>(&()),
+        "TCPRoute" => ApiResource::erase::<TCPRoute>(&()),
+        "UDPRoute" => ApiResource::erase::<UDPRoute>(&()),
+        "TLSRoute" => ApiResource::erase::<TLSRoute>(&()),
+        "BackendTLSPolicy" => ApiResource::erase::<BackendTLSPolicy>(&()),
         _ => ApiResource::erase::<HTTPRoute>(&()),
     };
+    if let Some(version) = versions.get(&types.plural) {
+        types.api_version = format!("{}/{version}", types.group);
+        types.version.clone_from(version);
+    }
     let api: Api<kube::core::DynamicObject> = match &write.namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &types),
         None => Api::all_with(client.clone(), &types),
@@ -107,6 +120,22 @@ fn outdated(
             writes.push(Write { types: "Gateway", namespace, name: report.name.clone(), patch });
         }
     }
+    for one in &objects.policies {
+        let named = |report: &&PolicyReport| {
+            one.metadata.namespace.as_deref() == Some(&report.namespace)
+                && one.metadata.name.as_deref() == Some(&report.name)
+        };
+        let report = reports.policies.iter().find(named);
+        let status = one.object.as_ref().ok().and_then(|object| object.status.as_ref());
+        let before = status.cloned().unwrap_or_default();
+        let after = policy_status(report, &before, now);
+        if after != before {
+            let version = &one.metadata.resource_version;
+            let patch = json!({"metadata": {"resourceVersion": version}, "status": after});
+            let (namespace, name) = (one.namespace(), one.name_any());
+            writes.push(Write { types: "BackendTLSPolicy", namespace, name, patch });
+        }
+    }
     let of_routes: HashMap<_, &RouteReport> = reports
         .routes
         .iter()
@@ -134,6 +163,18 @@ fn outdated(
     for one in &objects.grpc {
         let status = one.object.as_ref().ok().and_then(|object| object.status.as_ref());
         route("GRPCRoute", &one.metadata, status);
+    }
+    for one in &objects.tcp {
+        let status = one.object.as_ref().ok().and_then(|object| object.status.as_ref());
+        route("TCPRoute", &one.metadata, status);
+    }
+    for one in &objects.udp {
+        let status = one.object.as_ref().ok().and_then(|object| object.status.as_ref());
+        route("UDPRoute", &one.metadata, status);
+    }
+    for one in &objects.tls {
+        let status = one.object.as_ref().ok().and_then(|object| object.status.as_ref());
+        route("TLSRoute", &one.metadata, status);
     }
     writes
 }
@@ -192,6 +233,26 @@ fn gateway_status(
         conditions: conditions(&report.conditions, &before.conditions, report.generation, now),
         listeners: listeners.collect(),
     }
+}
+
+fn policy_status(report: Option<&PolicyReport>, before: &PolicyStatus, now: &str) -> PolicyStatus {
+    let others = before.ancestors.iter().filter(|one| one.controller_name != CONTROLLER);
+    let ours = report.iter().flat_map(|report| {
+        report.ancestors.iter().map(|ancestor| {
+            let known = before
+                .ancestors
+                .iter()
+                .find(|one| one.controller_name == CONTROLLER && one.ancestor_ref == *ancestor);
+            let known = known.map_or(&[][..], |known| &known.conditions);
+            AncestorStatus {
+                ancestor_ref: ancestor.clone(),
+                controller_name: CONTROLLER.to_owned(),
+                conditions: conditions(&report.conditions, known, report.generation, now),
+            }
+        })
+    });
+    // The API takes no more.
+    PolicyStatus { ancestors: others.cloned().chain(ours).take(MOST_ANCESTORS).collect() }
 }
 
 fn route_status(report: Option<&RouteReport>, before: &RouteStatus, now: &str) -> RouteStatus {
