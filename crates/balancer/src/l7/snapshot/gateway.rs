@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Notify;
 
 use berth_api::gateway::{
-    BackendTLSPolicy, BackendTarget, GROUP, GRPCRoute, Gateway, GatewayClass, HTTPRoute,
-    HttpFilter, ReferenceGrant, TCPRoute, TLSRoute, UDPRoute, WeightedBackend,
+    BackendTarget, GROUP, GRPCRoute, Gateway, GatewayClass, HTTPRoute, HttpFilter, ReferenceGrant,
+    TCPRoute, TLSRoute, UDPRoute, WeightedBackend,
 };
 use berth_daemon::{Backoff, Ready, Tasks};
 
@@ -54,9 +54,6 @@ pub struct GatewayObjects {
     /// Every UDPRoute.
     #[serde(with = "shared")]
     pub udp: Vec<Arc<Lenient<UDPRoute>>>,
-    /// Every BackendTLSPolicy.
-    #[serde(with = "shared")]
-    pub policies: Vec<Arc<Lenient<BackendTLSPolicy>>>,
     /// Every ReferenceGrant.
     #[serde(with = "shared")]
     pub grants: Vec<Arc<Lenient<ReferenceGrant>>>,
@@ -89,13 +86,8 @@ mod shared {
 type Names = HashSet<(String, String)>;
 
 impl GatewayObjects {
-    /// Adds the Services, Secrets and ConfigMaps that are named here.
-    pub(super) fn names(&self, services: &mut Names, secrets: &mut Names, config_maps: &mut Names) {
-        for policy in &self.policies {
-            let refs = policy.object.iter().flat_map(|p| &p.spec.validation.ca_certificate_refs);
-            let namespace = policy.namespace().unwrap_or_default();
-            config_maps.extend(refs.map(|one| (namespace.clone(), one.name.clone())));
-        }
+    /// Adds the Services and Secrets that are named here.
+    pub(super) fn names(&self, services: &mut Names, secrets: &mut Names) {
         for gateway in &self.gateways {
             let Ok(object) = &gateway.object else { continue };
             for tls in object.spec.listeners.iter().filter_map(|one| one.tls.as_ref()) {
@@ -153,7 +145,6 @@ struct Kinds {
     tls: Option<Followed<Lenient<TLSRoute>>>,
     tcp: Option<Followed<Lenient<TCPRoute>>>,
     udp: Option<Followed<Lenient<UDPRoute>>>,
-    policies: Option<Followed<Lenient<BackendTLSPolicy>>>,
     grants: Option<Followed<Lenient<ReferenceGrant>>>,
     namespaces: Option<Followed<PartialObjectMeta<Namespace>>>,
     /// What is followed, by plural.
@@ -190,7 +181,6 @@ impl FollowedGateways {
             tls => tls,
             tcp => tcp,
             udp => udp,
-            policies => policies,
             grants => grants,
             namespaces => namespaces
         );
@@ -310,7 +300,6 @@ fn start(
     begin!(tls, "tlsroutes");
     begin!(tcp, "tcproutes");
     begin!(udp, "udproutes");
-    begin!(policies, "backendtlspolicies");
     begin!(grants, "referencegrants");
     if kinds.namespaces.is_none() && !served.is_empty() {
         let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());

@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use berth_api::gateway::{
-    AncestorStatus, BackendTLSPolicy, CONTROLLER, Condition, GRPCRoute, Gateway, GatewayAddress,
-    GatewayClass, GatewayStatus, HTTPRoute, ListenerStatus, ParentStatus, PolicyStatus,
-    RouteStatus, TCPRoute, TLSRoute, UDPRoute,
+    CONTROLLER, Condition, GRPCRoute, Gateway, GatewayAddress, GatewayClass, GatewayStatus,
+    HTTPRoute, ListenerStatus, ParentStatus, RouteStatus, TCPRoute, TLSRoute, UDPRoute,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
@@ -21,11 +20,8 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 use crate::l7::lenient::Lenient;
-use crate::l7::routes::{FoundCondition, GatewayReport, PolicyReport, Reports, RouteReport};
+use crate::l7::routes::{FoundCondition, GatewayReport, Reports, RouteReport};
 use crate::l7::{Address, GatewayObjects};
-
-/// Ancestors that a policy's status may have.
-const MOST_ANCESTORS: usize = 16;
 
 /// A status to write.
 #[derive(Debug, PartialEq)]
@@ -61,7 +57,6 @@ async fn apply(client: &Client, write: Write, versions: &BTreeMap<String, String
         "TCPRoute" => ApiResource::erase::<TCPRoute>(&()),
         "UDPRoute" => ApiResource::erase::<UDPRoute>(&()),
         "TLSRoute" => ApiResource::erase::<TLSRoute>(&()),
-        "BackendTLSPolicy" => ApiResource::erase::<BackendTLSPolicy>(&()),
         _ => ApiResource::erase::<HTTPRoute>(&()),
     };
     if let Some(version) = versions.get(&types.plural) {
@@ -118,22 +113,6 @@ fn outdated(
             let patch = json!({"status": after});
             let namespace = Some(report.namespace.clone());
             writes.push(Write { types: "Gateway", namespace, name: report.name.clone(), patch });
-        }
-    }
-    for one in &objects.policies {
-        let named = |report: &&PolicyReport| {
-            one.metadata.namespace.as_deref() == Some(&report.namespace)
-                && one.metadata.name.as_deref() == Some(&report.name)
-        };
-        let report = reports.policies.iter().find(named);
-        let status = one.object.as_ref().ok().and_then(|object| object.status.as_ref());
-        let before = status.cloned().unwrap_or_default();
-        let after = policy_status(report, &before, now);
-        if after != before {
-            let version = &one.metadata.resource_version;
-            let patch = json!({"metadata": {"resourceVersion": version}, "status": after});
-            let (namespace, name) = (one.namespace(), one.name_any());
-            writes.push(Write { types: "BackendTLSPolicy", namespace, name, patch });
         }
     }
     let of_routes: HashMap<_, &RouteReport> = reports
@@ -233,26 +212,6 @@ fn gateway_status(
         conditions: conditions(&report.conditions, &before.conditions, report.generation, now),
         listeners: listeners.collect(),
     }
-}
-
-fn policy_status(report: Option<&PolicyReport>, before: &PolicyStatus, now: &str) -> PolicyStatus {
-    let others = before.ancestors.iter().filter(|one| one.controller_name != CONTROLLER);
-    let ours = report.iter().flat_map(|report| {
-        report.ancestors.iter().map(|ancestor| {
-            let known = before
-                .ancestors
-                .iter()
-                .find(|one| one.controller_name == CONTROLLER && one.ancestor_ref == *ancestor);
-            let known = known.map_or(&[][..], |known| &known.conditions);
-            AncestorStatus {
-                ancestor_ref: ancestor.clone(),
-                controller_name: CONTROLLER.to_owned(),
-                conditions: conditions(&report.conditions, known, report.generation, now),
-            }
-        })
-    });
-    // The API takes no more.
-    PolicyStatus { ancestors: others.cloned().chain(ours).take(MOST_ANCESTORS).collect() }
 }
 
 fn route_status(report: Option<&RouteReport>, before: &RouteStatus, now: &str) -> RouteStatus {
