@@ -17,7 +17,7 @@ import { useTranslation } from "react-i18next";
 import { type Person, Refused, logIn, onLeft, whoAmI } from "./api";
 import { Frame } from "./frame";
 import { forget } from "./live";
-import { Provider } from "./parts/provider";
+import { PROVIDER, Provider } from "./parts/provider";
 
 const ME = ["session"];
 
@@ -48,7 +48,9 @@ function LogIn({ entered }: { entered: (person: Person) => void }) {
   const queries = useQueryClient();
   useEffect(() => {
     forget();
-    queries.removeQueries({ predicate: (query) => query.queryKey[0] !== ME[0] });
+    // Who names people is nobody's own, and asked for before this is run.
+    const stays: unknown[] = [ME[0], PROVIDER[0]];
+    queries.removeQueries({ predicate: (query) => !stays.includes(query.queryKey[0]) });
   }, [queries]);
   const [name, setName] = useState("");
   const [password, setPassword] = useState("");

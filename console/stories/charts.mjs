@@ -22,7 +22,7 @@ export async function whatAnAppUsesAndAnswersIsDrawn(browser) {
 
 async function drawn(page) {
   const stop = await knock(page);
-  await says(page, "CPU", /cores: \d+\.\d\d, at most/);
+  await says(page, "CPU", /cores: [\d.]+m?, at most/);
   await says(page, "Memory", /RSS: [1-9]\d* \w+.*RSS \+ 0\.4 × cache: [1-9].*working set: [1-9]/);
   await says(page, "Requests", /a second: (?!0\.0)\d/);
   await says(page, "Success", /answers below 500: 100 %/);

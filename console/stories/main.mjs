@@ -6,6 +6,7 @@ import { whatAnAppUsesAndAnswersIsDrawn } from "./charts.mjs";
 import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
 import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
+import { whoAProviderNamesGetsIn } from "./oidc.mjs";
 import * as pages from "./pages.mjs";
 import * as people from "./people.mjs";
 import { whoScaledAnAppIsToldWithTheRule } from "./scale.mjs";
@@ -13,6 +14,7 @@ import * as shell from "./shell.mjs";
 
 const STORIES = [
   people.whoIsWrongStaysOutAndWhoIsRightComesIn,
+  whoAProviderNamesGetsIn,
   people.whoMayOnlyLookIsRefusedWhatChanges,
   pages.everyPageIsForEverybody,
   pages.everyPageFitsANarrowScreen,

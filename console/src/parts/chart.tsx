@@ -22,16 +22,21 @@ interface Shown {
   height?: number;
   /** The axis ends at no less. */
   most?: number;
+  /** Bytes: the axis counts in powers of two. */
+  binary?: boolean;
 }
 
 const COLOURS = {
   light: { lines: ["#1864ab", "#b02a37", "#2b6e3f"], text: "#343a40", grid: "#e9ecef" },
   dark: { lines: ["#74c0fc", "#ffa8a8", "#8ce99a"], text: "#ced4da", grid: "#3b3b3b" },
 };
+/** Seconds that the time's axis is long at least. */
+const LEAST = 60;
+const POWERS = Array.from({ length: 34 }, (_, power) => 2 ** (power + 10));
 const DASHES = [[], [6, 4], [2, 3]];
 
-export default function Chart({ title, times, lines, said, height = 150, most }: Shown) {
-  const { t } = useTranslation();
+export default function Chart({ title, times, lines, said, height = 150, most, binary }: Shown) {
+  const { t, i18n } = useTranslation();
   const scheme = useComputedColorScheme("light");
   const name = useId();
   const place = useRef<HTMLDivElement>(null);
@@ -43,6 +48,11 @@ export default function Chart({ title, times, lines, said, height = 150, most }:
   useEffect(() => {
     const box = place.current;
     if (!box) return;
+    const format = new Intl.DateTimeFormat(i18n.language, {
+      timeStyle: "medium",
+      hourCycle: "h23",
+    });
+    const clock = (time: number) => format.format(time);
     const axis = { stroke: colours.text, grid: { stroke: colours.grid, width: 1 } };
     const made = new UPlot(
       {
@@ -51,9 +61,18 @@ export default function Chart({ title, times, lines, said, height = 150, most }:
         legend: { show: false },
         cursor: { drag: { x: false, y: false } },
         scales: {
+          x: { range: (plot) => ends(plot.data[0]) },
           y: { range: (_, __, high) => [0, Math.max(high * 1.1, most ?? 0) || 1] },
         },
-        axes: [axis, { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => said(tick)) }],
+        axes: [
+          { ...axis, space: 72, values: (_, ticks) => ticks.map((tick) => clock(tick * 1000)) },
+          {
+            ...axis,
+            size: 76,
+            values: (_, ticks) => ticks.map((tick) => said(tick)),
+            ...(binary ? { incrs: POWERS } : {}),
+          },
+        ],
         series: [
           {},
           ...labels.split("\n").map((label, index) => ({
@@ -62,7 +81,7 @@ export default function Chart({ title, times, lines, said, height = 150, most }:
             dash: DASHES[index],
             width: 1.5,
             spanGaps: true,
-            points: { show: false },
+            points: { show: (plot: UPlot) => (plot.data[0]?.length ?? 0) < 3 },
           })),
         ],
       },
@@ -77,7 +96,7 @@ export default function Chart({ title, times, lines, said, height = 150, most }:
       made.destroy();
       plot.current = null;
     };
-  }, [labels, scheme, height, most, said]);
+  }, [labels, scheme, height, most, said, binary, i18n.language]);
   useEffect(() => {
     const seconds = times.map((time) => time / 1000);
     plot.current?.setData([seconds, ...lines.map((line) => line.values)] as UPlot.AlignedData);
@@ -108,6 +127,12 @@ export default function Chart({ title, times, lines, said, height = 150, most }:
       <div ref={place} role="img" aria-label={all.join("; ")} />
     </figure>
   );
+}
+
+/** One point alone would be drawn amid years. */
+function ends(times: ArrayLike<number>): [number, number] {
+  const last = times[times.length - 1] ?? 0;
+  return [Math.min(times[0] ?? 0, last - LEAST), last];
 }
 
 function summed(values: (number | null)[], said: (value: number) => string) {

@@ -3,7 +3,7 @@
 import { NativeSelect, SimpleGrid, Stack, Text } from "@mantine/core";
 import { Suspense, lazy, useState } from "react";
 import { useTranslation } from "react-i18next";
-import { bytes, cores } from "./quantity";
+import { bytes, small } from "./quantity";
 import { type Measures, measures, useTrends } from "./trends";
 
 const Chart = lazy(() => import("./chart"));
@@ -33,11 +33,12 @@ export function Charts({ namespace, app }: { namespace: string; app: string }) {
       />
       <Suspense fallback={<Text c="dimmed">{t("loading")}</Text>}>
         <SimpleGrid cols={{ base: 1, md: 2 }}>
-          <Chart title={t("cpu")} times={times} said={cores} lines={[line(t("cores"), "cpu")]} />
+          <Chart title={t("cpu")} times={times} said={small} lines={[line(t("cores"), "cpu")]} />
           <Chart
             title={t("memory")}
             times={times}
             said={bytes}
+            binary
             lines={[
               line("RSS", "rss"),
               line(t("rssAndCache"), "weighed"),

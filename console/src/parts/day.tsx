@@ -5,7 +5,7 @@ import { useQuery } from "@tanstack/react-query";
 import { Suspense, lazy } from "react";
 import { useTranslation } from "react-i18next";
 import { send } from "../api";
-import { bytes, cores } from "./quantity";
+import { bytes, small } from "./quantity";
 
 const Chart = lazy(() => import("./chart"));
 const EVERY = 60_000;
@@ -43,8 +43,8 @@ export function Day() {
       </Title>
       <Suspense fallback={<Text c="dimmed">{t("loading")}</Text>}>
         <SimpleGrid cols={{ base: 1, md: 2 }}>
-          <Chart title={t("cpu")} times={times} said={cores} lines={lines(millicores)} />
-          <Chart title={t("memory")} times={times} said={bytes} lines={lines(memory)} />
+          <Chart title={t("cpu")} times={times} said={small} lines={lines(millicores)} />
+          <Chart title={t("memory")} times={times} said={bytes} binary lines={lines(memory)} />
         </SimpleGrid>
       </Suspense>
     </section>

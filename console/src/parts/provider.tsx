@@ -5,10 +5,12 @@ import { useQuery } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
 import { send } from "../api";
 
+export const PROVIDER = ["oidc"];
+
 export function Provider() {
   const { t } = useTranslation();
   const about = useQuery({
-    queryKey: ["oidc"],
+    queryKey: PROVIDER,
     queryFn: async (): Promise<string | null> =>
       (await (await send("/oidc/about")).json()).issuer ?? null,
     staleTime: Infinity,

@@ -34,6 +34,11 @@ export function cores(count: number): string {
   return count >= 10 ? count.toFixed(0) : count.toFixed(2);
 }
 
+/** Cores, few of them as thousandths, as Kubernetes writes them: 20m. */
+export function small(count: number): string {
+  return count > 0 && count < 0.1 ? `${Math.max(1, Math.round(count * 1000))}m` : cores(count);
+}
+
 /** An image with as much of its digest as tells it from others. */
 export function image(reference: string): string {
   return reference.replace(/@sha256:([0-9a-f]{12})[0-9a-f]+$/, "@$1");
