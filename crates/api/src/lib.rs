@@ -3,6 +3,7 @@
 //! The lowest layer: it depends on nothing else of Berth, and is pure but for
 //! [`endpoints::follow`], which asks an API server.
 
+pub mod acme;
 pub mod app;
 pub mod endpoints;
 pub mod gateway;

@@ -52,6 +52,8 @@ pub struct Options {
     /// Work without a Lease: there is no other replica
     #[arg(long)]
     no_lease: bool,
+    #[command(flatten)]
+    acme: crate::acme::Options,
 }
 
 fn lease(text: &str) -> Result<(String, String), String> {
@@ -98,13 +100,14 @@ async fn work(
     leadership: Leadership,
     tasks: &Tasks,
 ) -> Result<()> {
+    let acme = options.acme.authority()?;
     leadership.held().await;
     let domain = Domain {
         name: options.apps_domain,
         http_port: options.http_port,
         https_port: options.https_port,
     };
-    berth_controllers::start_apps(client, ground, domain, tasks);
+    berth_controllers::start_apps(client, ground, domain, acme, tasks);
     tracing::info!("apps and releases are looked after here");
     leadership.lost().await;
     let (space, name) = options.lease;

@@ -1,5 +1,6 @@
 //! `berth`: the one binary. Its subcommands start the parts or talk to them.
 
+mod acme;
 mod advise;
 mod app;
 mod backup;

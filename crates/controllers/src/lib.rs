@@ -5,6 +5,7 @@
 //! too; what it decides lives in `berth_scheduler`.
 
 pub mod account_tokens;
+pub mod acme;
 pub mod advice;
 pub mod aggregation;
 pub mod apps;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use berth_daemon::Tasks;
 
 use account_tokens::AccountTokens;
+use acme::{Acme, Authority};
 use aggregation::Aggregations;
 use apps::Apps;
 use apps::template::Domain;
@@ -54,6 +56,8 @@ pub struct Config {
     pub ca_pem: String,
     /// Who makes certificates and account tokens; nobody does where the keys are elsewhere.
     pub issuer: Option<Arc<dyn Issue>>,
+    /// Who signs for hosts that ask for a certificate.
+    pub acme: Option<Arc<Authority>>,
     /// A node whose lease is older than this is taken for lost.
     pub node_monitor_grace: Duration,
     /// Apps answer under `NAME.` and this domain unless they say otherwise.
@@ -70,6 +74,7 @@ impl Config {
         Self {
             ca_pem,
             issuer: None,
+            acme: None,
             node_monitor_grace: Duration::from_secs(40),
             apps_domain: "apps.berth.local".to_owned(),
             balancer_http_port: 8080,
@@ -100,6 +105,9 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
         driver::run(AccountTokens { issuer: issuer.clone(), ca_pem }, &world, tasks);
         driver::run(Certificates { issuer }, &world, tasks);
     }
+    if let Some(authority) = config.acme {
+        driver::run(Acme::new(authority, &world, tasks), &world, tasks);
+    }
     driver::run(ServiceAccounts { ca_pem: config.ca_pem }, &world, tasks);
     driver::run(Namespaces, &world, tasks);
     driver::run(Aggregations, &world, tasks);
@@ -112,10 +120,19 @@ pub fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Arc<World> 
     world
 }
 
-/// Starts the controllers of Apps and Releases alone in `tasks`, on any Kubernetes: the rest is its
-/// own.
-pub fn start_apps(client: kube::Client, ground: Ground, domain: Domain, tasks: &Tasks) {
+/// Starts the controllers of Apps and Releases, and that of certificates where there is an
+/// authority, in `tasks`, on any Kubernetes: the rest is its own.
+pub fn start_apps(
+    client: kube::Client,
+    ground: Ground,
+    domain: Domain,
+    acme: Option<Arc<Authority>>,
+    tasks: &Tasks,
+) {
     let world = Arc::new(World::for_apps(client, ground, tasks));
+    if let Some(authority) = acme {
+        driver::run(Acme::new(authority, &world, tasks), &world, tasks);
+    }
     // Other schedulers keep no reservations; pods that ask for ours have them all the same.
     driver::run(Apps::new(domain, false, &world, tasks), &world, tasks);
 }

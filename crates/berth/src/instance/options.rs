@@ -40,6 +40,11 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS|off", default_value_t)]
     #[serde(default)]
     pub console: ConsoleAt,
+    /// A file that says which OpenID Connect provider names people too (docs/CONSOLE.md), or `off`
+    /// [default: as last time, else off]
+    #[arg(long, value_name = "FILE|off")]
+    #[serde(default)]
+    pub console_oidc: Option<PathBuf>,
     /// First of the 8 ports, on 127.0.0.1, where DNS and balancer answer health checks
     #[arg(long, default_value_t = 10260)]
     pub health_port: u16,
@@ -85,22 +90,64 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
     #[serde(default)]
     pub audit_log_max_backups: Option<u32>,
+    /// Directory of an ACME authority: objects with `berth.dev/acme: "true"` get certificates
+    /// [default: as last time]
+    #[arg(long, value_name = "URL")]
+    #[serde(default)]
+    pub acme_directory: Option<String>,
+    /// Whom the authority writes to [default: as last time]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(default)]
+    pub acme_email: Option<String>,
+    /// Who signed the authority's own certificate, PEM [default: as last time, else whom the system
+    /// trusts]
+    #[arg(long, value_name = "FILE")]
+    #[serde(default)]
+    pub acme_ca: Option<PathBuf>,
+    /// Key id of an account that the authority gave out by other means [default: as last time]
+    #[arg(long, value_name = "ID")]
+    #[serde(default)]
+    pub acme_eab_key_id: Option<String>,
+    /// The file with its HMAC key, base64url [default: as last time]
+    #[arg(long, value_name = "FILE")]
+    #[serde(default)]
+    pub acme_eab_key_file: Option<PathBuf>,
 }
 
 impl Options {
     /// Takes over what must not be lost by not being repeated: where the objects are, that they are
     /// backed up, and how much is kept of who did what.
     pub fn keep(&mut self, last: &Self) {
+        self.console_oidc = self.console_oidc.take().or_else(|| last.console_oidc.clone());
         self.store = self.store.take().or_else(|| last.store.clone());
         self.backup_every = self.backup_every.or(last.backup_every);
         self.backup_keep = self.backup_keep.or(last.backup_keep);
         self.backup_dir = self.backup_dir.take().or_else(|| last.backup_dir.clone());
         self.audit_log_max_size = self.audit_log_max_size.or(last.audit_log_max_size);
         self.audit_log_max_backups = self.audit_log_max_backups.or(last.audit_log_max_backups);
+        // All of another authority, or all of the one before.
+        if self.acme_directory.is_none() {
+            self.acme_directory.clone_from(&last.acme_directory);
+            self.acme_email.clone_from(&last.acme_email);
+            self.acme_ca.clone_from(&last.acme_ca);
+            self.acme_eab_key_id.clone_from(&last.acme_eab_key_id);
+            self.acme_eab_key_file.clone_from(&last.acme_eab_key_file);
+        }
     }
 }
 
 impl Options {
+    /// What of it is about ACME.
+    pub fn acme(&self) -> crate::acme::Options {
+        crate::acme::Options {
+            acme_directory: self.acme_directory.clone(),
+            acme_email: self.acme_email.clone(),
+            acme_ca: self.acme_ca.clone(),
+            acme_eab_key_id: self.acme_eab_key_id.clone(),
+            acme_eab_key_file: self.acme_eab_key_file.clone(),
+        }
+    }
+
     /// The words that say the same to `berth up`.
     pub fn words(&self) -> Vec<String> {
         let fields = serde_json::to_value(self).expect("options are numbers and words");
@@ -192,7 +239,9 @@ mod tests {
             ["--audit-log-max-size", "7"],
             ["--audit-log-max-backups", "0"],
             ["--node-name", "n"],
+            ["--acme-directory", "https://a.example/directory"],
             ["--console", "off"],
+            ["--console-oidc", "/a b/oidc.yaml"],
             ["--service-range", "10.9.0.0/16"],
         ];
         for words in [vec!["up"], std::iter::once("up").chain(all.into_iter().flatten()).collect()]
@@ -208,7 +257,7 @@ mod tests {
     fn options_of_an_older_berth_are_read_and_the_store_is_kept() {
         let mut old = serde_json::to_value(Options::default()).unwrap();
         let since = ["store", "backup_every", "backup_keep", "backup_dir", "audit_log_max_size"];
-        for new in since.into_iter().chain(["audit_log_max_backups", "console"]) {
+        for new in since.into_iter().chain(["audit_log_max_backups", "console", "console_oidc"]) {
             old.as_object_mut().unwrap().remove(new);
         }
         let mut last: Options = serde_json::from_value(old).unwrap();

@@ -63,7 +63,7 @@ pub async fn start(instance: &Instance, tasks: &Tasks) -> Result<Cluster> {
     let l4 = part("system:kube-proxy", &["system:masters"]);
 
     let issuer = Arc::new(Keys(api.issuer()));
-    start_controllers(instance, &pki, issuer, controllers, scheduler, tasks);
+    start_controllers(instance, &pki, issuer, controllers, scheduler, tasks)?;
     api.show_metrics(berth_controllers::scheduler::metrics);
     let l4_config = berth_balancer::l4::Config {
         instance: instance.name.clone(),
@@ -160,13 +160,15 @@ fn start_controllers(
     controllers: Client,
     scheduler: Client,
     tasks: &Tasks,
-) {
+) -> Result<()> {
     let mut config = berth_controllers::Config::new(pki.ca_pem().to_owned());
     config.issuer = Some(issuer);
     config.apps_domain.clone_from(&instance.options.apps_domain);
     config.balancer_http_port = instance.options.http_port;
+    config.acme = instance.options.acme().authority()?;
     let world = berth_controllers::start(controllers, config, tasks);
     berth_controllers::start_scheduler(scheduler, &world, tasks);
+    Ok(())
 }
 
 fn node_config(
