@@ -1,10 +1,11 @@
-//! The group `dns`: our server beside Knot, NSD and dnsdist, one thread each, same questions, same
-//! run. The floor is a responder that knows nothing (`dns_responder`).
+//! The group `dns`: our server beside Knot, NSD, BIND, dnsdist and Unbound, one thread each, same
+//! questions, same run. The floor is a responder that knows nothing (`dns_responder`).
 //!
 //! All servers share one processor and the client has the other; rounds go to one after the other
 //! in turn. What counts is a server's processor time for a query: on a shared machine it is the
 //! steadier figure. Names are asked at random.
 
+mod clients;
 mod load;
 mod servers;
 
@@ -47,6 +48,7 @@ fn servings(dir: &std::path::Path) -> Result<Vec<Budget>> {
         Some(Server::responder()?),
         Server::knot(dir, &zone)?,
         Server::nsd(dir, &zone)?,
+        Server::bind(dir, &zone)?,
     ];
     let servers: Vec<Server> = servers.into_iter().flatten().collect();
     let seen = rounds(&servers.iter().map(|server| (server, NAMES)).collect::<Vec<_>>())?;
@@ -55,6 +57,7 @@ fn servings(dir: &std::path::Path) -> Result<Vec<Budget>> {
         Some(median(&seen[at]))
     };
     let ours = seen.first().cloned().context("ours is always measured")?;
+    clients::ask(dir, servers.first().context("ours is always measured")?.port, NAMES)?;
     let (knot, floor) = (of("knot"), of("responder"));
     let goal = |peer: Option<f64>, factor: f64| peer.map_or(f64::INFINITY, |peer| peer * factor);
     let budgets = vec![
@@ -73,16 +76,20 @@ fn forwarding(dir: &std::path::Path) -> Result<Vec<Budget>> {
     const CACHED: u32 = 10_000;
     let zone = servers::zone(dir, "upstream", CACHED, |_| 1)?;
     let upstream = Server::ours(&zone)?;
-    let servers: Vec<Server> =
-        [Some(Server::forwarding(upstream.port)?), Server::dnsdist(dir, upstream.port)?]
-            .into_iter()
-            .flatten()
-            .collect();
+    let servers = [
+        Some(Server::forwarding(upstream.port)?),
+        Server::dnsdist(dir, upstream.port)?,
+        Some(Server::responder()?),
+        Server::unbound(dir, upstream.port)?,
+        Server::bind_forwarding(dir, upstream.port)?,
+    ];
+    let servers: Vec<Server> = servers.into_iter().flatten().collect();
     for server in &servers {
         load::warm(server.port, CACHED).with_context(|| format!("warming {}", server.name))?;
     }
     let seen = rounds(&servers.iter().map(|server| (server, CACHED)).collect::<Vec<_>>())?;
-    let peer = seen.get(1).map(|samples| median(samples));
+    let peer = servers.iter().position(|server| server.name == "dnsdist");
+    let peer = peer.map(|at| median(&seen[at]));
     let goal = peer.map_or(f64::INFINITY, |peer| peer * 0.8);
     let ours = seen.into_iter().next().context("ours is always measured")?;
     Ok(vec![Budget::at_most("dns-cached-forwarding_us", goal, ours).beside(peer)])

@@ -122,6 +122,60 @@ impl Server {
         Self::installed("dnsdist", "/usr/bin/dnsdist", &words, port)
     }
 
+    /// BIND with the zone; `None` where it is not installed.
+    pub fn bind(dir: &Path, zone: &Path) -> Result<Option<Self>> {
+        let served = format!(
+            "zone \"bench.example\" {{ type primary; file \"{}\"; notify no; }};\n",
+            zone.display()
+        );
+        Self::named("bind", &dir.join("bind"), "recursion no;", &served)
+    }
+
+    /// BIND that forwards and keeps what it was told; `None` where it is not installed.
+    pub fn bind_forwarding(dir: &Path, upstream: u16) -> Result<Option<Self>> {
+        let forwards = format!(
+            "recursion yes; forward only; forwarders {{ 127.0.0.1 port {upstream}; }}; \
+             dnssec-validation no;"
+        );
+        Self::named("bind", &dir.join("bind-forwarding"), &forwards, "")
+    }
+
+    fn named(name: &'static str, home: &Path, options: &str, served: &str) -> Result<Option<Self>> {
+        std::fs::create_dir_all(home)?;
+        let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
+        let config = format!(
+            "options {{ directory \"{shown}\"; listen-on port {port} {{ 127.0.0.1; }}; \
+             listen-on-v6 {{ none; }}; pid-file none; session-keyfile none; \
+             empty-zones-enable no; minimal-responses yes; {options} }};\ncontrols {{ }};\n{served}"
+        );
+        let path = home.join("named.conf");
+        std::fs::write(&path, config)?;
+        // One thread, and all it says to where nobody reads it.
+        let words = ["-g", "-n", "1", "-c"].map(str::to_owned);
+        let words: Vec<String> = words.into_iter().chain([path.display().to_string()]).collect();
+        Self::installed(name, "/usr/sbin/named", &words, port)
+    }
+
+    /// Unbound that forwards and keeps what it was told; `None` where it is not installed.
+    pub fn unbound(dir: &Path, upstream: u16) -> Result<Option<Self>> {
+        let home = dir.join("unbound");
+        std::fs::create_dir_all(&home)?;
+        let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
+        let config = format!(
+            "server:\n  interface: 127.0.0.1\n  port: {port}\n  num-threads: 1\n  \
+             do-daemonize: no\n  chroot: \"\"\n  username: \"\"\n  directory: \"{shown}\"\n  \
+             pidfile: \"{shown}/pid\"\n  use-syslog: no\n  logfile: \"{shown}/log\"\n  \
+             do-not-query-localhost: no\n  module-config: \"iterator\"\n  \
+             msg-cache-size: 64m\n  rrset-cache-size: 128m\nremote-control:\n  \
+             control-enable: no\nforward-zone:\n  name: \".\"\n  \
+             forward-addr: 127.0.0.1@{upstream}\n"
+        );
+        let path = home.join("unbound.conf");
+        std::fs::write(&path, config)?;
+        let words = ["-d".into(), "-c".into(), path.display().to_string()];
+        Self::installed("unbound", "/usr/sbin/unbound", &words, port)
+    }
+
     /// Processor time used so far by all threads of it and of the processes it began.
     pub fn cpu(&self) -> Result<Duration> {
         let nanoseconds: u64 = self.pids().iter().map(|pid| spent(*pid)).sum();
