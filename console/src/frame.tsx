@@ -27,28 +27,29 @@ import {
   IconSun,
   IconTerminal2,
 } from "@tabler/icons-react";
-import { Suspense, lazy, useMemo, useState } from "react";
+import { Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, Redirect, Route, Switch, useLocation } from "wouter";
 import { type Person, logOut } from "./api";
 import { choose } from "./i18n";
 import { useLive } from "./live";
 import { Now } from "./pages/now";
+import { later } from "./parts/later";
 import { ScopeContext } from "./scope";
 
-const Apps = lazy(() => import("./pages/apps"));
-const App = lazy(() => import("./pages/app"));
-const Releases = lazy(() => import("./pages/releases"));
-const Release = lazy(() => import("./pages/release"));
-const Fleet = lazy(() => import("./pages/fleet"));
-const Workloads = lazy(() => import("./pages/workloads"));
-const Item = lazy(() => import("./pages/item"));
-const New = lazy(() => import("./pages/new"));
-const Audit = lazy(() => import("./pages/audit"));
-const ShellPage = lazy(() => import("./pages/shell"));
-const Sessions = lazy(() => import("./pages/sessions"));
-const Usage = lazy(() => import("./pages/usage"));
-const Replay = lazy(() => import("./pages/replay"));
+const Apps = later(() => import("./pages/apps"));
+const App = later(() => import("./pages/app"));
+const Releases = later(() => import("./pages/releases"));
+const Release = later(() => import("./pages/release"));
+const Fleet = later(() => import("./pages/fleet"));
+const Workloads = later(() => import("./pages/workloads"));
+const Item = later(() => import("./pages/item"));
+const New = later(() => import("./pages/new"));
+const Audit = later(() => import("./pages/audit"));
+const ShellPage = later(() => import("./pages/shell"));
+const Sessions = later(() => import("./pages/sessions"));
+const Usage = later(() => import("./pages/usage"));
+const Replay = later(() => import("./pages/replay"));
 
 const PAGES = [
   { path: "/now", word: "now", icon: IconActivity },

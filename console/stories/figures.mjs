@@ -233,14 +233,16 @@ async function logs(browser) {
 
 /** From a key until it stands on the page in a shell, the container's own echo among it. */
 async function echo(browser) {
+  // Before: a pod's interface that comes breaks what a browser on its machine is loading.
+  const page = await enter(browser, "admin", "/now");
   await api("POST", "/api/v1/namespaces/default/pods", {
     ...pod("echoes", "default", { command: ["/bin/sh", "-c", "exec busybox sleep 3600"] }),
   });
   const path = "/api/v1/namespaces/default/pods/echoes";
   while (JSON.parse(await api("GET", path)).status.phase !== "Running") {
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await page.waitForTimeout(200);
   }
-  const page = await enter(browser, "admin", "/shell/default/echoes");
+  await page.evaluate(() => history.pushState(null, "", "/shell/default/echoes"));
   await page.getByRole("button", { name: "Open" }).click();
   await page.locator(".xterm-rows").getByText(/[#$]/).first().waitFor();
   await page.evaluate(() => {

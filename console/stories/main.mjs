@@ -18,6 +18,7 @@ const STORIES = [
   people.whoMayOnlyLookIsRefusedWhatChanges,
   pages.everyPageIsForEverybody,
   pages.everyPageFitsANarrowScreen,
+  pages.aPartThatDoesNotComeIsAskedForAgain,
   changes.anAppIsDeployedAndSeen,
   changes.aChangeIsLookedAtBeforeItIsMade,
   changes.aCanaryIsStoppedAndTakenBack,

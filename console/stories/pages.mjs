@@ -77,3 +77,17 @@ export async function everyPageFitsANarrowScreen(browser) {
   await page.locator("main .heat a").first().waitFor();
   await leave(page);
 }
+
+export async function aPartThatDoesNotComeIsAskedForAgain(browser) {
+  // Once: it is asked for again. Twice: all of the page is, as after another console was installed.
+  for (const times of [1, 2]) {
+    const page = await enter(browser, "admin", "/now");
+    let left = times;
+    await page.route(/assets\/fleet-.*\.js/, (route) =>
+      left-- > 0 ? route.abort("failed") : route.continue(),
+    );
+    await page.getByRole("link", { name: "Fleet" }).click();
+    await page.locator("main .heat a").first().waitFor();
+    await leave(page);
+  }
+}

@@ -1,12 +1,13 @@
 // An App's charts: of all its instances together, or of one.
 
 import { NativeSelect, SimpleGrid, Stack, Text } from "@mantine/core";
-import { Suspense, lazy, useState } from "react";
+import { Suspense, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { bytes, small } from "./quantity";
+import { later } from "./later";
 import { type Measures, measures, useTrends } from "./trends";
 
-const Chart = lazy(() => import("./chart"));
+const Chart = later(() => import("./chart"));
 
 export function Charts({ namespace, app }: { namespace: string; app: string }) {
   const { t } = useTranslation();

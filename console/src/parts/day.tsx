@@ -2,12 +2,13 @@
 
 import { SimpleGrid, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
-import { Suspense, lazy } from "react";
+import { Suspense } from "react";
 import { useTranslation } from "react-i18next";
 import { send } from "../api";
 import { bytes, small } from "./quantity";
+import { later } from "./later";
 
-const Chart = lazy(() => import("./chart"));
+const Chart = later(() => import("./chart"));
 const EVERY = 60_000;
 
 interface Amount {
