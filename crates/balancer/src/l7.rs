@@ -71,7 +71,7 @@ use berth_daemon::Tasks;
 
 use crate::streams::NotHad;
 
-pub use clusters::{Sites, follow_others};
+pub use clusters::{Elsewhere, Sites, follow_others};
 pub use lenient::Lenient;
 pub(crate) use routes::{At, Place, StreamRoute, stream_routes};
 pub use routes::{Scope, Table, routes};

@@ -1,6 +1,8 @@
 //! Ingress rules with real traffic: balancers in this process, pods as little servers on 127.0.0.x.
 #![allow(clippy::unwrap_used)] // a test's helpers fail like the test
 
+#[path = "l7/acme.rs"]
+mod acme;
 #[path = "l7/chaos.rs"]
 mod chaos;
 #[path = "l7/cluster.rs"]

@@ -31,8 +31,12 @@ pub struct Sites {
     /// The zone of this process, `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
     /// The other clusters and what endpoints they have.
-    pub(crate) others: Vec<(String, Kept<Key, EndpointSlice>)>,
+    pub others: Vec<(String, Elsewhere)>,
 }
+
+/// The endpoints that another cluster has.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere(pub(super) Kept<Key, EndpointSlice>);
 
 /// A Service's port as a route names it.
 #[derive(Clone, Copy, Debug)]
@@ -193,7 +197,8 @@ pub fn follow_others(
         loop {
             changed.notified().await;
             let others = copies.iter();
-            let others = others.map(|(name, copy)| (name.clone(), copy.kept().unwrap_or_default()));
+            let others = others
+                .map(|(name, copy)| (name.clone(), Elsewhere(copy.kept().unwrap_or_default())));
             sender.send_replace(Sites { others: others.collect(), ..sites.clone() });
         }
     });

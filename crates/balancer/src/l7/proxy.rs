@@ -246,6 +246,11 @@ impl ProxyHttp for Proxy {
             answer(session, status, &request.id, text.to_owned()).await?;
             return Ok(true);
         }
+        let proof = self.table.load().proof(&request.host, session.req_header().uri.path());
+        if let Some(proof) = proof {
+            answer(session, StatusCode::OK, &request.id, proof).await?;
+            return Ok(true);
+        }
         self.find(session, request);
         if let Some(to) = request.filters().find_map(|filters| filters.redirect.as_ref()) {
             let header = session.req_header();

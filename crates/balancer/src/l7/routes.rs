@@ -28,6 +28,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use berth_api::acme;
+
 use super::World;
 use super::pick::BackendSet;
 use super::secured::{self, Secured};
@@ -42,9 +44,12 @@ use cell::Cell;
 pub(super) use conditions::{Found as FoundCondition, GatewayReport, Reports, RouteReport};
 use gateways::Ground;
 pub(super) use matching::Asked;
+use parts::{Part, PartKey, Ruled, Used, Users};
 pub(super) use stream_routes::StreamReports;
 pub(crate) use stream_routes::{At, Place, StreamRoute, stream_routes};
-use parts::{Part, PartKey, Ruled, Used, Users};
+
+/// Authorities' tokens have 43 characters or so.
+const LONGEST_TOKEN: usize = 256;
 
 /// For whom and where a table is made.
 #[derive(Clone, Debug)]
@@ -71,6 +76,8 @@ pub struct Table {
     uses: Kept<Used, Users>,
     /// Default backends of Ingresses.
     defaults: Arc<BTreeMap<Age, Arc<Route>>>,
+    /// Hosts that Ingresses ask certificates for, and how often.
+    certified: Kept<String, usize>,
     /// What Gateways' routes stand on.
     ground: Arc<Ground>,
     secured: Arc<secured::Known>,
@@ -242,6 +249,22 @@ impl Table {
             .or(door.default.as_ref().map(|route| (route, 0)))
     }
 
+    /// What an authority that asks `host` for `path` is answered, RFC 8555 section 8.3; `None` where
+    /// no certificate is asked for, or nobody orders any.
+    pub(super) fn proof(&self, host: &str, path: &str) -> Option<String> {
+        let token = path.strip_prefix(acme::CHALLENGES)?;
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if token.is_empty() || token.len() > LONGEST_TOKEN || !token.bytes().all(is_token) {
+            return None;
+        }
+        if self.certified.get(host).is_none() && !self.ground.certified.contains(host) {
+            return None;
+        }
+        let key = (acme::NAMESPACE.to_owned(), acme::CONFIG_MAP.to_owned());
+        let data = self.world.config_maps.get(&key)?.data.as_ref()?;
+        Some(format!("{token}.{}", data.get(acme::THUMBPRINT)?))
+    }
+
     /// The same for a request whose header fields were not read; `None` too when they matter.
     pub(super) fn find_plain(
         &self,
@@ -253,6 +276,9 @@ impl Table {
     ) -> Option<(&Arc<Route>, usize)> {
         static NONE: std::sync::LazyLock<http::HeaderMap> =
             std::sync::LazyLock::new(http::HeaderMap::new);
+        if path.starts_with(acme::CHALLENGES) {
+            return None;
+        }
         let door = self.door(door);
         let asked = Asked { host, path, query, method, headers: &NONE };
         let mut rules = door.host(host).rules.iter().map(|ruled| &ruled.rule);

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ struct Owned {
     slices: Vec<EndpointSlice>,
     secrets: Vec<Secret>,
     #[serde(default)]
+    config_maps: Vec<ConfigMap>,
+    #[serde(default)]
     gateway: GatewayObjects,
 }
 
@@ -36,6 +38,7 @@ struct Borrowed<'a> {
     services: Vec<&'a Service>,
     slices: Vec<&'a EndpointSlice>,
     secrets: Vec<&'a Secret>,
+    config_maps: Vec<&'a ConfigMap>,
     gateway: &'a GatewayObjects,
 }
 
@@ -63,6 +66,7 @@ pub(super) fn load(path: &Path) -> Result<Option<Snapshot>, SavedError> {
         services: saved.services.into_iter().map(Arc::new).collect(),
         slices: saved.slices.into_iter().map(Arc::new).collect(),
         secrets: saved.secrets.into_iter().map(Arc::new).collect(),
+        config_maps: saved.config_maps.into_iter().map(Arc::new).collect(),
         gateway: saved.gateway,
         // Whoever follows the other clusters says where they are.
         sites: super::Sites::default(),
@@ -81,6 +85,7 @@ pub(super) fn save(path: &Path, snapshot: &Snapshot) -> Result<(), SavedError> {
         services: plain(&snapshot.services),
         slices: plain(&snapshot.slices),
         secrets: plain(&snapshot.secrets),
+        config_maps: plain(&snapshot.config_maps),
         gateway: &snapshot.gateway,
     };
     let text = serde_json::to_vec(&parts)

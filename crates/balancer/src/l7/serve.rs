@@ -83,8 +83,7 @@ pub(super) async fn serve_telling(
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
     let lasting = outlasting(tasks);
-    let streams =
-        streams::serve_gateways(config.clone(), told.subscribe(), not_had, tasks.clone());
+    let streams = streams::serve_gateways(config.clone(), told.subscribe(), not_had, tasks.clone());
     tasks.spawn("streams", streams);
     let served = serve_and_drain(config, worlds, told, tasks, &lasting).await;
     lasting.stop(LAST_WORDS).await;

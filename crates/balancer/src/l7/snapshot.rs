@@ -5,13 +5,14 @@ mod gateway;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::{Notify, watch};
 
+use berth_api::acme;
 use berth_api::endpoints::SERVICE_NAME;
 use berth_daemon::Tasks;
 
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub slices: Vec<Arc<EndpointSlice>>,
     /// Secrets of type `kubernetes.io/tls`.
     pub secrets: Vec<Arc<Secret>>,
+    /// The ConfigMap that answers to ACME are made of.
+    pub config_maps: Vec<Arc<ConfigMap>>,
     /// The Gateway API's.
     pub gateway: GatewayObjects,
     /// Where this process is, and what endpoints other clusters have.
@@ -63,6 +66,7 @@ impl Snapshot {
     pub(super) fn relevant(&self, class: &str) -> Self {
         let mut services = HashSet::new();
         let mut secrets = HashSet::new();
+        let mut config_maps = HashSet::new();
         let served = self.served(class);
         for ingress in &served {
             let namespace = ingress.namespace().unwrap_or_default();
@@ -95,11 +99,15 @@ impl Snapshot {
         let classes = self.classes.iter().filter(|candidate| candidate.name_any() == class);
         let service = |s: &&Arc<Service>| is_named(&services, s.namespace(), s.name_any());
         let secret = |s: &&Arc<Secret>| is_named(&secrets, s.namespace(), s.name_any());
+        let acme = (acme::NAMESPACE.to_owned(), acme::CONFIG_MAP.to_owned());
+        config_maps.insert(acme);
+        let config_map = |m: &&Arc<ConfigMap>| is_named(&config_maps, m.namespace(), m.name_any());
         Self {
             classes: classes.cloned().collect(),
             services: self.services.iter().filter(service).cloned().collect(),
             slices: self.slices.iter().filter(|slice| of_service(slice)).cloned().collect(),
             secrets: self.secrets.iter().filter(secret).cloned().collect(),
+            config_maps: self.config_maps.iter().filter(config_map).cloned().collect(),
             ingresses: served.into_iter().cloned().collect(),
             gateway: self.gateway.clone(),
             sites: self.sites.clone(),
@@ -155,6 +163,9 @@ pub(super) fn follow_cluster(
     let services = following!("services", Service, all());
     let slices =
         follow("endpoints", berth_api::endpoints::follow(client.clone()), changed.clone(), tasks);
+    let of_acme = Api::<ConfigMap>::namespaced(client.clone(), acme::NAMESPACE);
+    let named = all().fields(&format!("metadata.name={}", acme::CONFIG_MAP));
+    let config_maps = follow("configmaps", watcher(of_acme, named), changed.clone(), tasks);
     let secrets = following!("secrets", Secret, all().fields("type=kubernetes.io/tls"));
     let gateway = gateway::follow_gateways(client, changed.clone(), tasks);
     tasks.spawn_until_stop("ingress-snapshots", async move {
@@ -171,6 +182,7 @@ pub(super) fn follow_cluster(
                 world.services = services.kept()?;
                 world.slices = before.slices.following(slices.kept()?);
                 world.secrets = secrets.kept()?;
+                world.config_maps = config_maps.kept()?;
                 gateway.fill(&mut world)
             })();
             if complete.is_some() {

@@ -41,9 +41,9 @@ pub(super) async fn keep(
             (table, streams)
         });
         let says_more = |(table, streams): &&(Arc<Table>, StreamReports)| {
-            written.as_ref().is_none_or(|(before, said)| {
-                !before.says_the_same(table) || said != streams
-            })
+            written
+                .as_ref()
+                .is_none_or(|(before, said)| !before.says_the_same(table) || said != streams)
         };
         if let Some((table, streams)) = says.as_ref().filter(says_more) {
             let world = table.world();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::core::PartialObjectMeta;
@@ -19,7 +19,7 @@ use berth_api::gateway::{
 
 use super::lenient::Lenient;
 use super::snapshot::{GatewayObjects, Snapshot};
-use super::{Sites, snapshot};
+use super::{Elsewhere, Sites, snapshot};
 use crate::follow::key_of;
 use crate::kept::{Kept, Key};
 
@@ -33,6 +33,8 @@ pub struct World {
     pub(crate) classes: Objects<IngressClass>,
     pub(crate) services: Objects<Service>,
     pub(crate) secrets: Objects<Secret>,
+    /// What answers to ACME are made of.
+    pub(crate) config_maps: Objects<ConfigMap>,
     pub(crate) http: Objects<Lenient<HTTPRoute>>,
     pub(crate) grpc: Objects<Lenient<GRPCRoute>>,
     pub(crate) tls: Objects<Lenient<TLSRoute>>,
@@ -126,7 +128,7 @@ impl World {
         let others = sites.others.into_iter();
         self.others = others
             .map(|(name, all)| {
-                let all = slices(&name, all);
+                let all = slices(&name, all.0);
                 (name, all)
             })
             .collect();
@@ -148,11 +150,16 @@ impl World {
             services: self.services.values().cloned().collect(),
             slices: self.slices.all.values().cloned().collect(),
             secrets: self.secrets.values().cloned().collect(),
+            config_maps: self.config_maps.values().cloned().collect(),
             gateway: self.gateway(),
             sites: Sites {
                 own: self.own.clone(),
                 zone: self.zone.clone(),
-                others: self.others.iter().map(|(name, s)| (name.clone(), s.all.clone())).collect(),
+                others: self
+                    .others
+                    .iter()
+                    .map(|(name, s)| (name.clone(), Elsewhere(s.all.clone())))
+                    .collect(),
             },
         };
         list.relevant(class)
@@ -205,6 +212,7 @@ impl From<&Snapshot> for World {
             classes: by_name(&snapshot.classes),
             services: by_name(&snapshot.services),
             secrets: by_name(&snapshot.secrets),
+            config_maps: by_name(&snapshot.config_maps),
             http: by_name(&gateway.http),
             grpc: by_name(&gateway.grpc),
             tls: by_name(&gateway.tls),

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use berth_api::acme;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -62,6 +63,7 @@ impl Table {
             parts: self.parts.clone(),
             uses: self.uses.clone(),
             defaults: self.defaults.clone(),
+            certified: self.certified.clone(),
             ground: self.ground.clone(),
             secured: self.secured.clone(),
         };
@@ -148,6 +150,16 @@ impl Table {
                 self.forget(key, old);
                 let all = old.placed.iter().map(|placed| (placed.door, placed.host.clone()));
                 places.extend(all.map(|place| (place, Vec::new())));
+            }
+            for host in old.iter().flat_map(|part| &part.certified) {
+                let count = self.certified.remove(host).map_or(1, |count| *count);
+                if count > 1 {
+                    self.certified.insert(host.clone(), Arc::new(count - 1));
+                }
+            }
+            for host in part.iter().flat_map(|part| &part.certified) {
+                let count = self.certified.get(host).map_or(0, |count| **count);
+                self.certified.insert(host.clone(), Arc::new(count + 1));
             }
             if old.iter().chain(part).any(|part| part.default.is_some()) {
                 let defaults = Arc::make_mut(&mut self.defaults);
@@ -309,7 +321,8 @@ impl Build<'_> {
                 placed.push(Placed { door, host: host.clone(), rule: rule.clone() });
             }
         }
-        Some(Part { age: age(ingress), placed, default, ..Part::default() })
+        let certified = certified(ingress);
+        Some(Part { age: age(ingress), placed, certified, default, ..Part::default() })
     }
 
     fn route(
@@ -332,6 +345,18 @@ impl Build<'_> {
         let targets = Targets::one(self.backends.get(wanted, (&name, ingress.annotations())));
         Arc::new(Route { name, targets, max_body, ..Route::default() })
     }
+}
+
+/// The hosts that an Ingress asks certificates for.
+fn certified(ingress: &Ingress) -> Vec<String> {
+    if ingress.annotations().get(acme::ASKS).is_none_or(|value| value != "true") {
+        return Vec::new();
+    }
+    let spec = ingress.spec.iter();
+    let named = spec.clone().flat_map(|spec| spec.tls.iter().flatten()).flat_map(|tls| &tls.hosts);
+    let ruled =
+        spec.flat_map(|spec| spec.rules.iter().flatten()).filter_map(|rule| rule.host.as_ref());
+    named.flatten().chain(ruled).map(|host| host.to_ascii_lowercase()).collect()
 }
 
 /// A quantity of bytes; what is none is no limit.

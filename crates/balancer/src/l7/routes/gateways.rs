@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use berth_api::acme;
 use berth_api::gateway::{
     CONTROLLER, GROUP, Gateway, Listener, ParentRef, ReferenceGrantSpec, RouteKind, SecretRef,
 };
@@ -65,6 +66,8 @@ pub(super) struct Ground {
     pub(super) hosts: BTreeSet<(DoorName, String)>,
     /// Which Secret is shown for which host, `NAMESPACE/NAME`.
     pub(super) certificates: Vec<(String, String)>,
+    /// Hosts that certificates are asked for.
+    pub(super) certified: BTreeSet<String>,
     /// The Secrets that listeners name, there or not.
     secrets: BTreeSet<Key>,
 }
@@ -92,6 +95,10 @@ impl Ground {
         let mut ground = Self { classes, grants, namespaces, ..Self::default() };
         for gateway in gateways.iter().filter_map(|gateway| gateway.object.as_ref().ok()) {
             for listener in &gateway.spec.listeners {
+                if is_certified(gateway.as_ref()) && listener.protocol == "HTTPS" {
+                    let host = listener.hostname.as_ref().map(|host| host.to_ascii_lowercase());
+                    ground.certified.extend(host);
+                }
                 let (at, conditions) = ground.listening(gateway, listener, world, scope);
                 if let (Some(door), Some(host)) = (at.door, &at.host)
                     && !host.is_empty()
@@ -144,13 +151,19 @@ impl Ground {
     }
 }
 
+/// Whether certificates are asked for.
+fn is_certified(object: &impl ResourceExt) -> bool {
+    object.annotations().get(acme::ASKS).is_some_and(|value| value == "true")
+}
+
 /// Whether any is new, gone, or asks for something else.
 fn differ<K>(was: &Objects<Lenient<K>>, now: &Objects<Lenient<K>>) -> bool
 where
     K: 'static,
 {
-    let version =
-        |one: &Arc<Lenient<K>>| Some((one.metadata.uid.clone()?, one.metadata.generation?));
+    let version = |one: &Arc<Lenient<K>>| {
+        Some((one.metadata.uid.clone()?, one.metadata.generation?, is_certified(one.as_ref())))
+    };
     was.differing(now).iter().any(|key| {
         let (was, now) = (was.get(key).and_then(version), now.get(key).and_then(version));
         was.is_none() || was != now

@@ -191,7 +191,7 @@ fn told(table: &Table) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
     #[test]
     fn a_table_carried_on_is_the_one_made_anew(
         steps in prop::collection::vec(prop::collection::vec((0u8..9, 0u8..4, 0u8..24), 1..6), 1..16),

@@ -53,6 +53,8 @@ pub(super) struct Placed {
 pub(super) struct Part {
     pub(super) age: Age,
     pub(super) placed: Vec<Placed>,
+    /// Hosts that certificates are asked for.
+    pub(super) certified: Vec<String>,
     /// For requests that no rule fits.
     pub(super) default: Option<Arc<Route>>,
     /// The listeners that a route is attached to.
