@@ -1,6 +1,7 @@
 //! Pods on a real containerd under a real API server. Needs root, containerd, runc, the CNI plugins
 //! and busybox-static; says so where one is missing, and fails where CI expects them.
 
+mod apps;
 mod node;
 mod refused;
 mod running;
