@@ -19,6 +19,7 @@ struct Figures {
     paint_ms: Vec<f64>,
     javascript_kib: f64,
     change_ms: Vec<f64>,
+    echo_ms: Vec<f64>,
     lines_per_second: f64,
     behind_ms: f64,
     log_frame_ms: f64,
@@ -82,6 +83,10 @@ fn judged(figures: Figures) -> Vec<Budget> {
         "a change was on the page after {:.0} ms, {worst:.0} ms at most",
         median(&figures.change_ms)
     );
+    let mut echoes = figures.echo_ms;
+    echoes.sort_by(f64::total_cmp);
+    let late = echoes.get(echoes.len() * 95 / 100).copied().unwrap_or(f64::INFINITY);
+    println!("95 of 100 keys were on a shell's page after {late:.0} ms");
     vec![
         Budget::at_most("console-first-paint_ms", 1000.0, figures.paint_ms),
         Budget::at_most("console-javascript_kib", 350.0, vec![figures.javascript_kib]),
@@ -91,6 +96,8 @@ fn judged(figures: Figures) -> Vec<Budget> {
         // All of them, not their median.
         Budget::at_most("console-change-to-page-worst_ms", 300.0, vec![worst]),
         Budget::at_most("console-200-open-cpu_percent", 20.0, vec![figures.consoles_cpu_percent]),
+        // The container's own echo is in it: the goal, 30 ms over that, is kept all the more.
+        Budget::at_most("console-shell-echo_ms", 30.0, echoes),
         Budget::at_least("console-log-lines-per-second", 950.0, vec![figures.lines_per_second]),
         Budget::at_most("console-log-behind_ms", 1000.0, vec![figures.behind_ms]),
     ]

@@ -84,6 +84,12 @@ impl Cluster {
         self
     }
 
+    /// The same, which will be told so too.
+    pub fn told(mut self, name: &str, value: &str) -> Self {
+        self.options.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
     /// As [`Cluster::new`], and up.
     ///
     /// # Errors

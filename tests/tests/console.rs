@@ -1,14 +1,17 @@
 //! The console of a whole cluster, before people and attackers in a real browser: each page and
 //! each story of `console/stories`, and what stands behind when the control plane is gone.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use berth_apiserver::{Pki, Sans};
 use berth_tests::{Cluster, can_run_clusters, root, until};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const SECRET: &str = "said to nobody else";
 const CHROMIUM: &str = "/usr/bin/chromium";
 
 #[test]
@@ -17,6 +20,8 @@ fn people_find_their_way_and_attackers_do_not() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::new()?.with_console();
+    let provider = Provider::new(cluster.console().port())?;
+    let cluster = cluster.told("--console-oidc", &provider.file().display().to_string());
     let said = cluster.start()?;
     let url = format!("https://localhost:{}", cluster.console().port());
     ensure!(said.contains(&url), "berth up says where the console is:\n{said}");
@@ -36,11 +41,46 @@ fn people_find_their_way_and_attackers_do_not() -> Result<()> {
     let image = cluster.field("deployment/hello", "{.spec.template.spec.containers[0].image}")?;
     cluster.apply(&include_str!("../fixtures/hostile.yaml").replace("IMAGE", &image))?;
 
-    stories(&url, &people.to_string(), &image)?;
+    stories(&url, &people.to_string(), &image, &provider.said())?;
     it_outlives_the_control_plane_and_goes_when_told(&cluster)
 }
 
-fn stories(url: &str, people: &str, image: &str) -> Result<()> {
+/// Who names people beside the console: a stories' program that is not there yet.
+struct Provider {
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+impl Provider {
+    /// Writes what the console at `console` is told of it, and the certificate that it will have.
+    fn new(console: u16) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        // It is for localhost, as any API server's.
+        Pki::load_or_create(&dir.path().join("pki"), &Sans::default(), "provider")?;
+        let provider = json!({
+            "issuer": format!("https://localhost:{port}"), "client": "berth",
+            "url": format!("https://localhost:{console}"), "secretFile": "secret",
+            "authority": "pki/ca.crt", "roles": { "platform": "berth:viewers" },
+        });
+        std::fs::write(dir.path().join("secret"), SECRET)?;
+        std::fs::write(dir.path().join("oidc.yaml"), provider.to_string())?;
+        Ok(Self { dir, port })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("oidc.yaml")
+    }
+
+    fn said(&self) -> String {
+        let file = |name: &str| self.dir.path().join(name);
+        let (certificate, key) = (file("pki/apiserver.crt"), file("pki/apiserver.key"));
+        json!({ "port": self.port, "certificate": certificate, "key": key, "secret": SECRET })
+            .to_string()
+    }
+}
+
+fn stories(url: &str, people: &str, image: &str, provider: &str) -> Result<()> {
     let packages = root().join("console/node_modules");
     let missing = [packages.join("playwright-core"), CHROMIUM.into()];
     if let Some(missing) = missing.iter().find(|path| !path.exists()) {
@@ -55,6 +95,7 @@ fn stories(url: &str, people: &str, image: &str) -> Result<()> {
         .env("BERTH_CONSOLE", url)
         .env("BERTH_PEOPLE", people)
         .env("BERTH_IMAGE", image)
+        .env("BERTH_PROVIDER", provider)
         .env("CHROMIUM", CHROMIUM)
         .output()
         .context("running node")?;

@@ -1,6 +1,6 @@
 //! `berth console`: the web console of a cluster, and the accounts of who may log in.
 
-mod oidc;
+pub mod oidc;
 mod token;
 
 use std::io::{IsTerminal, Read};

@@ -32,6 +32,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::cli::Global;
+use crate::console::oidc::Provider;
 use crate::failure::{Exit, Failure};
 use crate::progress::Steps;
 use manifests::{Door, Manifest, Part, Storage, Wanted};
@@ -70,6 +71,10 @@ pub struct Options {
     /// Where the console's accounts are, unless the Secret berth-console-database names a database
     #[arg(long, value_enum, default_value_t)]
     console_storage: Storage,
+    /// A file that says which OpenID Connect provider names people too (docs/CONSOLE.md); what it
+    /// names becomes the Secret berth-console-oidc, which is not rendered
+    #[arg(long, value_name = "FILE")]
+    console_oidc: Option<PathBuf>,
     /// Print the manifests, and end
     #[arg(long, conflicts_with = "render_to")]
     render: bool,
@@ -88,10 +93,11 @@ pub struct Options {
 }
 
 impl Options {
-    fn wanted(&self) -> Wanted {
+    fn wanted(&self) -> Result<Wanted> {
+        let provider = self.console_oidc.as_deref().map(Provider::read).transpose()?;
         let mut parts = Part::value_variants().to_vec();
         parts.retain(|part| !self.without.contains(part));
-        Wanted {
+        Ok(Wanted {
             image: self.image.clone(),
             parts,
             apps_domain: self.apps_domain.clone(),
@@ -102,7 +108,8 @@ impl Options {
             default_class: self.default_ingress_class,
             dns_address: self.dns_address,
             claim: self.console_storage != Storage::Ephemeral,
-        }
+            provider: provider.map(|one| one.files()).transpose()?,
+        })
     }
 }
 
@@ -116,13 +123,16 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
         eprintln!("{} is in {}", options.image, path.display());
         return Ok(());
     }
-    let wanted = options.wanted();
-    if options.render {
-        print!("{}", render::stream(&manifests::all(&wanted)?)?);
+    let wanted = options.wanted()?;
+    if options.render || options.render_to.is_some() {
+        let mut all = manifests::all(&wanted)?;
+        // What is rendered is kept where many can read it.
+        all.retain(|one| one.kind() != "Secret");
+        match &options.render_to {
+            Some(dir) => return render::directory(&all, &wanted.image, dir),
+            None => print!("{}", render::stream(&all)?),
+        }
         return Ok(());
-    }
-    if let Some(dir) = &options.render_to {
-        return render::directory(&manifests::all(&wanted)?, &wanted.image, dir);
     }
     let server = server::connect(global).await?;
     let mut steps = Steps::new();

@@ -18,7 +18,7 @@
 
 mod jwt;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -63,6 +63,8 @@ pub struct Oidc {
     pub name: String,
     /// The claim that lists the groups.
     pub groups: String,
+    /// What its groups are here; where any is named, all others are nothing.
+    pub roles: BTreeMap<String, String>,
     /// Certificates of who signed the provider's; none: those of the system.
     pub authority: Option<PathBuf>,
 }
@@ -231,10 +233,15 @@ impl Provider {
         }
         let name = claims[&self.config.name].as_str().ok_or_else(absent)?.to_owned();
         let subject = claims["sub"].as_str().ok_or_else(absent)?.to_owned();
-        let groups = match &claims[&self.config.groups] {
+        let said: Vec<String> = match &claims[&self.config.groups] {
             Value::Array(all) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             Value::String(one) => vec![one.clone()],
             _ => Vec::new(),
+        };
+        let roles = &self.config.roles;
+        let groups = match roles.is_empty() {
+            true => said,
+            false => said.iter().filter_map(|group| roles.get(group)).cloned().collect(),
         };
         Ok(Named { name, subject, groups })
     }

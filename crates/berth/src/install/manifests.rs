@@ -3,12 +3,16 @@
 //! Accounts and rights of DNS, balancer and console are those of `berth up`, read from its own
 //! manifests: they cannot come apart. What is the embedded ground's alone is left out by name.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use berth_api::{app, gateway, release};
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::console::oidc::PROVIDER;
 
 const SYSTEM: &str = include_str!("../up/system.yaml");
 const PEOPLE: &str = include_str!("../up/people.yaml");
@@ -26,6 +30,9 @@ pub const LABEL: &str = "berth.dev/installed-by";
 pub const LABELLED: &str = "berth-install";
 /// On the namespace: which version is installed.
 pub const VERSION: &str = "berth.dev/version";
+
+/// What the console needs to ask who people are.
+const PROVIDER_SECRET: &str = "berth-console-oidc";
 
 /// The kinds, in the order in which they are wanted; [`Manifest::rank`] is a place in it.
 const ORDER: [&str; 14] = [
@@ -121,6 +128,8 @@ pub struct Wanted {
     pub dns_address: Option<Ipv4Addr>,
     /// Whether the console's file is on a claim.
     pub claim: bool,
+    /// Who else names people: the files that the console needs for it.
+    pub provider: Option<BTreeMap<&'static str, String>>,
 }
 
 impl Wanted {
@@ -225,6 +234,10 @@ pub fn all(wanted: &Wanted) -> Result<Vec<Manifest>> {
                 json!({ "name": "state", "persistentVolumeClaim": claim });
             own.push(console_claim());
         }
+        if let Some(files) = &wanted.provider {
+            let secret = console_provider(&mut own[1], files)?;
+            own.push(secret);
+        }
         add("console", own);
     }
     for one in &mut all {
@@ -247,6 +260,31 @@ fn definitions(all: &mut Vec<Manifest>) -> Result<()> {
         all.push(Manifest { file, object });
     }
     Ok(())
+}
+
+/// The Secret of these files, which `deployment` gets.
+fn console_provider(
+    deployment: &mut Value,
+    files: &BTreeMap<&'static str, String>,
+) -> Result<Value> {
+    let pod = &mut deployment["spec"]["template"];
+    let digest = Sha256::digest(serde_json::to_vec(files)?);
+    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    // What is in a Secret comes to a process that runs, but it does not look again.
+    pod["metadata"]["annotations"]["berth.dev/provider"] = json!(digest);
+    let container = &mut pod["spec"]["containers"][0];
+    let words = container["command"].as_array_mut().context("the console has a command")?;
+    words.extend([json!("--oidc"), json!(format!("/etc/berth/oidc/{PROVIDER}"))]);
+    let mounts = container["volumeMounts"].as_array_mut().context("the console has files")?;
+    mounts.push(json!({ "name": "oidc", "mountPath": "/etc/berth/oidc", "readOnly": true }));
+    let volumes = pod["spec"]["volumes"].as_array_mut().context("the console has volumes")?;
+    let secret = json!({ "secretName": PROVIDER_SECRET, "defaultMode": 288 });
+    volumes.push(json!({ "name": "oidc", "secret": secret }));
+    Ok(json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": { "name": PROVIDER_SECRET, "namespace": NAMESPACE },
+        "stringData": files,
+    }))
 }
 
 fn console_claim() -> Value {
@@ -330,6 +368,7 @@ pub(super) mod tests {
             default_class: false,
             dns_address: Some(Ipv4Addr::new(10, 0, 0, 10)),
             claim: true,
+            provider: Some(BTreeMap::from([(PROVIDER, "{}".to_owned())])),
         }
     }
 
@@ -429,10 +468,14 @@ pub(super) mod tests {
         );
         let console = find(&said, "Deployment", "berth-console").to_string();
         assert!(console.contains("claimName") && !console.contains("emptyDir"), "{console}");
+        assert!(console.contains("/etc/berth/oidc/provider.json"), "{console}");
+        let secret = &find(&said, "Secret", "berth-console-oidc")["stringData"];
+        assert_eq!(*secret, json!({ "provider.json": "{}" }));
         let controllers = find(&said, "Deployment", "berth-controllers").to_string();
         assert!(controllers.contains(r#""--apps-domain","apps.example""#), "{controllers}");
         wanted.parts = vec![Part::Controllers];
         wanted.default_class = true;
+        wanted.provider = None;
         let few = all(&wanted).unwrap();
         let pods: Vec<_> = few.iter().filter_map(Manifest::deployment).collect();
         assert_eq!(pods, [(NAMESPACE.to_owned(), "berth-controllers".to_owned())]);

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::system;
+use crate::console::oidc::{self, Provider};
 use crate::instance::{ConsoleAt, Instance};
 
 const MANIFESTS: &str = include_str!("console.yaml");
@@ -28,6 +29,8 @@ const PEOPLE: &str = include_str!("people.yaml");
 const NAMESPACE: &str = "berth-system";
 const DEPLOYMENT: &str = "berth-console";
 const ROLE: &str = "berth:console";
+/// Who named people names them no more.
+const OFF: &str = "off";
 /// Nothing waits for it but the last lines that `berth up` prints.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Kubernetes' own word for a role that is left as people made it.
@@ -48,7 +51,9 @@ pub async fn apply(client: &Client, instance: &Instance, pki: &Pki, image: &str)
     };
     let directory = directory(instance)?;
     let certificate = certificate(instance, pki, &directory, listen)?;
-    for object in system::objects(&manifests(image, listen, &directory, &certificate))? {
+    let provider = provider(instance, &directory.join("oidc"))?;
+    let text = manifests(image, listen, &directory, &certificate, &provider);
+    for object in system::objects(&text)? {
         system::apply_one(client, object).await?;
     }
     Ok(())
@@ -106,7 +111,37 @@ fn certificate(
     Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn manifests(image: &str, listen: SocketAddr, directory: &Path, certificate: &str) -> String {
+/// Puts who names people beside the console's files; which one it is, in few letters.
+fn provider(instance: &Instance, directory: &Path) -> Result<String> {
+    let Some(file) = instance.options.console_oidc.as_ref().filter(|file| *file != Path::new(OFF))
+    else {
+        return match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", directory.display()))
+            }
+            _ => Ok(String::new()),
+        };
+    };
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.with_context(|| format!("making {}", directory.display()))?;
+    let mut digest = Sha256::new();
+    for (name, text) in Provider::read(file)?.files()? {
+        let path = directory.join(name);
+        std::fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
+        digest.update(text);
+    }
+    Ok(digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn manifests(
+    image: &str,
+    listen: SocketAddr,
+    directory: &Path,
+    certificate: &str,
+    provider: &str,
+) -> String {
+    let named = format!("/var/lib/berth/console/oidc/{}", oidc::PROVIDER);
+    let named = if provider.is_empty() { String::new() } else { format!(", --oidc, {named}") };
     let local = if listen.is_ipv4() { "127.0.0.1" } else { "::1" };
     let probe =
         if listen.ip().is_unspecified() { local.to_owned() } else { listen.ip().to_string() };
@@ -117,6 +152,8 @@ fn manifests(image: &str, listen: SocketAddr, directory: &Path, certificate: &st
         ("probe", probe),
         ("directory", directory.display().to_string()),
         ("certificate", certificate.to_owned()),
+        ("provider", provider.to_owned()),
+        ("oidc", named),
     ];
     words.iter().fold(MANIFESTS.to_owned(), |text, (word, value)| system::fill(&text, word, value))
 }
@@ -168,12 +205,15 @@ mod tests {
     #[test]
     fn every_manifest_is_an_object() {
         let listen = "0.0.0.0:8444".parse().unwrap();
-        let text = manifests("x", listen, Path::new("/d"), "c");
-        assert!(!text.contains("{{"), "a placeholder that nothing fills in");
-        for object in
-            system::objects(&text).unwrap().iter().chain(&system::objects(PEOPLE).unwrap())
-        {
-            assert!(object.types.is_some(), "{object:?}");
+        for provider in ["", "p"] {
+            let text = manifests("x", listen, Path::new("/d"), "c", provider);
+            assert!(!text.contains("{{"), "a placeholder that nothing fills in");
+            assert_eq!(text.contains("--oidc"), !provider.is_empty(), "{text}");
+            for object in
+                system::objects(&text).unwrap().iter().chain(&system::objects(PEOPLE).unwrap())
+            {
+                assert!(object.types.is_some(), "{object:?}");
+            }
         }
     }
 }

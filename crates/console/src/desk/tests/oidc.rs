@@ -182,6 +182,7 @@ async fn who_a_provider_names_is_let_in_as_that() {
         url: URL.to_owned(),
         name: "preferred_username".to_owned(),
         groups: "groups".to_owned(),
+        roles: Default::default(),
         authority: Some(authority),
     };
     ground.desk.provider = Some(Provider::new(config.clone()).unwrap());
@@ -235,6 +236,20 @@ async fn who_a_provider_names_is_let_in_as_that() {
     assert_eq!(try_with(json!({ "sub": "1" })).await, StatusCode::UNAUTHORIZED, "no name");
     ground.desk.accounts.set_disabled("zoe", true).await.unwrap();
     assert_eq!(try_with(named("zoe", "1")).await, StatusCode::FORBIDDEN, "disabled");
+
+    // What groups are here, not there, is said here.
+    let roles = [("staff".to_owned(), "berth:viewers".to_owned())].into();
+    ground.desk.provider = Some(Provider::new(Oidc { roles, ..config.clone() }).unwrap());
+    let router = routes(ground.desk.clone());
+    let (to, cookie) = begin(&router).await;
+    let mut claims = named("yan", "9");
+    claims["groups"] = json!(["staff", "berth:admins"]);
+    *issuer.claims.lock().unwrap() = claims;
+    let (code, state) = issuer.log_in(&to);
+    assert_eq!(back(&router, &code, &state, &cookie).await.status(), StatusCode::SEE_OTHER);
+    let all = ground.desk.accounts.list().await.unwrap();
+    let yan = all.iter().find(|account| account.name == "yan").unwrap();
+    assert_eq!(yan.groups, ["berth:viewers"]);
 
     // One whose secret is wrong there gets nobody in; nor does one whose certificate nobody knows.
     let stranger = Oidc { secret: "wrong".to_owned(), ..config.clone() };
