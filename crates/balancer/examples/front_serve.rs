@@ -10,7 +10,7 @@ use berth_daemon::Tasks;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).ok_or("front_serve FILE")?;
     let tasks = Tasks::new();
-    front::follow(path.into(), |text| Ok(serde_json::from_str(text)?), &tasks).await?;
+    front::follow(path.into(), |text| Ok(serde_json::from_str(text)?), None, &tasks).await?;
     println!("ready");
     berth_daemon::wait_for_end().await?;
     tasks.stop(Duration::from_secs(2)).await;

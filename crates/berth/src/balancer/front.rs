@@ -1,5 +1,6 @@
 //! `berth balancer front`: one address for many machines, in XDP on a named interface.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use berth_daemon::Tasks;
 use clap::Subcommand;
 
 use crate::cli::Global;
+use crate::connect;
 use crate::output::columns;
 
 /// Nothing is under way in this process: the kernel forwards by itself.
@@ -49,7 +51,7 @@ const PINS: &str = "/sys/fs/bpf/berth-front";
 /// When the kernel does not take the front, or there is none to be shown or taken away.
 pub fn run(global: &Global, what: Front) -> Result<()> {
     match what {
-        Front::Serve { config } => serve(config),
+        Front::Serve { config } => serve(global, config),
         Front::Show { interface, pins } => {
             let (shown, lost) = front::show(&pins, &interface)?;
             let all = serde_json::json!({ "backends": shown, "lost": lost });
@@ -58,15 +60,16 @@ pub fn run(global: &Global, what: Front) -> Result<()> {
                     let front::Load { packets, bytes, connections } = one.load;
                     let there = if one.there { "yes" } else { "no" };
                     let numbers = [connections, packets, bytes].map(|number| number.to_string());
-                    let names = [one.service.clone(), one.backend.to_string(), there.to_owned()];
+                    let backend = SocketAddr::new(one.backend, one.port).to_string();
+                    let names = [one.service.clone(), backend, there.to_owned()];
                     [names, numbers].concat()
                 };
                 let rows: Vec<_> = shown.iter().map(row).collect();
                 let header = ["SERVICE", "BACKEND", "THERE", "CONNECTIONS", "PACKETS", "BYTES"];
-                let front::Lost { no_backend, unreachable, too_large, moved } = lost;
+                let front::Lost { no_backend, unreachable, too_large, moved, no_port } = lost;
                 format!(
                     "{}lost: {no_backend} without a backend, {unreachable} without a way, \
-                     {too_large} too large; {moved} moved\n",
+                     {too_large} too large, {no_port} without a port; {moved} moved\n",
                     columns(&header, &rows)
                 )
             })
@@ -78,13 +81,16 @@ pub fn run(global: &Global, what: Front) -> Result<()> {
     }
 }
 
-fn serve(config: PathBuf) -> Result<()> {
+fn serve(global: &Global, config: PathBuf) -> Result<()> {
     berth_daemon::init_telemetry(None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let tasks = Tasks::new();
         let read: front::Reader = |text| Ok(serde_saphyr::from_str(text)?);
-        front::follow(config, read, &tasks).await?;
+        // Only who has addresses for Services needs their cluster.
+        let asks = !front::load(&config, read)?.addresses.is_empty();
+        let cluster = if asks { Some(connect::inside_or_named(global).await?) } else { None };
+        front::follow(config, read, cluster, &tasks).await?;
         tokio::select! {
             ended = berth_daemon::wait_for_end() => ended?,
             () = tasks.stopping() => {}
@@ -109,6 +115,8 @@ mod tests {
         assert_eq!(front.services[0].protocol, Protocol::Tcp);
         assert_eq!(front.services[1].way, Way::Tunnelled);
         assert!(front.services[0].backends.iter().any(|backend| backend.drain));
+        assert_eq!(front.services[2].way, Way::Translated);
+        assert_eq!(front.addresses.len(), 1);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What the front is told, and what of it cannot be right.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// Most services, and most backends of all services together.
@@ -22,13 +23,52 @@ pub struct Front {
     /// Connections that are remembered; the one unused for longest is forgotten first.
     #[serde(default = "connections")]
     pub connections: u32,
-    /// Where tunnels begin; the interface's first address unless it is said.
+    /// Where tunnels begin and translated connections come from; the interface's first address
+    /// unless it is said.
     pub source: Option<Ipv4Addr>,
+    /// The same of IPv6; its first address that is not link-local unless it is said.
+    pub source6: Option<Ipv6Addr>,
+    /// The ports of translated connections, each core has its part of them; above those that Linux
+    /// gives to connections of its own unless it is said.
+    #[serde(default)]
+    pub ports: Ports,
     /// Where programs and tables are kept; a folder of a BPF file system.
     #[serde(default = "pins")]
     pub pins: PathBuf,
     /// What is served.
+    #[serde(default)]
     pub services: Vec<Service>,
+    /// Networks whose addresses are given to Services of the class `berth.dev/front`; none: the
+    /// cluster is not asked.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
+}
+
+/// From one port to another, `61000-65535`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Ports {
+    /// The first.
+    pub first: u16,
+    /// The last, which is one of them.
+    pub last: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { first: 61_000, last: 65_535 }
+    }
+}
+
+impl TryFrom<String> for Ports {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let ends = text.split_once('-').and_then(|(first, last)| {
+            Some(Self { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
+        });
+        ends.ok_or_else(|| format!("{text:?} is no range of ports such as 61000-65535"))
+    }
 }
 
 /// Where the kernel runs the program.
@@ -55,15 +95,18 @@ pub enum Protocol {
     Udp = 17,
 }
 
-/// How packets come to backends; the answers go to clients directly.
+/// How packets come to backends; unless they are translated, the answers go to clients directly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
     /// With the backend's hardware address; it is in the same network.
     #[default]
     Routed,
-    /// With a second IPv4 header (IPIP, RFC 2003); it may be anywhere.
+    /// With a second header (IPIP, RFC 2003; of IPv6, RFC 2473); it may be anywhere.
     Tunnelled,
+    /// From an address and port of the front's to its own; it need not have the service's address,
+    /// does not see the client's, and answers the front.
+    Translated,
 }
 
 /// An address and port that backends share.
@@ -71,8 +114,8 @@ pub enum Way {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Service {
     /// What clients connect to, and backends have on their loopback interface.
-    pub address: Ipv4Addr,
-    /// Of the clients' connections and of the backends, which get packets as they are.
+    pub address: IpAddr,
+    /// Of the clients' connections and of the backends, unless these say another one.
     pub port: u16,
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -92,8 +135,10 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
-    /// Its own.
-    pub address: Ipv4Addr,
+    /// Its own, of the same kind as the service's.
+    pub address: IpAddr,
+    /// Where it serves, if that is another one: only translated.
+    pub port: Option<u16>,
     /// Its part of new connections.
     #[serde(default = "weight")]
     pub weight: u16,
@@ -125,6 +170,12 @@ fn weight() -> u16 {
 }
 
 impl Front {
+    /// Whether anything of it is IPv6.
+    pub(super) fn has_v6(&self) -> bool {
+        self.services.iter().any(|service| service.address.is_ipv6())
+            || self.addresses.iter().any(|net| matches!(net, IpNet::V6(_)))
+    }
+
     /// Refuses what cannot be right.
     ///
     /// # Errors
@@ -133,6 +184,9 @@ impl Front {
         let wrong = |place: String, what: &str| Err(Wrong { place, what: what.to_owned() });
         if self.interface.is_empty() || self.interface.contains(['/', '\0']) {
             return wrong("interface".into(), "names no interface");
+        }
+        if self.ports.first == 0 || self.ports.first > self.ports.last {
+            return wrong("ports".into(), "the first is above 0 and not above the last");
         }
         if self.connections == 0 {
             return wrong("connections".into(), "one at least is remembered");
@@ -156,10 +210,20 @@ impl Front {
             }
             let mut backends = BTreeSet::new();
             for backend in &service.backends {
+                if backend.address.is_ipv4() != address.is_ipv4() {
+                    let what = format!("backend {} is of another kind of IP", backend.address);
+                    return wrong(place(), &what);
+                }
+                if backend.port.is_some() && service.way != Way::Translated {
+                    return wrong(place(), "a backend's port is the service's, unless translated");
+                }
+                if backend.port == Some(0) {
+                    return wrong(place(), "a backend serves at no port 0");
+                }
                 if backend.address == *address {
                     return wrong(place(), "a backend's own address is another than the service's");
                 }
-                if !backends.insert(backend.address) {
+                if !backends.insert((backend.address, backend.port)) {
                     return wrong(place(), &format!("backend {} is there twice", backend.address));
                 }
             }

@@ -2,7 +2,7 @@
 //! are known, without which the kernel cannot send to them.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -21,7 +21,7 @@ const TO_RISE: u32 = 2;
 const DISCARD: u16 = 9;
 
 /// An address and port that is checked.
-pub(super) type Target = (Ipv4Addr, u16);
+pub(super) type Target = (IpAddr, u16);
 
 /// What the last checks said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,9 +80,12 @@ impl Health {
 }
 
 /// Sends an empty datagram, so that the kernel asks for the neighbour's address.
-fn touch(address: Ipv4Addr) {
-    let sent = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .and_then(|socket| socket.send_to(&[], (address, DISCARD)));
+fn touch(address: IpAddr) {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let sent = UdpSocket::bind((any, 0)).and_then(|socket| socket.send_to(&[], (address, DISCARD)));
     if let Err(error) = sent {
         tracing::debug!(%address, %error, "no way to a backend");
     }
@@ -94,7 +97,7 @@ mod tests {
 
     #[test]
     fn three_failures_make_it_fall_and_two_answers_rise() {
-        let target = (Ipv4Addr::new(10, 0, 0, 1), 80);
+        let target = (Ipv4Addr::new(10, 0, 0, 1).into(), 80);
         let mut health = Health::default();
         let mut steps = Vec::new();
         for took in [true, false, false, true, false, false, false, true, false, true, true] {
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn one_that_never_answered_is_down_at_once() {
-        let target = (Ipv4Addr::new(10, 0, 0, 1), 80);
+        let target = (Ipv4Addr::new(10, 0, 0, 1).into(), 80);
         let mut health = Health::default();
         health.take([(target, false)]);
         assert!(health.is_down(target));

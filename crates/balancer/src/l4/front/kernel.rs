@@ -4,7 +4,7 @@
 //! process stops, dies or is replaced. The next one finds the tables as they are and exchanges the
 //! program in one step.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
@@ -19,14 +19,18 @@ use super::plan::{Entry, Held, Key, Place, Plan};
 
 const PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/front.bpf.o"));
 /// Another layout of what is pinned is another folder.
-const LAYOUT: &str = "v1";
+const LAYOUT: &str = "v2";
 const LINK: &str = "link";
-const TABLES: [&str; 6] = ["services", "tables", "backends", "flows", "loads", "counted"];
+const TABLES: [&str; 8] =
+    ["services", "tables", "backends", "flows", "backs", "loads", "counted", "turns"];
 /// `struct table`.
 const TABLE: usize = (SLOTS + 3) * 2;
-const PLACE: usize = 16;
+const KEY: usize = 20;
+const PLACE: usize = 32;
 const LOAD: usize = 3 * 8;
-const COUNTS: usize = 4 * 8;
+const COUNTS: usize = 5 * 8;
+/// Ports of translated connections that a core has at least: with fewer, cores share.
+const CORE_PORTS: u32 = 512;
 
 /// Why there is no front.
 #[derive(Debug, thiserror::Error)]
@@ -110,15 +114,24 @@ pub struct Lost {
     pub too_large: u64,
     /// Not lost: went to another backend, since its own is gone.
     pub moved: u64,
+    /// All ports of the front's towards the backend were taken.
+    pub no_port: u64,
 }
 
 /// The tables.
 pub(super) struct Kernel {
-    services: HashMap<MapData, [u8; 8], [u8; 8]>,
+    services: HashMap<MapData, [u8; KEY], [u8; 8]>,
     tables: Array<MapData, [u8; TABLE]>,
     backends: Array<MapData, [u8; PLACE]>,
     loads: PerCpuArray<MapData, [u8; LOAD]>,
     counted: PerCpuArray<MapData, [u8; COUNTS]>,
+}
+
+/// The front's own addresses; those that it has not are nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Own {
+    pub v4: IpAddr,
+    pub v6: IpAddr,
 }
 
 /// Where what belongs to an interface is pinned.
@@ -132,13 +145,24 @@ fn failed(table: &'static str) -> impl Fn(MapError) -> FrontError {
 
 impl Kernel {
     /// Puts the program on the interface, or takes over where an earlier process left.
-    pub(super) fn attach(front: &Front, own: Ipv4Addr) -> Result<Self, FrontError> {
+    pub(super) fn attach(front: &Front, own: Own) -> Result<Self, FrontError> {
         let folder = folder(&front.pins, &front.interface);
         std::fs::create_dir_all(&folder)
             .map_err(|source| FrontError::Pins { path: folder.clone(), source })?;
-        let own = u32::from_ne_bytes(own.octets());
+        let (v4, v6) = (address_to(own.v4), address_to(own.v6));
+        let ports = u32::from(front.ports.last - front.ports.first) + 1;
+        let cpus = aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(1));
+        let cores = cpus.min(ports / CORE_PORTS).max(1);
+        let (first, of_core) = (u32::from(front.ports.first), ports / cores);
         let mut loader = EbpfLoader::new();
-        loader.override_global("own", &own, true).map_max_entries("flows", front.connections);
+        loader
+            .override_global("own", &v4, true)
+            .override_global("own6", &v6, true)
+            .override_global("first_port", &first, true)
+            .override_global("core_ports", &of_core, true)
+            .override_global("cores", &cores, true)
+            .map_max_entries("flows", front.connections)
+            .map_max_entries("backs", front.connections);
         for table in TABLES {
             loader.map_pin_path(table, folder.join(table));
         }
@@ -151,7 +175,21 @@ impl Kernel {
         let xdp: &mut Program = taken.try_into().map_err(failed("find"))?;
         xdp.load().map_err(failed("verify"))?;
         let link = folder.join(LINK);
-        if !take_over(xdp, &link)? {
+        let mut folders = vec![folder.clone()];
+        if !link.exists() {
+            folders.extend(older(&folder));
+        }
+        let mut taken = false;
+        for before in &folders {
+            taken = taken || take_over(xdp, &before.join(LINK))?;
+            if taken && *before != folder {
+                // Of another layout: its tables say nothing to this program.
+                let pinned = |source| FrontError::Pins { path: link.clone(), source };
+                std::fs::rename(before.join(LINK), &link).map_err(pinned)?;
+                drop(std::fs::remove_dir_all(before));
+            }
+        }
+        if !taken {
             // Such as that of an interface which is there no more.
             drop(std::fs::remove_file(&link));
             let id = attach(xdp, front)?;
@@ -238,10 +276,17 @@ impl Kernel {
     /// What was not sent on.
     pub(super) fn lost(&self) -> Result<Lost, FrontError> {
         let all = self.counted.get(&0, 0).map_err(failed("counted"))?;
-        let [no_backend, unreachable, too_large, moved] =
+        let [no_backend, unreachable, too_large, moved, no_port] =
             sums(all.iter().map(<[u8; COUNTS]>::as_slice));
-        Ok(Lost { no_backend, unreachable, too_large, moved })
+        Ok(Lost { no_backend, unreachable, too_large, moved, no_port })
     }
+}
+
+/// Where earlier versions of this program pinned what is theirs.
+fn older(folder: &Path) -> Vec<PathBuf> {
+    let all = folder.parent().and_then(|parent| std::fs::read_dir(parent).ok());
+    let all = all.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    all.filter(|path| path != folder).collect()
 }
 
 fn sums<'a, const N: usize>(all: impl Iterator<Item = &'a [u8]>) -> [u64; N] {
@@ -294,49 +339,77 @@ fn is_pair(interface: &str) -> bool {
     }
 }
 
-fn key_to(key: &Key) -> [u8; 8] {
-    let [a, b, c, d] = key.address.octets();
-    let [high, low] = key.port.to_be_bytes();
-    [a, b, c, d, high, low, key.protocol as u8, 0]
+/// IPv4 as `::ffff:a.b.c.d`.
+fn address_to(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
 }
 
-fn key_from(bytes: &[u8; 8]) -> Option<Key> {
-    let [a, b, c, d, high, low, protocol, _] = *bytes;
-    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|one| *one as u8 == protocol)?;
-    let port = u16::from_be_bytes([high, low]);
-    Some(Key { address: Ipv4Addr::new(a, b, c, d), port, protocol })
+fn address_from(bytes: &[u8]) -> IpAddr {
+    let octets: [u8; 16] = bytes.try_into().unwrap_or_default();
+    Ipv6Addr::from(octets).to_canonical()
+}
+
+fn key_to(key: &Key) -> [u8; KEY] {
+    let mut bytes = [0; KEY];
+    bytes[..16].copy_from_slice(&address_to(key.address));
+    bytes[16..18].copy_from_slice(&key.port.to_be_bytes());
+    bytes[18] = key.protocol as u8;
+    bytes
+}
+
+fn key_from(bytes: &[u8; KEY]) -> Option<Key> {
+    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter();
+    let protocol = protocol.into_iter().find(|one| *one as u8 == bytes[18])?;
+    let port = u16::from_be_bytes([bytes[16], bytes[17]]);
+    Some(Key { address: address_from(&bytes[..16]), port, protocol })
 }
 
 fn entry_to(entry: &Entry) -> [u8; 8] {
     let [a, b, c, d] = entry.number.to_ne_bytes();
-    [a, b, c, d, u8::from(entry.way == Way::Tunnelled), u8::from(entry.by_address), 0, 0]
+    let way = match entry.way {
+        Way::Routed => 0,
+        Way::Tunnelled => 1,
+        Way::Translated => 2,
+    };
+    [a, b, c, d, way, u8::from(entry.by_address), 0, 0]
 }
 
 fn entry_from(bytes: &[u8; 8]) -> Entry {
     let [a, b, c, d, way, by_address, ..] = *bytes;
-    let way = if way == 0 { Way::Routed } else { Way::Tunnelled };
+    let way = match way {
+        0 => Way::Routed,
+        1 => Way::Tunnelled,
+        _ => Way::Translated,
+    };
     Entry { number: u32::from_ne_bytes([a, b, c, d]), way, by_address: by_address != 0 }
 }
 
 /// A place that was never used is all zeros in the kernel; its service is written plus one.
 fn place_to(place: &Place) -> [u8; PLACE] {
     let mut bytes = [0; PLACE];
-    bytes[..4].copy_from_slice(&place.address.octets());
-    bytes[4..8].copy_from_slice(&place.generation.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&u32::from(place.there).to_ne_bytes());
-    bytes[12..].copy_from_slice(&place.service.wrapping_add(1).to_ne_bytes());
+    bytes[..16].copy_from_slice(&address_to(place.address));
+    bytes[16..20].copy_from_slice(&place.generation.to_ne_bytes());
+    bytes[20..24].copy_from_slice(&u32::from(place.there).to_ne_bytes());
+    bytes[24..28].copy_from_slice(&place.service.wrapping_add(1).to_ne_bytes());
+    bytes[28..30].copy_from_slice(&place.port.to_be_bytes());
     bytes
 }
 
 fn place_from(bytes: &[u8; PLACE]) -> Place {
-    let [a, b, c, d, ..] = *bytes;
+    if *bytes == [0; PLACE] {
+        return Place::EMPTY;
+    }
     let word =
         |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     Place {
-        address: Ipv4Addr::new(a, b, c, d),
-        generation: word(4),
-        there: word(8) != 0,
-        service: word(12).wrapping_sub(1),
+        address: address_from(&bytes[..16]),
+        port: u16::from_be_bytes([bytes[28], bytes[29]]),
+        generation: word(16),
+        there: word(20) != 0,
+        service: word(24).wrapping_sub(1),
     }
 }
 
@@ -346,13 +419,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let key = Key { address: Ipv4Addr::new(192, 0, 2, 10), port: 443, protocol: Protocol::Udp };
-        assert_eq!(key_from(&key_to(&key)), Some(key));
-        let entry = Entry { number: 200, way: Way::Tunnelled, by_address: true };
-        assert_eq!(entry_from(&entry_to(&entry)), entry);
-        let place =
-            Place { address: Ipv4Addr::new(10, 0, 0, 1), generation: 7, there: true, service: 0 };
-        assert_eq!(place_from(&place_to(&place)), place);
+        for address in ["192.0.2.10", "2001:db8::10", "::ffff:1"] {
+            let address: IpAddr = address.parse().unwrap();
+            let key = Key { address, port: 443, protocol: Protocol::Udp };
+            assert_eq!(key_from(&key_to(&key)), Some(key));
+            let place = Place { address, port: 8080, generation: 7, there: true, service: 0 };
+            assert_eq!(place_from(&place_to(&place)), place);
+        }
+        for way in [Way::Routed, Way::Tunnelled, Way::Translated] {
+            let entry = Entry { number: 200, way, by_address: true };
+            assert_eq!(entry_from(&entry_to(&entry)), entry);
+        }
         assert_eq!(place_from(&[0; PLACE]), Place::EMPTY);
     }
 }

@@ -5,7 +5,7 @@
 //! the new one's.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::config::{Backend, MOST_BACKENDS, MOST_SERVICES, Protocol, Service, Way};
 use super::maglev::{Share, table};
@@ -13,7 +13,7 @@ use super::maglev::{Share, table};
 /// A service as the kernel looks it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub protocol: Protocol,
 }
@@ -30,7 +30,9 @@ pub(super) struct Entry {
 /// A place for a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
+    /// Where it serves.
+    pub port: u16,
     pub generation: u32,
     /// Connections may go there.
     pub there: bool,
@@ -40,8 +42,13 @@ pub(super) struct Place {
 
 impl Place {
     /// Nobody's, and never anybody's.
-    pub(super) const EMPTY: Self =
-        Self { address: Ipv4Addr::UNSPECIFIED, generation: 0, there: false, service: u32::MAX };
+    pub(super) const EMPTY: Self = Self {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        port: 0,
+        generation: 0,
+        there: false,
+        service: u32::MAX,
+    };
 }
 
 /// What is in the kernel.
@@ -96,10 +103,11 @@ pub(super) fn plan(
         let mut shares = Vec::new();
         for backend in &service.backends {
             let there = none_up || backend.drain || !is_down(service, backend);
-            let Some(at) = take(&mut places, &mut keep, number, backend.address) else { continue };
+            let own = (backend.address, backend.port.unwrap_or(service.port));
+            let Some(at) = take(&mut places, &mut keep, number, own) else { continue };
             places[at].there = there;
             if there && !backend.drain {
-                let identity = u64::from(backend.address.to_bits());
+                let identity = identity(backend);
                 shares.push(Share { identity, weight: backend.weight, number: at as u16 });
             }
         }
@@ -133,11 +141,11 @@ fn take(
     places: &mut Vec<Place>,
     keep: &mut Vec<bool>,
     service: u32,
-    address: Ipv4Addr,
+    (address, port): (IpAddr, u16),
 ) -> Option<usize> {
     let own = places
         .iter()
-        .position(|place| (place.service, place.address) == (service, address))
+        .position(|place| (place.service, place.address, place.port) == (service, address, port))
         .filter(|at| !keep[*at]);
     let at = match own {
         Some(at) => at,
@@ -154,12 +162,25 @@ fn take(
                 None => return None,
             };
             let generation = places[at].generation.wrapping_add(1);
-            places[at] = Place { address, generation, there: true, service };
+            places[at] = Place { address, port, generation, there: true, service };
             at
         }
     };
     keep[at] = true;
     Some(at)
+}
+
+/// What a backend is known by on every machine.
+fn identity(backend: &Backend) -> u64 {
+    let address = match backend.address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            // Networks differ in the upper half, machines in the lower one.
+            (bits >> 64) as u64 ^ (bits as u64).rotate_left(32)
+        }
+    };
+    address ^ u64::from(backend.port.unwrap_or(0)) << 32
 }
 
 fn key(service: &Service) -> Key {
@@ -193,12 +214,13 @@ mod tests {
 
     fn service(port: u16, backends: &[u8]) -> Service {
         let backend = |last: &u8| Backend {
-            address: Ipv4Addr::new(10, 0, 0, *last),
+            address: Ipv4Addr::new(10, 0, 0, *last).into(),
+            port: None,
             weight: 1,
             drain: false,
         };
         Service {
-            address: Ipv4Addr::new(192, 0, 2, 10),
+            address: Ipv4Addr::new(192, 0, 2, 10).into(),
             port,
             protocol: Protocol::Tcp,
             way: Way::Routed,
@@ -214,8 +236,13 @@ mod tests {
         (plan, after)
     }
 
+    fn last(address: IpAddr) -> u8 {
+        let IpAddr::V4(address) = address else { unreachable!("they are all IPv4") };
+        address.octets()[3]
+    }
+
     fn lasts(held: &Held) -> Vec<(u8, bool, u32)> {
-        let of = |place: &Place| (place.address.octets()[3], place.there, place.generation);
+        let of = |place: &Place| (last(place.address), place.there, place.generation);
         held.places.iter().map(of).collect()
     }
 
@@ -238,6 +265,20 @@ mod tests {
         assert!(plan.gone.is_empty());
         assert_eq!(lasts(&held), [(1, true, 1), (4, true, 2), (3, true, 1)]);
         assert!(held.tables[&0].iter().all(|slot| *slot < 3));
+    }
+
+    #[test]
+    fn two_ports_of_one_address_are_two_backends() {
+        let mut wanted = [service(80, &[1, 1])];
+        wanted[0].way = Way::Translated;
+        wanted[0].backends[1].port = Some(8080);
+        let (_, held) = step(Held::default(), &wanted);
+        let ports: Vec<_> = held.places.iter().map(|place| place.port).collect();
+        assert_eq!(ports, [80, 8080]);
+        assert!([0, 1].iter().all(|at| held.tables[&0].contains(at)));
+        wanted[0].backends.remove(0);
+        let (plan, _) = step(held, &wanted);
+        assert_eq!((plan.gone.len(), plan.come.len()), (1, 0), "the other one stays");
     }
 
     #[test]
@@ -267,8 +308,8 @@ mod tests {
     fn one_that_is_down_gets_nothing_unless_all_are() {
         let wanted = [service(80, &[1, 2])];
         let (_, held) = step(Held::default(), &wanted);
-        let down = |last: &'static [u8]| {
-            move |_: &Service, one: &Backend| last.contains(&one.address.octets()[3])
+        let down = |lasts: &'static [u8]| {
+            move |_: &Service, one: &Backend| lasts.contains(&last(one.address))
         };
         let one = plan(&held, &wanted, down(&[1]));
         let after = held.clone().after(&one);
