@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
             "generic" => Mode::Generic,
             _ => anyhow::bail!("{mode}: best, native or generic is one"),
         };
-        config.xdp = Some(Xdp { mode, names: 250_000, ..Xdp::on(vec![interface.clone()]) });
+        config.xdp = Some(Xdp { mode, names: 204_000, ..Xdp::on(vec![interface.clone()]) });
     }
     let tasks = Tasks::new();
     berth_dns::run_for(config, vec![], &tasks).await?;
