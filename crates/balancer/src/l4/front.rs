@@ -154,8 +154,8 @@ async fn with_class(
                 changed = said.changed() => if changed.is_err() { return },
             }
             let now = seen.borrow_and_update().clone().unwrap_or_default();
-            let front;
-            (front, given) = all(&now, &said.borrow_and_update());
+            let (front, next) = all(&now, &said.borrow_and_update());
+            given = next;
             sender.send_if_modified(|before| {
                 let differs = *before != front;
                 *before = front;

@@ -361,8 +361,8 @@ fn key_to(key: &Key) -> [u8; KEY] {
 }
 
 fn key_from(bytes: &[u8; KEY]) -> Option<Key> {
-    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter();
-    let protocol = protocol.into_iter().find(|one| *one as u8 == bytes[18])?;
+    let mut protocols = [Protocol::Tcp, Protocol::Udp].into_iter();
+    let protocol = protocols.find(|one| *one as u8 == bytes[18])?;
     let port = u16::from_be_bytes([bytes[16], bytes[17]]);
     Some(Key { address: address_from(&bytes[..16]), port, protocol })
 }
