@@ -42,7 +42,7 @@ pub struct Options {
     pub console: ConsoleAt,
     /// A file that says which OpenID Connect provider names people too (docs/CONSOLE.md), or `off`
     /// [default: as last time, else off]
-    #[arg(long, value_name = "FILE|off")]
+    #[arg(long, value_name = "FILE|off", value_parser = lasting)]
     #[serde(default)]
     pub console_oidc: Option<PathBuf>,
     /// First of the 8 ports, on 127.0.0.1, where DNS and balancer answer health checks
@@ -167,6 +167,11 @@ impl Default for Options {
         let none = Self::augment_args(clap::Command::new("up")).get_matches_from(["up"]);
         Self::from_arg_matches(&none).expect("every option has a default")
     }
+}
+
+/// A file that is the same from wherever `berth up` is said again, or `off`.
+fn lasting(text: &str) -> std::io::Result<PathBuf> {
+    if text == "off" { Ok(text.into()) } else { std::path::absolute(text) }
 }
 
 /// `30000-32767`.
