@@ -6,6 +6,7 @@
 //! With `--every` it is the process's own task from then on; the options stay in the configuration.
 
 mod ask;
+mod console;
 mod file;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 pub use self::ask::{answer_line, listen};
+pub use self::console::check as check_console;
 pub use self::file::{Schedule, Taken, last, remember, rotate, take};
 use crate::cli::Global;
 use crate::failure::{Exit, Failure};
@@ -23,8 +25,9 @@ use crate::store;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "The file holds the cluster's private keys (pki/: without them, tokens and \
-    kubeconfigs of running pods would be void), so it is readable by its owner only. Images and \
-    volumes are not in it."
+    kubeconfigs of running pods would be void) and the console's database (accounts, acts, recorded \
+    shells), so it is readable by its owner only. Images, volumes and a console's PostgreSQL are not \
+    in it."
 )]
 pub struct Options {
     /// Where to: a file, or a directory for a name with the time in it [default: DATA_DIR/backups]

@@ -1,19 +1,28 @@
 //! `berth exec`: a command in one of an app's containers, with a terminal where there is one.
+//!
+//! Where the cluster has a console, the session is in its list: recorded as those of the web shell
+//! are, and cut off by the same people.
+
+mod recorded;
 
 use std::io::IsTerminal;
 
 use anyhow::{Context, Result, anyhow};
+use berth_console::SessionAbout;
 use futures::SinkExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{AttachParams, AttachedProcess, TerminalSize};
 use kube::{Api, ResourceExt};
 use nix::sys::termios::{self, SetArg, Termios};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Global, on_one_thread};
 use crate::failure::{Exit, Failure};
 use crate::{connect, pods};
+use recorded::Recorder;
+
+const CHUNK: usize = 16 << 10;
 
 /// `berth exec`.
 #[derive(clap::Args, Debug)]
@@ -25,6 +34,10 @@ pub struct Options {
     container: Option<String>,
     #[arg(short, long, default_value = "default")]
     namespace: String,
+    /// Record the session in this database of a console. Absent: that of the data directory, if it
+    /// has a console
+    #[arg(long, value_name = "ADDRESS", env = "BERTH_CONSOLE_DATABASE", hide_env_values = true)]
+    console_database: Option<String>,
     /// The command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -47,16 +60,46 @@ async fn attach(global: &Global, options: Options) -> Result<i32> {
     let mut params =
         AttachParams::default().stdin(true).stdout(true).stderr(!terminal).tty(terminal);
     params.container = options.container;
-    let api: Api<Pod> = Api::namespaced(client, &options.namespace);
+    let api: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
     let name = pod.name_any();
-    let process = api.exec(&name, options.command.clone(), &params).await;
-    let process = process.with_context(|| format!("running {:?} in {name}", options.command))?;
-    let _raw = if terminal { Some(RawTerminal::enter()?) } else { None };
-    converse(process, terminal).await
+    let about = SessionAbout {
+        account: recorded::who(&client).await,
+        address: recorded::from_where(),
+        namespace: options.namespace.clone(),
+        pod: name.clone(),
+        container: container(pod, params.container.as_deref()),
+        command: options.command.clone(),
+        terminal: terminal.then(|| (size().width, size().height)),
+    };
+    // Before the command runs: what cannot be recorded does not happen.
+    let transcript = Recorder::begin(global, options.console_database.as_deref(), &about).await?;
+    let ended = match api.exec(&name, options.command.clone(), &params).await {
+        Ok(process) => {
+            let _raw = if terminal { Some(RawTerminal::enter()?) } else { None };
+            converse(process, terminal, &transcript).await
+        }
+        Err(error) => {
+            Err(error).with_context(|| format!("running {:?} in {name}", options.command))
+        }
+    };
+    transcript.end(&ended).await?;
+    ended
+}
+
+/// The container that is meant: the one that is named, else the pod's default, else its first.
+fn container(pod: &Pod, named: Option<&str>) -> String {
+    let default = pod.annotations().get("kubectl.kubernetes.io/default-container");
+    let first = pod.spec.iter().flat_map(|spec| &spec.containers).next();
+    let named = named.map(str::to_owned).or_else(|| default.cloned());
+    named.or_else(|| first.map(|one| one.name.clone())).unwrap_or_default()
 }
 
 /// Carries bytes both ways until the command has ended; its exit code.
-async fn converse(mut process: AttachedProcess, terminal: bool) -> Result<i32> {
+async fn converse(
+    mut process: AttachedProcess,
+    terminal: bool,
+    transcript: &Recorder,
+) -> Result<i32> {
     let status = process.take_status().context("the stream of the command's status")?;
     let mut output = process.stdout().context("the command's output")?;
     let mut errors = process.stderr();
@@ -64,34 +107,42 @@ async fn converse(mut process: AttachedProcess, terminal: bool) -> Result<i32> {
     let mut sizes = process.terminal_size();
     let mut resized = signal(SignalKind::window_change())?;
     let feed = async move {
-        let copied = tokio::io::copy(&mut tokio::io::stdin(), &mut input).await;
-        drop(copied); // the command may end before it has read everything
+        let mut stdin = tokio::io::stdin();
+        let mut keys = vec![0; CHUNK];
+        while let Ok(length @ 1..) = stdin.read(&mut keys).await {
+            transcript.typed(&keys[..length]).await;
+            // The command may end before it has read everything.
+            if input.write_all(&keys[..length]).await.is_err() || input.flush().await.is_err() {
+                break;
+            }
+        }
         drop(input.shutdown().await);
         std::future::pending::<()>().await;
     };
     let resize = async move {
         while let Some(sizes) = sizes.as_mut().filter(|_| terminal) {
-            if sizes.send(size()).await.is_err() || resized.recv().await.is_none() {
+            let size = size();
+            transcript.resized(&size).await;
+            if sizes.send(size).await.is_err() || resized.recv().await.is_none() {
                 break;
             }
         }
         std::future::pending::<()>().await;
     };
     let show = async move {
-        let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-        let out = tokio::io::copy(&mut output, &mut stdout);
+        let out = show(&mut output, tokio::io::stdout(), transcript);
         let err = async {
             match &mut errors {
-                Some(errors) => tokio::io::copy(errors, &mut stderr).await,
-                None => Ok(0),
+                Some(errors) => show(errors, tokio::io::stderr(), transcript).await,
+                None => Ok(()),
             }
         };
-        tokio::try_join!(out, err)?;
-        stdout.flush().await
+        tokio::try_join!(out, err).map(|_| ())
     };
     let status = tokio::select! {
         () = feed => None,
         () = resize => None,
+        why = transcript.watch() => return Err(why?),
         (shown, status) = async { tokio::join!(show, status) } => { shown?; status }
     };
     let Some(status) = status else {
@@ -105,6 +156,24 @@ async fn converse(mut process: AttachedProcess, terminal: bool) -> Result<i32> {
             let message = status.message.unwrap_or_else(|| "the command did not run".into());
             Failure::new(Exit::Failed, message, "").into()
         }),
+    }
+}
+
+/// Passes on what the command prints; what is recorded is so before it is shown.
+async fn show(
+    from: &mut (impl AsyncRead + Unpin),
+    mut to: impl AsyncWrite + Unpin,
+    transcript: &Recorder,
+) -> Result<()> {
+    let mut printed = vec![0; CHUNK];
+    loop {
+        let length = from.read(&mut printed).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        transcript.shown(&printed[..length]).await?;
+        to.write_all(&printed[..length]).await?;
+        to.flush().await?;
     }
 }
 

@@ -312,12 +312,20 @@ pub fn print_kubeconfig(global: &Global) -> Result<()> {
 
 /// Writes `text` so that a reader sees the old file or the new one, never half of it.
 pub fn write_whole(path: &Path, text: &str) -> Result<()> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// The same for what is no text.
+///
+/// # Errors
+/// As [`write_whole`].
+pub fn write_bytes(path: &Path, content: &[u8]) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let part = path.with_extension("part");
     let write = || -> std::io::Result<()> {
         let mut file =
             fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&part, path)
     };

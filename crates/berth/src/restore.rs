@@ -17,9 +17,10 @@ use berth_store::Revision;
 use berth_store::backup::{Extra, Header, REVISION_JUMP, Reader, check};
 use jiff::Timestamp;
 
+use crate::backup::check_console;
 use crate::cli::{Global, on_one_thread};
 use crate::failure::{Exit, Failure};
-use crate::instance::{self, Instance, StoreAt, write_whole};
+use crate::instance::{self, Instance, StoreAt, write_bytes, write_whole};
 use crate::{store, up};
 
 /// `berth restore`.
@@ -88,6 +89,7 @@ async fn beside(dir: &Path, options: &Options) -> Result<instance::Options> {
     })?;
     let made = async {
         let reader = Reader::open(&options.file)?;
+        check_console(reader.files(), &part.join("console")).await?;
         put_files(&part, reader.files())?;
         let mut restored = restored_options(&part)?;
         if options.store.is_some() {
@@ -137,6 +139,7 @@ async fn replace(
     // Keys that the running pods rely on are never replaced, only put where there are none.
     let missing = |file: &&Extra| !instance.dir.join(&file.path).exists();
     let files: Vec<Extra> = reader.files().iter().filter(missing).cloned().collect();
+    check_console(&files, &instance.dir.join("console")).await?;
     let fresh = instance.dir.join("store.new");
     if fresh.exists() {
         fs::remove_dir_all(&fresh).with_context(|| format!("removing {}", fresh.display()))?;
@@ -180,9 +183,7 @@ fn put_files(dir: &Path, files: &[Extra]) -> Result<()> {
             fs::create_dir_all(parent)?;
             fs::set_permissions(parent, fs::Permissions::from_mode(0o700))?;
         }
-        let text = std::str::from_utf8(&file.content)
-            .with_context(|| format!("{} in the backup is no text", file.path))?;
-        write_whole(&path, text)?;
+        write_bytes(&path, &file.content)?;
     }
     Ok(())
 }
@@ -271,6 +272,34 @@ mod tests {
         assert_eq!(taken.entries, 1);
         let mode = fs::metadata(&taken.file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "keys are in it");
+    }
+
+    #[tokio::test]
+    async fn the_consoles_database_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new, file) =
+            (dir.path().join("old"), dir.path().join("new"), dir.path().join("b"));
+        let instance = instance(&old, &["1"]).await;
+        fs::create_dir(old.join("console")).unwrap();
+        let open = async |dir: &Path| {
+            let address = format!("sqlite://{}/console/console.db", dir.display());
+            berth_console::Accounts::new(berth_console::open_database(&address).await.unwrap())
+        };
+        // It is open and was written to a moment ago.
+        let accounts = open(&old).await;
+        accounts.add("ann", "correct horse battery", &[]).await.unwrap();
+        backed_up(&instance, &file).await;
+        accounts.add("late", "correct horse battery", &[]).await.unwrap();
+        beside(&new, &options(&file, false)).await.unwrap();
+        let names = |all: Vec<berth_console::Account>| -> Vec<String> {
+            all.into_iter().map(|account| account.name).collect()
+        };
+        assert_eq!(names(open(&new).await.list().await.unwrap()), ["ann"]);
+        let left: Vec<_> = fs::read_dir(&new).unwrap().flatten().collect();
+        assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().contains("check")));
+        // In place, what is there stays: only its store was broken.
+        drop(replace(&global(&old), &options(&file, true)).await.unwrap());
+        assert_eq!(names(open(&old).await.list().await.unwrap()).len(), 2);
     }
 
     #[tokio::test]

@@ -3,12 +3,16 @@
 //! One set of queries serves both: placeholders are `$1`, times are milliseconds since 1970, truth
 //! is 0 or 1, lists are JSON.
 
+mod copy;
+
 use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyPool, SqlSafeStr};
+
+pub use self::copy::{Copied, check_database, copy_database};
 
 const CONNECTIONS: u32 = 4;
 const ACQUIRE: Duration = Duration::from_secs(5);

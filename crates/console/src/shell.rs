@@ -22,6 +22,7 @@ mod carry;
 mod harmless;
 mod line;
 mod open;
+mod outside;
 mod recording;
 mod records;
 
@@ -43,6 +44,7 @@ use crate::database::DatabaseError;
 
 pub(crate) use carry::Rights;
 pub(crate) use open::{Entry, Wanted};
+pub use outside::{About, Transcript};
 pub(crate) use recording::Size;
 pub(crate) use records::{Filter, Record, Records};
 

@@ -13,6 +13,7 @@ use berth_store::backup::{Extra, write};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::console;
 use crate::instance::{Every, Instance, write_whole};
 
 /// What a name begins and ends with where we choose it; only such files are ever removed.
@@ -57,13 +58,20 @@ pub struct Taken {
     pub entries: u64,
     /// Their one revision.
     pub revision: u64,
+    /// What of the console's database is missing, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, bytes, entries, revision } = self;
+        let Self { file, bytes, entries, revision, missing } = self;
         let size = bytes / 1024 + 1;
-        write!(f, "{}: {entries} objects at revision {revision}, {size} KiB", file.display())
+        write!(f, "{}: {entries} objects at revision {revision}, {size} KiB", file.display())?;
+        match missing {
+            Some(missing) => write!(f, "; {missing}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -141,7 +149,22 @@ async fn write_synced(
     file: &Path,
     part: &Path,
 ) -> Result<Taken> {
-    let files = extras(&instance.dir)?;
+    let mut files = extras(&instance.dir)?;
+    // A console that cannot be copied must not cost the cluster its backup.
+    let missing = match console::part(&instance.dir).await {
+        Ok(None) => None,
+        Ok(Some((file, missing))) => {
+            files.push(file);
+            missing
+        }
+        Err(error) => {
+            let why = crate::failure::chain(&error);
+            Some(format!("the console's database is not in it: {why}"))
+        }
+    };
+    if let Some(missing) = &missing {
+        tracing::warn!(missing, "a backup is not whole");
+    }
     let fresh = || {
         let mut options = File::options();
         options.create(true).write(true).truncate(true).mode(0o600).open(part).map(BufWriter::new)
@@ -158,6 +181,7 @@ async fn write_synced(
         bytes: summary.bytes,
         entries: summary.header.entries,
         revision: summary.header.revision.0,
+        missing,
     })
 }
 
