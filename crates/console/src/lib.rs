@@ -39,9 +39,7 @@ use kube::Client;
 
 pub use accounts::{Account, AccountError, Accounts, new_password};
 pub use connections::ServeError;
-pub use database::{
-    Copied, DatabaseError, check_database, copy_database, open as open_database,
-};
+pub use database::{Copied, DatabaseError, check_database, copy_database, open as open_database};
 pub use oidc::{Oidc, OidcError, TokenFault};
 pub use shell::{About as SessionAbout, Transcript};
 pub use tokens::{Scope, Token, TokenError, Tokens};

@@ -222,8 +222,13 @@ impl Records {
             .bind(if filter.shell.is_empty() { PAGE } else { 10 * PAGE })
             .fetch_all(&self.pool)
             .await?;
-        let commands = rows.into_iter().map(|(shell, at, text, account, namespace, pod)| {
-            Command { shell, at, text, account, namespace, pod }
+        let commands = rows.into_iter().map(|(shell, at, text, account, namespace, pod)| Command {
+            shell,
+            at,
+            text,
+            account,
+            namespace,
+            pod,
         });
         Ok(commands.collect())
     }

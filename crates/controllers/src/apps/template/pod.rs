@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use berth_api::{Quantity, release};
 use berth_api::app::{Amounts, AppSpec, Init, Probe as Question, StrategyType, logs};
+use berth_api::{Quantity, release};
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource,
     ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Probe,
