@@ -408,6 +408,7 @@ impl Run<'_> {
     }
 
     fn roll(&mut self) -> bool {
+        self.hold_on();
         let this = name(self.snapshot.release);
         let paused = self.snapshot.release.spec.paused;
         let main = self.snapshot.main.clone().unwrap_or_default();
@@ -541,6 +542,7 @@ impl Run<'_> {
             self.swap(stable);
             return;
         }
+        self.hold_on();
         let (release, in_turn) = (Some(name(stable)), self.in_turn());
         self.plan.main = Some(Target { release, replicas, in_turn, ..Target::default() });
         if !self.snapshot.has_candidate {

@@ -35,6 +35,9 @@ const KEPT: &str = "berth-kept";
 const LAST: &str = "last_reserved_ip.0";
 /// How long an address waits for somebody to come into it.
 const HELD: Duration = Duration::from_secs(600);
+/// The next pod is often here before the one that it follows has been told to leave: both are
+/// written by others at once.
+const ABOUT_TO_LEAVE: Duration = Duration::from_secs(2);
 /// Pods that are leaving are looked at again after so long, should nothing have been told.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -66,6 +69,10 @@ fn app_of(pod: &Pod) -> Option<String> {
     let is_app = all.get(labels::MANAGED_BY).is_some_and(|by| by == labels::BERTH);
     let app = all.get(labels::INSTANCE).filter(|_| is_app)?;
     Some(format!("{}/{app}", meta.namespace.as_deref().unwrap_or("default")))
+}
+
+fn release_of(pod: &Pod) -> Option<&String> {
+    pod.metadata.labels.as_ref()?.get(release::LABEL)
 }
 
 fn keeps(pod: &Pod) -> bool {
@@ -117,26 +124,31 @@ impl Addresses {
             return Ok(None);
         }
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let end = tokio::time::Instant::now() + HELD;
+        let begun = tokio::time::Instant::now();
         loop {
             // Before the look, so that nothing is missed between the two.
             let changed = self.changed.notified();
             // Looked at before the book: who has left meanwhile is in it.
-            let somebody_leaves = table.all().iter().any(|entry| {
+            let all = table.all();
+            let mut before = all.iter().filter(|entry| {
                 let other = &entry.pod;
-                other.metadata.deletion_timestamp.is_some()
-                    && other.metadata.uid != pod.metadata.uid
+                other.metadata.uid != pod.metadata.uid
                     && entry.pod_ip.is_some()
                     && keeps(other)
                     && app_of(other).as_ref() == Some(&app)
                     && (!is_named(pod) || other.metadata.name.as_deref() == Some(name))
+            });
+            let waited = begun.elapsed();
+            let somebody_leaves = before.any(|entry| {
+                entry.pod.metadata.deletion_timestamp.is_some()
+                    || (waited < ABOUT_TO_LEAVE && release_of(&entry.pod) != release_of(pod))
             });
             if let Some(claim) = self.claim(&app, name, is_named(pod))? {
                 return Ok(Some(claim));
             }
             let own = pod.metadata.uid.as_deref().and_then(|uid| table.by_uid(uid));
             let leaves_too = own.is_some_and(|own| own.pod.metadata.deletion_timestamp.is_some());
-            if leaves_too || !somebody_leaves || tokio::time::Instant::now() > end {
+            if leaves_too || !somebody_leaves || waited > HELD {
                 return Ok(None);
             }
             // Told of or not: it is looked at again.

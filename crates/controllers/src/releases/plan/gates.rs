@@ -7,7 +7,7 @@ use berth_api::release::Phase;
 use super::{
     CHECKS, Kind, ON_REQUEST, Run, TO_BE_PROMOTED, describe, name, number, parse, portion,
 };
-use crate::releases::judge;
+use crate::releases::{judge, swap};
 
 impl Run<'_> {
     /// Whether new instances come into the addresses of those before.
@@ -21,6 +21,13 @@ impl Run<'_> {
         let two = 2.min(self.snapshot.replicas - 1);
         let count = if unavailable > 0 { unavailable } else { two };
         self.hands_on().then_some(count.max(1))
+    }
+
+    /// New instances keep their addresses too: those before come back into them when it is aborted.
+    pub(super) fn hold_on(&mut self) {
+        if self.hands_on() {
+            self.plan.touch = swap::unheld(self.snapshot.pods);
+        }
     }
 
     /// Why the release cannot be carried out on this ground.
