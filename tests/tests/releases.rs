@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct Ground {
     cluster: Cluster,
     images: [String; 2],
+    /// Of a version that answers 500 to 40 per cent of the requests.
+    failing: String,
     scratch: tempfile::TempDir,
 }
 
@@ -25,13 +27,13 @@ impl Ground {
         cluster.berth(&["deploy", "examples/hello", "--name", "built", "--no-wait"])?;
         let scratch = tempfile::tempdir()?;
         let mut images = Vec::new();
-        for word in ["one", "two"] {
+        for (word, fails) in [("one", 0), ("two", 0), ("bad", 40)] {
             let dir = scratch.path().join(word);
             std::fs::create_dir(&dir)?;
             let program = root().join("examples/hello/target/release/hello");
             let file = format!(
                 "entrypoint = [\"/bin/hello\"]\nport = 8080\nhealth = \"/healthz\"\n[files]\n\
-                 \"{}\" = \"/bin/hello\"\n[env]\nGREETING = \"{word}\"\n",
+                 \"{}\" = \"/bin/hello\"\n[env]\nGREETING = \"{word}\"\nFAILS = \"{fails}\"\n",
                 program.display()
             );
             std::fs::write(dir.join("berth.toml"), file)?;
@@ -40,16 +42,21 @@ impl Ground {
             let said: Value = serde_json::from_str(&cluster.berth(&words)?.out)?;
             images.push(said["image"].as_str().context("an image")?.to_owned());
         }
+        let failing = images.pop().context("three images")?;
         let images = images.try_into().map_err(|_| anyhow::anyhow!("two images"))?;
-        Ok(Self { cluster, images, scratch })
+        Ok(Self { cluster, images, failing, scratch })
     }
 
     /// Makes the App be of this image and come this way.
     fn apply(&self, image: usize, strategy: &Value) -> Result<()> {
+        self.apply_image(&self.images[image], strategy)
+    }
+
+    fn apply_image(&self, image: &str, strategy: &Value) -> Result<()> {
         let app = json!({
             "apiVersion": "berth.dev/v1", "kind": "App", "metadata": { "name": "svc" },
             "spec": {
-                "image": self.images[image], "replicas": 4, "port": 8080,
+                "image": image, "replicas": 4, "port": 8080,
                 "health": { "path": "/healthz" }, "strategy": strategy,
                 "resources": { "limits": { "cpu": "500m", "memory": "128Mi" } },
             },
@@ -140,6 +147,8 @@ fn no_strategy_and_no_abort_loses_a_request() -> Result<()> {
     blue_green(&ground)?;
     canary(&ground)?;
     in_place(&ground)?;
+    an_address_that_stays(&ground)?;
+    a_canary_that_fails_comes_back_by_itself(&ground)?;
     a_freeze_holds_and_a_rollback_passes(&ground)
 }
 
@@ -260,6 +269,119 @@ fn in_place(ground: &Ground) -> Result<()> {
     assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
     assert_eq!(pods()?, before, "the same pods still");
     ground.apply(0, &way)
+}
+
+fn an_address_that_stays(ground: &Ground) -> Result<()> {
+    let addresses = |app: &str| -> Result<Vec<String>> {
+        let path = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{\"\\n\"}{end}";
+        let named = format!("app.kubernetes.io/instance={app}");
+        let said = ground.cluster.kubectl(&["get", "pods", "-l", &named, "-o", path])?;
+        Ok(said.out.lines().map(str::to_owned).collect())
+    };
+    let sorted = || -> Result<Vec<String>> {
+        let all = addresses("svc")?;
+        let mut all: Vec<String> =
+            all.iter().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect();
+        all.sort();
+        Ok(all)
+    };
+    let way = json!({ "type": "keepAddress" });
+    let before = sorted()?;
+    assert_eq!(before.len(), 4);
+    for image in [1, 0] {
+        let revision = ground.release()?["spec"]["revision"].as_i64().context("a revision")?;
+        ground.loses_nothing("keep the address", || {
+            ground.apply(image, &way)?;
+            ground.comes_to("Succeeded", revision + 1)?;
+            Ok(())
+        })?;
+        assert_eq!(sorted()?, before, "other pods under the same addresses");
+    }
+    assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
+    ground.loses_nothing("keep the address, aborted", || {
+        ground.apply(1, &way)?;
+        until("some are new", PATIENCE, || {
+            ground.release().is_ok_and(|release| {
+                let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
+                at.contains("(1/4)") || at.contains("(2/4)")
+            })
+        })?;
+        ground.steer("abort")?;
+        ground.comes_to("Aborted", 12)?;
+        Ok(())
+    })?;
+    // Those that had come when it was aborted may go back to other addresses.
+    assert_eq!(sorted()?.len(), before.len());
+    assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
+    ground.apply(0, &way)?;
+
+    // Where instances have names, each name keeps its own.
+    let named = |image: usize| {
+        let image = &ground.images[image];
+        ground.cluster.apply(&format!(
+            "apiVersion: berth.dev/v1\nkind: App\nmetadata: {{name: named}}\nspec: {{image: \
+             \"{image}\", replicas: 3, port: 8080, stateful: true, strategy: {{type: \
+             keepAddress}}, resources: {{limits: {{cpu: 200m, memory: 64Mi}}}}}}\n"
+        ))
+    };
+    let comes = |image: usize| -> Result<()> {
+        let wanted = &ground.images[image];
+        until("the named are there", PATIENCE, || {
+            let path = "{.status.updatedReplicas} {.status.readyReplicas} {.spec.image}";
+            let is = ground.cluster.field("app/named", path).unwrap_or_default();
+            let images = "jsonpath={.items[*].spec.containers[0].image}";
+            let select = "app.kubernetes.io/instance=named";
+            let running = ground.cluster.kubectl(&["get", "pods", "-l", select, "-o", images]);
+            is.starts_with("3 3 ")
+                && running
+                    .is_ok_and(|ran| ran.out.split(' ').filter(|one| one == wanted).count() == 3)
+        })?;
+        Ok(())
+    };
+    named(0)?;
+    comes(0)?;
+    let before = addresses("named")?;
+    named(1)?;
+    comes(1)?;
+    assert_eq!(addresses("named")?, before, "the same names under the same addresses");
+    ground.cluster.berth(&["app", "delete", "named"])?;
+    Ok(())
+}
+
+fn a_canary_that_fails_comes_back_by_itself(ground: &Ground) -> Result<()> {
+    let weights = || -> Result<String> {
+        ground.cluster.field("ingress/svc", "{.metadata.annotations.berth\\.dev/weights}")
+    };
+    let before = ground.answers(HOST, 8)?;
+    let way = json!({
+        "type": "canary", "steps": [{ "weight": 30 }],
+        "checks": [{ "name": "answers", "balancer": "success", "min": 99,
+                     "everySeconds": 2, "failures": 2 }],
+    });
+    let revision = ground.release()?["spec"]["revision"].as_i64().context("a revision")? + 1;
+    let load = Load::start(ground.cluster.http(), HOST, RATE);
+    ground.apply_image(&ground.failing, &way)?;
+    let weighed = until("the new version has its share", PATIENCE, || {
+        weights().is_ok_and(|weights| !weights.is_empty())
+    });
+    // Nobody says anything: what the balancer counts takes it back.
+    let came = weighed.and_then(|_| ground.comes_to("Aborted", revision));
+    let report = load.stop();
+    came?;
+    let failed = report.failures.len();
+    eprintln!("a failing canary: {failed} of {} requests failed before it was back", report.sent);
+    assert!(failed > 0, "it did answer some");
+    assert!(failed * 2 < report.sent, "most went to what ran before");
+    let release = ground.release()?;
+    let why = release["status"]["message"].as_str().unwrap_or_default();
+    let measured = why.strip_prefix("check answers says ").and_then(|rest| rest.split_once(','));
+    let rate: f64 = measured.context(why.to_owned())?.0.parse()?;
+    assert!((30.0..90.0).contains(&rate), "about 60 per cent were answered: {why}");
+    assert!(why.contains("at least 99 is wanted"), "{why}");
+    assert_eq!(weights()?, "", "nothing has a share any more");
+    ground.loses_nothing("after a failing canary", || Ok(()))?;
+    assert_eq!(ground.answers(HOST, 8)?, before);
+    ground.apply(0, &json!({ "type": "keepAddress" }))
 }
 
 fn a_freeze_holds_and_a_rollback_passes(ground: &Ground) -> Result<()> {

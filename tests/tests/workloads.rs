@@ -23,8 +23,65 @@ fn daily_kinds_do_what_they_say() -> Result<()> {
     a_failing_liveness_probe_restarts_the_container(&cluster)?;
     a_job_completes_as_often_as_it_should(&cluster)?;
     service_addresses_answer_from_everywhere(&cluster)?;
+    what_an_app_writes_into_its_log_directories_is_its_log(&cluster, &image)?;
     dependents_go_with_their_owner(&cluster)?;
     a_namespace_goes_with_all_that_is_in_it(&cluster)?;
+    Ok(())
+}
+
+fn what_an_app_writes_into_its_log_directories_is_its_log(
+    cluster: &Cluster,
+    image: &str,
+) -> Result<()> {
+    let script = "echo printed; echo named >> /export/Logs/old.log; i=0; \
+                  while :; do i=$((i+1)); echo line $i >> /var/log/writer/a.log; \
+                  busybox sleep 0.2; done";
+    let app = format!(
+        "apiVersion: berth.dev/v1\nkind: App\nmetadata: {{name: writer}}\nspec:\n  \
+         image: {image}\n  command: [/bin/sh, -c, {script:?}]\n  \
+         env: {{KUBERNETES_FILELOGS: /export/Logs}}\n  \
+         logs: {{directories: [/var/log/writer], quota: 64Mi}}\n  \
+         terminationGracePeriodSeconds: 0\n"
+    );
+    cluster.apply(&app)?;
+    let logs = |more: &[&str]| -> Result<String> {
+        let words: Vec<&str> = ["logs", "writer"].iter().chain(more).copied().collect();
+        Ok(cluster.berth(&words)?.out)
+    };
+    until("both directories are collected", PATIENCE, || {
+        logs(&[]).is_ok_and(|text| {
+            text.contains("printed")
+                && text.contains(" /export/Logs/old.log named\n")
+                && text.contains(" /var/log/writer/a.log line 3\n")
+        })
+    })?;
+    assert!(!logs(&["--files"])?.contains("printed"), "only the files");
+    assert_eq!(logs(&["--files", "--tail", "2"])?.lines().count(), 2);
+    let path = "/apis/berth.dev/v1/namespaces/default/apps/writer/log?tailLines=1";
+    // Files are looked at in turn: what was written last is last from the next look on.
+    until("the last line is the writer's", PATIENCE, || {
+        let raw = cluster.kubectl(&["get", "--raw", path]);
+        raw.is_ok_and(|raw| {
+            raw.out.contains(" /var/log/writer/a.log line ") && raw.out.lines().count() == 1
+        })
+    })?;
+    for (user, expected) in [("system:masters", true), ("nobody", false)] {
+        let words = ["get", "--raw", path, "--as=somebody", &format!("--as-group={user}")];
+        assert_eq!(cluster.kubectl(&words).is_ok(), expected, "as a member of {user}");
+    }
+    let named = ["get", "pods", "-l", "app.kubernetes.io/instance=writer"];
+    let first =
+        cluster.kubectl(&[&named[..], &["-o", "jsonpath={.items[0].metadata.name}"]].concat())?;
+    let first = first.out;
+    cluster.kubectl(&["delete", "pod", &first, "--timeout=30s"])?;
+    until("the next instance writes", PATIENCE, || {
+        logs(&["--files"])
+            .is_ok_and(|text| text.lines().last().is_some_and(|line| !line.starts_with(&first)))
+    })?;
+    assert!(logs(&["--files"])?.contains(&format!("{first} /var/log/writer/a.log line 1\n")));
+    cluster.berth(&["app", "delete", "writer"])?;
+    until("the App has gone", PATIENCE, || cluster.field("app/writer", "{.kind}").is_err())?;
+    assert!(logs(&["--files"])?.contains(" line 3\n"), "its log stays");
     Ok(())
 }
 

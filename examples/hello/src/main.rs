@@ -1,7 +1,8 @@
 //! A little web service: says its greeting, its version and where it runs.
 //!
-//! `PORT` (8080) and `GREETING` ("hello") come from the environment. `/healthz` answers 200 while
-//! it takes work and 503 once it was told to end. On SIGTERM it stops accepting, finishes what is
+//! `PORT` (8080), `GREETING` ("hello") and `FAILS` (0) come from the environment. `/healthz` answers
+//! 200 while it takes work and 503 once it was told to end; so many per cent as `FAILS` says of all
+//! other requests get 500, to try what a canary's checks make of such a version. On SIGTERM it stops accepting, finishes what is
 //! open and exits with 0.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,6 +24,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 struct Service {
     greeting: String,
     host: String,
+    /// Per cent of requests that get 500.
+    fails: usize,
+    asked: AtomicUsize,
     ending: AtomicBool,
     open: AtomicUsize,
 }
@@ -36,6 +40,8 @@ fn main() -> io::Result<()> {
     let service = Arc::new(Service {
         greeting: std::env::var("GREETING").unwrap_or_else(|_| "hello".into()),
         host: std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned(),
+        fails: std::env::var("FAILS").ok().and_then(|fails| fails.parse().ok()).unwrap_or(0),
+        asked: AtomicUsize::new(0),
         ending: AtomicBool::new(false),
         open: AtomicUsize::new(0),
     });
@@ -158,12 +164,21 @@ fn read_request(input: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>
     Ok(Some(request))
 }
 
+/// Whether this request is one of those that fail, evenly among the others.
+fn fails(service: &Service) -> bool {
+    let asked = service.asked.fetch_add(1, Ordering::Relaxed);
+    asked.wrapping_mul(service.fails) % 100 < service.fails
+}
+
 fn answer(service: &Service, request: &Request, close: bool) -> String {
     let (status, body) = match request.path.split('?').next() {
         Some("/healthz") if service.ending.load(Ordering::SeqCst) => {
             ("503 Service Unavailable", "ending\n".to_owned())
         }
         Some("/healthz") => ("200 OK", "ok\n".to_owned()),
+        _ if fails(service) => {
+            ("500 Internal Server Error", "fails, as it was told to\n".to_owned())
+        }
         Some("/") => (
             "200 OK",
             format!(

@@ -96,6 +96,7 @@ fn an_installation_comes_is_brought_up_to_date_and_goes() {
     it_is_brought_up_to_date(&ground);
     who_may_not_is_told_what(&ground);
     it_goes(&ground);
+    what_is_rendered_kubectl_applies(&ground);
 }
 
 const INSTALL: [&str; 5] = ["install", "--no-wait", "--image", "example.com/berth:1", "-ojson"];
@@ -216,6 +217,23 @@ fn it_goes(ground: &Ground) {
     assert!(ground.get(&["crd", "apps.berth.dev"]).is_none());
     let again = ground.berth(&["uninstall", "--yes"]);
     assert!(again.ok && again.err.contains("nothing of Berth"), "{}", again.err);
+}
+
+/// A kustomization is the same installation. Left to do is what it cannot hold: the Secret with the
+/// console's keys, and the address of the DNS, which is of the cluster's range.
+fn what_is_rendered_kubectl_applies(ground: &Ground) {
+    let dir = ground.scratch.path().join("rendered").display().to_string();
+    ground.done(&["install", "--render-to", &dir, "--image", "example.com/berth:1"]);
+    let words = ["apply", "--server-side", "--field-manager=berth-install", "-k", &dir];
+    let ran = ground.kubectl(&words);
+    assert!(ran.ok, "{}", ran.err);
+    for (kind, name) in [("deployment", "berth-controllers"), ("crd", "apps.berth.dev")] {
+        assert!(ran.out.contains(name), "{kind} {name}: {}", ran.out);
+    }
+    let said: Value = serde_json::from_str(&ground.done(&INSTALL)).unwrap();
+    assert_eq!((&said["created"], &said["changed"]), (&json!(1), &json!(1)), "{said}");
+    ground.done(&["uninstall", "--yes"]);
+    until("nothing is left", PATIENCE, || ground.ours().is_empty()).unwrap();
 }
 
 fn serde_yaml(text: &str) -> Value {
