@@ -191,7 +191,8 @@ fn names_of(kind: Kind, side: char) -> String {
     format!("{side}{word}")
 }
 
-fn example(name: &str) -> Result<PathBuf> {
+/// A program of ours beside this one.
+pub fn example(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("examples").join(name))
 }
 
@@ -249,7 +250,7 @@ fn spawn(mut command: Command, kind: Kind) -> Result<Child> {
 }
 
 /// Has a kernel thread poll the interface, in its place; its id. In the interface's namespace.
-fn polled(interface: &str, place: Place) -> Result<i32> {
+pub fn polled(interface: &str, place: Place) -> Result<i32> {
     std::fs::write(format!("/sys/class/net/{interface}/threaded"), "1")?;
     let wanted = format!("napi/{interface}-");
     let mut found = None;
@@ -272,7 +273,7 @@ fn polled(interface: &str, place: Place) -> Result<i32> {
 }
 
 /// Nanoseconds on a processor, of all threads.
-fn spent(pid: i32) -> u64 {
+pub fn spent(pid: i32) -> u64 {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     let of = |thread: std::fs::DirEntry| {
         let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
@@ -281,12 +282,13 @@ fn spent(pid: i32) -> u64 {
     threads.flatten().filter_map(of).sum()
 }
 
-fn mac(interface: &str) -> Result<String> {
+pub fn mac(interface: &str) -> Result<String> {
     let path = format!("/sys/class/net/{interface}/address");
     Ok(std::fs::read_to_string(path)?.trim().to_owned())
 }
 
-fn run(words: &str) -> Result<()> {
+/// Runs a command.
+pub fn run(words: &str) -> Result<()> {
     let mut parts = words.split_whitespace();
     let program = parts.next().context("a program is named")?;
     let ran = Command::new(program).args(parts).output();
@@ -296,13 +298,13 @@ fn run(words: &str) -> Result<()> {
 }
 
 /// A thread in namespaces of its own that does what it is told; they end with it.
-struct Side {
+pub struct Side {
     jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
-    id: i32,
+    pub id: i32,
 }
 
 impl Side {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let (sender, jobs) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (told, id) = mpsc::channel();
         std::thread::spawn(move || {
@@ -324,7 +326,7 @@ impl Side {
         Ok(Self { jobs: sender, id: id.recv()?? })
     }
 
-    fn run<T: Send + 'static>(
+    pub fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
