@@ -6,7 +6,7 @@
 //! Rates are offered, not waited for, and climb until the answers no longer do; rounds go to one
 //! server after the other in turn.
 
-pub mod cable;
+mod cable;
 
 use anyhow::{Context, Result, ensure};
 

@@ -10,7 +10,6 @@ mod group_balancer_l4;
 mod group_console;
 mod group_dns;
 mod group_dns_xdp;
-mod group_front;
 mod group_main;
 mod group_policy;
 mod group_scheduler;
@@ -24,7 +23,7 @@ use budget::Budget;
 /// A group's name, and what measures its budgets.
 type Group = (&'static str, fn() -> Result<Vec<Budget>>);
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 9] = [
     ("main", group_main::measure),
     ("api", group_api::measure),
     ("policy", group_policy::measure),
@@ -33,7 +32,6 @@ const GROUPS: [Group; 10] = [
     ("dns-xdp", group_dns_xdp::measure),
     ("balancer", group_balancer::measure),
     ("balancer-l4", group_balancer_l4::measure),
-    ("front", group_front::measure),
     ("console", group_console::measure),
 ];
 

@@ -191,8 +191,7 @@ fn names_of(kind: Kind, side: char) -> String {
     format!("{side}{word}")
 }
 
-/// A program of ours beside this one.
-pub fn example(name: &str) -> Result<PathBuf> {
+fn example(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("examples").join(name))
 }
 
@@ -250,7 +249,7 @@ fn spawn(mut command: Command, kind: Kind) -> Result<Child> {
 }
 
 /// Has a kernel thread poll the interface, in its place; its id. In the interface's namespace.
-pub fn polled(interface: &str, place: Place) -> Result<i32> {
+fn polled(interface: &str, place: Place) -> Result<i32> {
     std::fs::write(format!("/sys/class/net/{interface}/threaded"), "1")?;
     let wanted = format!("napi/{interface}-");
     let mut found = None;
@@ -273,7 +272,7 @@ pub fn polled(interface: &str, place: Place) -> Result<i32> {
 }
 
 /// Nanoseconds on a processor, of all threads.
-pub fn spent(pid: i32) -> u64 {
+fn spent(pid: i32) -> u64 {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     let of = |thread: std::fs::DirEntry| {
         let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
@@ -282,13 +281,12 @@ pub fn spent(pid: i32) -> u64 {
     threads.flatten().filter_map(of).sum()
 }
 
-pub fn mac(interface: &str) -> Result<String> {
+fn mac(interface: &str) -> Result<String> {
     let path = format!("/sys/class/net/{interface}/address");
     Ok(std::fs::read_to_string(path)?.trim().to_owned())
 }
 
-/// Runs a command.
-pub fn run(words: &str) -> Result<()> {
+fn run(words: &str) -> Result<()> {
     let mut parts = words.split_whitespace();
     let program = parts.next().context("a program is named")?;
     let ran = Command::new(program).args(parts).output();
@@ -298,13 +296,13 @@ pub fn run(words: &str) -> Result<()> {
 }
 
 /// A thread in namespaces of its own that does what it is told; they end with it.
-pub struct Side {
+struct Side {
     jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
-    pub id: i32,
+    id: i32,
 }
 
 impl Side {
-    pub fn new() -> Result<Self> {
+    fn new() -> Result<Self> {
         let (sender, jobs) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (told, id) = mpsc::channel();
         std::thread::spawn(move || {
@@ -326,7 +324,7 @@ impl Side {
         Ok(Self { jobs: sender, id: id.recv()?? })
     }
 
-    pub fn run<T: Send + 'static>(
+    fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
