@@ -52,6 +52,20 @@ impl Ground {
         self.apply_image(&self.images[image], strategy)
     }
 
+    /// Makes it so, and has the release taken back when some instances are new.
+    fn abort_half_way(&self, image: usize, strategy: &Value, revision: i64) -> Result<()> {
+        self.apply(image, strategy)?;
+        until("some are new", PATIENCE, || {
+            self.release().is_ok_and(|release| {
+                let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
+                at.contains("(1/4)") || at.contains("(2/4)")
+            })
+        })?;
+        self.steer("abort")?;
+        self.comes_to("Aborted", revision)?;
+        Ok(())
+    }
+
     fn apply_image(&self, image: &str, strategy: &Value) -> Result<()> {
         let app = json!({
             "apiVersion": "berth.dev/v1", "kind": "App", "metadata": { "name": "svc" },
@@ -160,18 +174,7 @@ fn rolling(ground: &Ground) -> Result<()> {
         Ok(())
     })?;
     assert_eq!(ground.answers(HOST, 8)?, [0, 8]);
-    ground.loses_nothing("rolling, aborted", || {
-        ground.apply(0, &way)?;
-        until("some are new", PATIENCE, || {
-            ground.release().is_ok_and(|release| {
-                let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
-                at.contains("(1/4)") || at.contains("(2/4)")
-            })
-        })?;
-        ground.steer("abort")?;
-        ground.comes_to("Aborted", 3)?;
-        Ok(())
-    })?;
+    ground.loses_nothing("rolling, aborted", || ground.abort_half_way(0, &way, 3))?;
     assert_eq!(ground.answers(HOST, 8)?, [0, 8], "what ran before answers");
     // The App says what runs again.
     ground.apply(1, &way)
@@ -298,18 +301,7 @@ fn an_address_that_stays(ground: &Ground) -> Result<()> {
         assert_eq!(sorted()?, before, "other pods under the same addresses");
     }
     assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
-    ground.loses_nothing("keep the address, aborted", || {
-        ground.apply(1, &way)?;
-        until("some are new", PATIENCE, || {
-            ground.release().is_ok_and(|release| {
-                let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
-                at.contains("(1/4)") || at.contains("(2/4)")
-            })
-        })?;
-        ground.steer("abort")?;
-        ground.comes_to("Aborted", 12)?;
-        Ok(())
-    })?;
+    ground.loses_nothing("keep the address, aborted", || ground.abort_half_way(1, &way, 12))?;
     // Those that had come when it was aborted may go back to other addresses.
     assert_eq!(sorted()?.len(), before.len());
     assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
