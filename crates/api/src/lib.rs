@@ -4,6 +4,7 @@
 //! [`endpoints::follow`], which asks an API server.
 
 pub mod acme;
+pub mod answers;
 pub mod app;
 pub mod endpoints;
 pub mod gateway;

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use berth_api::answers::{self, Count};
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::net::TcpStream;
@@ -19,14 +19,6 @@ const CALL: Duration = Duration::from_secs(3);
 const KNOWN: Duration = Duration::from_secs(60);
 /// What one says of 40,000 endpoints.
 const LONG: usize = 8 << 20;
-
-/// Answers, failures among them, and seconds until they began.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Count {
-    pub answers: f64,
-    pub failures: f64,
-    pub seconds: f64,
-}
 
 /// Where they tell it, and when that was looked up.
 #[derive(Debug, Default)]
@@ -54,26 +46,7 @@ async fn find(client: &Client) -> Vec<String> {
     let params = ListParams::default().labels(LABEL);
     let found = tokio::time::timeout(CALL, api.list(&params)).await;
     let Ok(Ok(pods)) = found else { return Vec::new() };
-    pods.items.iter().flat_map(places_of).collect()
-}
-
-/// Where the pod's readiness is asked, which is where it tells its counts.
-fn places_of(pod: &Pod) -> Vec<String> {
-    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let probes = containers.filter_map(|one| {
-        let get = one.readiness_probe.as_ref()?.http_get.as_ref()?;
-        let named = |name: &String| {
-            let port = one.ports.iter().flatten().find(|port| port.name.as_ref() == Some(name));
-            port.map(|port| port.container_port)
-        };
-        let port = match &get.port {
-            IntOrString::Int(port) => *port,
-            IntOrString::String(name) => named(name)?,
-        };
-        Some(format!("{}:{port}", get.host.as_deref().or(ip)?))
-    });
-    probes.collect()
+    pods.items.iter().flat_map(answers::places).collect()
 }
 
 async fn ask(place: &str) -> Option<String> {
@@ -93,22 +66,8 @@ async fn ask(place: &str) -> Option<String> {
 }
 
 fn read(place: &str, text: &str) -> Vec<(String, String, Count)> {
-    let mut counts = std::collections::BTreeMap::<&str, Count>::new();
-    for line in text.lines() {
-        let Some((series, number)) = line.rsplit_once(' ') else { continue };
-        let named = series.strip_suffix("\"}").and_then(|rest| rest.split_once("{endpoint=\""));
-        let (Some((name, endpoint)), Ok(number)) = (named, number.parse::<f64>()) else { continue };
-        let Some(word) = name.strip_prefix("berth_balancer_") else { continue };
-        let count = counts.entry(endpoint).or_default();
-        match word {
-            "answers_total" => count.answers = number,
-            "failures_total" => count.failures = number,
-            "seconds_total" => count.seconds = number,
-            _ => {}
-        }
-    }
     let told = |(endpoint, count): (&str, Count)| (place.to_owned(), endpoint.to_owned(), count);
-    counts.into_iter().map(told).collect()
+    answers::read(text).into_iter().map(told).collect()
 }
 
 #[cfg(test)]
@@ -142,8 +101,11 @@ mod tests {
             }))
             .unwrap()
         };
-        assert_eq!(places_of(&pod(json!({ "port": "health" }))), ["10.0.0.9:9"]);
-        assert_eq!(places_of(&pod(json!({ "port": 7, "host": "127.0.0.1" }))), ["127.0.0.1:7"]);
-        assert!(places_of(&pod(json!({ "port": "other" }))).is_empty());
+        assert_eq!(answers::places(&pod(json!({ "port": "health" }))), ["10.0.0.9:9"]);
+        assert_eq!(
+            answers::places(&pod(json!({ "port": 7, "host": "127.0.0.1" }))),
+            ["127.0.0.1:7"]
+        );
+        assert!(answers::places(&pod(json!({ "port": "other" }))).is_empty());
     }
 }

@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
 
 use super::Values;
-use super::balancers::Count;
+use berth_api::answers::{Count, difference};
 
 /// Under which an App's pods are known.
 const APP: &str = "app.kubernetes.io/name";
@@ -209,19 +209,6 @@ impl Look {
         });
         pods.collect()
     }
-}
-
-fn difference(before: &Told, now: &Told) -> Count {
-    let mut sum = Count::default();
-    for (of, now) in now {
-        // A process that began anew counts from nothing.
-        let old = before.get(of).filter(|old| old.answers <= now.answers);
-        let old = old.copied().unwrap_or_default();
-        sum.answers += now.answers - old.answers;
-        sum.failures += (now.failures - old.failures).max(0.0);
-        sum.seconds += (now.seconds - old.seconds).max(0.0);
-    }
-    sum
 }
 
 #[cfg(test)]

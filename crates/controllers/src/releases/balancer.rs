@@ -9,13 +9,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use berth_api::answers::{self, Count, difference, places};
 use berth_api::app::{Check, Measure};
 use berth_api::labels;
 use berth_api::release::{self, Release};
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use tokio::time::Instant;
@@ -34,14 +34,6 @@ const FORGOTTEN: Duration = Duration::from_secs(3600);
 
 /// Counts by where they were told and of whom.
 type Counts = HashMap<(String, String), Count>;
-
-/// What one process says of one endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Count {
-    answers: f64,
-    failures: f64,
-    seconds: f64,
-}
 
 /// The looks before.
 #[derive(Debug, Default)]
@@ -104,19 +96,6 @@ impl Balancers {
     }
 }
 
-fn difference(before: &Counts, now: &Counts) -> Count {
-    let mut sum = Count::default();
-    for (of, now) in now {
-        // An instance that is new since, or a process that began anew, counts from nothing.
-        let old = before.get(of).filter(|old| old.answers <= now.answers);
-        let old = old.copied().unwrap_or_default();
-        sum.answers += now.answers - old.answers;
-        sum.failures += (now.failures - old.failures).max(0.0);
-        sum.seconds += (now.seconds - old.seconds).max(0.0);
-    }
-    sum
-}
-
 fn value(measure: Measure, sum: Count) -> Result<f64, String> {
     if sum.answers <= 0.0 {
         return Err("no requests came through the balancer".to_owned());
@@ -163,43 +142,10 @@ async fn look(world: &World, endpoints: &[String]) -> Result<Counts, String> {
     Ok(counts)
 }
 
-/// Where the processes of a pod tell their metrics: where their readiness is asked.
-fn places(pod: &Pod) -> Vec<String> {
-    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let place = |container: &Container| {
-        let asked = container.readiness_probe.as_ref()?.http_get.as_ref()?;
-        let port = match &asked.port {
-            IntOrString::Int(number) => *number,
-            IntOrString::String(name) => {
-                let ports = container.ports.iter().flatten();
-                let named = ports.filter(|port| port.name.as_ref() == Some(name));
-                named.map(|port| port.container_port).next()?
-            }
-        };
-        Some(format!("{}:{port}", asked.host.as_deref().or(ip)?))
-    };
-    containers.filter_map(place).collect()
-}
-
 fn read(text: &str, place: &str, endpoints: &[String]) -> Counts {
-    let mut counts = Counts::new();
-    for line in text.lines() {
-        let Some((series, number)) = line.rsplit_once(' ') else { continue };
-        let named = series.strip_suffix("\"}").and_then(|rest| rest.split_once("{endpoint=\""));
-        let (Some((name, endpoint)), Ok(number)) = (named, number.parse::<f64>()) else { continue };
-        if !endpoints.iter().any(|known| known == endpoint) {
-            continue;
-        }
-        let count = counts.entry((place.to_owned(), endpoint.to_owned())).or_default();
-        match name {
-            "berth_balancer_answers_total" => count.answers = number,
-            "berth_balancer_failures_total" => count.failures = number,
-            "berth_balancer_seconds_total" => count.seconds = number,
-            _ => {}
-        }
-    }
-    counts
+    let ours = answers::read(text).into_iter();
+    let ours = ours.filter(|(endpoint, _)| endpoints.iter().any(|known| known == endpoint));
+    ours.map(|(endpoint, count)| ((place.to_owned(), endpoint.to_owned()), count)).collect()
 }
 
 #[cfg(test)]
