@@ -1,15 +1,14 @@
 //! A Berth of a test's own: directory, ports and pod range that nobody else has.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::ops::Range;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::machine;
+use crate::ports::{free_ports, free_run};
 
 /// A cluster that is down, up or half way; removed with all it left when dropped.
 #[derive(Debug)]
@@ -273,43 +272,4 @@ fn checked(ran: Ran, program: &str, words: &[&str]) -> Result<Ran> {
         bail!("{program} {} ended with {}:\n{}{}", words.join(" "), ran.code, ran.out, ran.err);
     }
     Ok(ran)
-}
-
-/// What is asked for is neither handed to a connection by the kernel (32768 and more) nor a node
-/// port of a cluster beside this one (30000 and more): it is still free when it is bound, later.
-const PORTS: Range<u16> = 20_000..30_000;
-
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok()
-}
-
-/// Ports that were free together, for TCP and UDP.
-///
-/// # Errors
-/// When there are not enough.
-pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut ports = [0; N];
-    for port in &mut ports {
-        *port = free_run(1)?;
-    }
-    Ok(ports)
-}
-
-/// The first of `length` neighbouring free ports, none of which is given again soon.
-fn free_run(length: u16) -> Result<u16> {
-    static NEXT: Mutex<Option<u16>> = Mutex::new(None);
-    let mut next = NEXT.lock().expect("nobody panics with it");
-    // Tests that run at once begin elsewhere.
-    let some = std::process::id().wrapping_mul(2_654_435_761) >> 16;
-    let some = PORTS.start + (some % 10_000) as u16;
-    for _ in PORTS {
-        let first = next.unwrap_or(some);
-        let fits = first.saturating_add(length) <= PORTS.end;
-        if fits && (first..first + length).all(is_free) {
-            *next = Some(first + length);
-            return Ok(first);
-        }
-        *next = Some(if fits { first + 1 } else { PORTS.start });
-    }
-    bail!("no {length} neighbouring ports are free");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::free_ports;
+use crate::ports::free_ports;
 use crate::wait::until;
 
 /// The administrator's token.

@@ -6,10 +6,12 @@ mod cluster;
 mod kubernetes;
 mod load;
 mod machine;
+mod ports;
 mod wait;
 
-pub use cluster::{Cluster, Ran, free_ports};
+pub use cluster::{Cluster, Ran};
 pub use kubernetes::{Kubernetes, TOKEN};
 pub use load::{Load, Report, get};
 pub use machine::{can_run_clusters, leftovers, root};
+pub use ports::free_ports;
 pub use wait::{until, within};

@@ -55,7 +55,7 @@ impl Provider {
     /// Writes what the console at `console` is told of it, and the certificate that it will have.
     fn new(console: u16) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let [port] = berth_tests::free_ports()?;
         // It is for localhost, as any API server's.
         Pki::load_or_create(&dir.path().join("pki"), &Sans::default(), "provider")?;
         let provider = json!({

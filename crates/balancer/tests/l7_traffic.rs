@@ -47,17 +47,9 @@ struct Balancer {
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
 
-/// A port below those that the kernel gives to clients, each once in this process.
 fn free_port() -> SocketAddr {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let first = 10_000 + std::process::id() as usize * 131 % 19_000;
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port).unwrap()));
-        if std::net::TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
+    let [port] = berth_tests::free_ports().unwrap();
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 fn config() -> Config {

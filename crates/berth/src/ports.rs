@@ -130,8 +130,9 @@ mod tests {
 
     #[test]
     fn a_free_port_passes() {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let wanted = Wanted { option: "--dns-port", address: free, udp: true, pods: true };
+        let [free] = berth_tests::free_ports().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], free));
+        let wanted = Wanted { option: "--dns-port", address, udp: true, pods: true };
         check(&[wanted], "elsewhere").unwrap();
     }
 }

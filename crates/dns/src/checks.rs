@@ -143,6 +143,7 @@ fn status(line: &[u8; STATUS_LINE]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
     use tokio::net::TcpListener;
 
     #[test]
@@ -160,9 +161,10 @@ mod tests {
 
     #[tokio::test]
     async fn two_failures_take_an_address_out_and_one_success_brings_it_back() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let check = Check { port: address.port(), path: None };
+        let [port] = berth_tests::free_ports().expect("a port");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = TcpListener::bind(address).await.expect("it is free");
+        let check = Check { port, path: None };
         let one = Checked::of(address.ip(), &check);
         assert!(Arc::ptr_eq(&one, &Checked::of(address.ip(), &check)), "checked once");
         let failed = || Err(io::ErrorKind::TimedOut.into());

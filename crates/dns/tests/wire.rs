@@ -12,7 +12,7 @@ mod running;
 mod xdp;
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -98,14 +98,8 @@ impl Api {
 }
 
 fn free_port() -> SocketAddr {
-    // Free for both, or the other protocol's bind would fail.
-    loop {
-        let tcp = StdTcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let address = tcp.local_addr().expect("an address");
-        if StdUdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
+    let [port] = berth_tests::free_ports().expect("a port");
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 async fn start(client: kube::Client, change: impl FnOnce(&mut Config)) -> (Config, Tasks) {

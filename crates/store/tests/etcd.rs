@@ -46,6 +46,12 @@ async fn seen_until(watch: &mut Watch, last: Revision) -> Option<Vec<u64>> {
     Some(seen)
 }
 
+/// Where nobody listens.
+fn nobodys() -> SocketAddr {
+    let [port] = berth_tests::free_ports().expect("a port is free");
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
 /// A way to a server that can be cut.
 struct Wire {
     address: SocketAddr,
@@ -55,8 +61,8 @@ struct Wire {
 
 impl Wire {
     async fn to(server: &Server) -> Wire {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-        let address = listener.local_addr().expect("it is bound");
+        let address = nobodys();
+        let listener = TcpListener::bind(address).await.expect("it is free");
         let mut wire = Wire { address, to: server.endpoint(), open: None };
         wire.serve(listener);
         wire
@@ -222,9 +228,7 @@ async fn value_over_the_limit_is_named_and_a_full_etcd_refuses_writes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_there_is_said_at_once() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = listener.local_addr().expect("it is bound");
-    drop(listener);
+    let address = nobodys();
     let target: Target = format!("etcd://{address}").parse().expect("it is a URL");
     let error = Etcd::open(&target, &Options::default()).await.expect_err("nobody listens");
     assert!(matches!(&error, OpenError::Unreachable { endpoints, .. } if

@@ -69,8 +69,8 @@ impl Pod {
 }
 
 pub fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
+    let [port] = berth_tests::free_ports().unwrap();
+    port
 }
 
 fn service(name: &str, annotations: &[(&str, &str)]) -> Value {

@@ -12,8 +12,8 @@ struct Echo {
 
 impl Echo {
     async fn start(name: &'static str) -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
+        let address = free_port();
+        let udp = UdpSocket::bind(address).await.unwrap();
         let tcp = TcpListener::bind(address).await.unwrap();
         let tasks = Tasks::new();
         let group = tasks.clone();

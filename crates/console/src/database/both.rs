@@ -73,7 +73,7 @@ async fn postgres() -> Option<Database> {
     let path = data.to_str().unwrap();
     let made = run("initdb", &["-D", path, "-U", "berth", "-A", "trust", "-N"]).status().unwrap();
     assert!(made.success(), "initdb failed");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [port] = berth_tests::free_ports().unwrap();
     let port = port.to_string();
     let words = ["-D", path, "-p", &port, "-k", "", "-h", "127.0.0.1", "-F"];
     let server = Server(run("postgres", &words).spawn().unwrap());

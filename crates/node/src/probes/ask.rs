@@ -175,9 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_a_failure() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
+        let [port] = berth_tests::free_ports().expect("a port");
         let socket = TCPSocketAction { port: IntOrString::Int(port.into()), host: None };
         assert!(matches!(tcp(&target(port), &socket).await, Answer::Failure(_)));
     }

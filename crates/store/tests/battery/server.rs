@@ -1,6 +1,5 @@
 //! A real etcd of our own on free ports, ended when dropped.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,11 +30,6 @@ fn program() -> Option<PathBuf> {
     found
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
-}
-
 impl Server {
     /// None, with a word about it, where there is no etcd.
     pub fn start(arguments: &[&str]) -> Option<Server> {
@@ -48,17 +42,15 @@ impl Server {
         let program = program()?;
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let secure = arguments.iter().any(|argument| argument.starts_with("--cert-file"));
-        // Another process may take a port between our look and etcd's start.
-        for _ in 0..5 {
-            let ports = (free_port(), free_port());
-            let mut child = spawn(&program, dir.path(), ports, &arguments, secure);
-            if accepts(&mut child, ports.0) {
-                return Some(Server { child, dir, ports, arguments, secure });
-            }
-            child.kill().ok();
-            child.wait().ok();
-        }
-        unreachable!("etcd does not start: see {}", dir.path().join("log").display())
+        let [clients, peers] = berth_tests::free_ports().expect("two ports are free");
+        let ports = (clients, peers);
+        let mut child = spawn(&program, dir.path(), ports, &arguments, secure);
+        assert!(
+            accepts(&mut child, clients),
+            "etcd does not start: see {}",
+            dir.path().join("log").display()
+        );
+        Some(Server { child, dir, ports, arguments, secure })
     }
 
     pub fn endpoint(&self) -> String {
