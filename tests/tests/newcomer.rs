@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -73,16 +75,22 @@ fn status_logs_and_exec_show_the_app(cluster: &Cluster) -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(following.stdout.take().expect("it is piped")).lines();
+    let (address, done) = (cluster.http(), Arc::new(AtomicBool::new(false)));
     let asking = std::thread::spawn({
-        let address = cluster.http();
+        let done = Arc::clone(&done);
         move || {
-            until("nobody reads", Duration::from_secs(3), || get(address, HOST, "/marker").is_err())
+            let read = until("it is read", Duration::from_secs(60), || {
+                drop(get(address, HOST, "/marker"));
+                done.load(Ordering::Relaxed)
+            });
+            following.kill()?;
+            following.wait()?;
+            read
         }
     });
     let seen = lines.find(|line| line.as_ref().map_or(true, |line| line.contains("GET /marker")));
-    following.kill()?;
-    following.wait()?;
-    drop(asking.join());
+    done.store(true, Ordering::Relaxed);
+    asking.join().expect("it does not panic")?;
     assert!(matches!(seen, Some(Ok(_))), "a request shows in the log that is followed");
 
     let said = cluster.berth(&["exec", "hello", "--", "sh", "-c", "echo $GREETING"])?.out;

@@ -138,25 +138,14 @@ fn long(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 #[cfg(test)]
+#[path = "../tests/support/hello.rs"]
+mod hello;
+
+#[cfg(test)]
 mod tests {
+    use super::hello::hello;
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Arc;
-
-    /// What a real client sends.
-    fn hello(name: &str) -> Vec<u8> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
-        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
-        bytes
-    }
 
     fn whole(name: &str) -> Result<Hello, Malformed> {
         Ok(Hello::Whole(Some(name.to_owned())))

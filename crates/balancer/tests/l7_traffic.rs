@@ -9,6 +9,8 @@ mod chaos;
 mod cluster;
 #[path = "l7/gateway.rs"]
 mod gateway;
+#[path = "support/hello.rs"]
+mod hello;
 #[path = "l7/hostile.rs"]
 mod hostile;
 #[path = "l7/plain.rs"]
@@ -37,7 +39,7 @@ use berth_daemon::Tasks;
 
 use pods::{Client, Pod};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A balancer and the source of its routes.
 struct Balancer {

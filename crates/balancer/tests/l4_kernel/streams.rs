@@ -16,7 +16,9 @@ use berth_balancer::proxy_protocol::{self, Ends, Version};
 use berth_balancer::streams::{self, Config};
 use berth_daemon::{Stopped, Tasks};
 
-pub const SOON: Duration = Duration::from_secs(10);
+use crate::hello::hello;
+
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// A server that says its name and the first bytes that it got, then repeats what comes.
 pub struct Pod {
@@ -188,19 +190,6 @@ async fn clients_are_announced_by_the_proxy_protocol_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_goes_by_its_name_and_arrives_untouched() {
-    let hello = |name: &str| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
-        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
-        bytes
-    };
     let (a, b, port) = (Pod::start("a").await, Pod::start("b").await, free_port());
     let listen = format!("tls/{port}=main");
     let running = start(snapshot(

@@ -43,7 +43,7 @@ async fn endpoints_that_flap_a_hundred_times_a_second_lose_no_request() {
     until("it is known", async || ask().await == 502).await;
     let begun = Instant::now();
     assert_eq!(ask().await, 502);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     balancer.publish(with(&[]));
     until("none is left", async || ask().await == 503).await;
     balancer.publish(with(&[dead, a]));

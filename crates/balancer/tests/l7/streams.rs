@@ -2,6 +2,7 @@
 
 use tokio::net::{TcpListener, UdpSocket};
 
+use super::hello::hello;
 use super::*;
 
 /// Says `NAME|` and then repeats, over TCP; answers `NAME|` over UDP.
@@ -102,21 +103,6 @@ async fn ask_udp(port: u16) -> Option<String> {
     let answer = tokio::time::timeout(SOON, client.recv(&mut buffer)).await;
     let length = answer.ok()?.ok()?;
     Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
-}
-
-/// What a client of TLS says first.
-fn hello(name: &str) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
-    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).unwrap();
-    bytes
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use berth_daemon::{Stopped, Tasks};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server that answers with its name. Ends its idle connections at once when it is stopped, and
 /// finishes what it has begun.
