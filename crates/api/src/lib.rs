@@ -3,10 +3,12 @@
 //! The lowest layer: it depends on nothing else of Berth, and is pure but for
 //! [`endpoints::follow`], which asks an API server.
 
+pub mod account;
 pub mod acme;
 pub mod answers;
 pub mod app;
 pub mod endpoints;
+pub mod found;
 pub mod gateway;
 pub mod labels;
 pub mod names;

@@ -42,6 +42,7 @@ use tokio::time::{Instant, timeout_at};
 use berth_daemon::{Ready, Tasks};
 
 use crate::follow::follow;
+use crate::l7::health::Findings;
 use crate::l7::{self, Place, Sites, Snapshot, Table, World, health, pick, stream_routes};
 use crate::{tcp, udp};
 
@@ -164,10 +165,13 @@ pub async fn serve(
     let probes = health::listen(address).await;
     let probes = probes.map_err(|source| StreamsError::Health { address, source })?;
     let ready = Ready::default();
-    tasks.spawn_until_stop("health", health::serve(probes, ready.clone()));
+    let findings = Arc::<Findings>::default();
+    let probed = health::serve(probes, ready.clone(), findings.clone(), tasks.clone());
+    tasks.spawn_until_stop("health", probed);
     let planned =
         |snapshot: &Snapshot, before: &Streams| plan::of_services(&World::from(snapshot), before);
-    carry(config, (snapshots, planned), (ready, watch::Sender::default()), tasks).await;
+    let told = (ready, watch::Sender::default(), findings);
+    carry(config, (snapshots, planned), told, tasks).await;
     Ok(())
 }
 
@@ -175,7 +179,7 @@ pub async fn serve(
 /// told of the ports that are not to be had.
 pub(crate) async fn serve_gateways(
     http: l7::Config,
-    tables: watch::Receiver<Option<Arc<Table>>>,
+    (tables, findings): (watch::Receiver<Option<Arc<Table>>>, Arc<Findings>),
     not_had: watch::Sender<NotHad>,
     tasks: Tasks,
 ) {
@@ -186,19 +190,19 @@ pub(crate) async fn serve_gateways(
         let (routes, _) = stream_routes(table.world(), &scope, &NotHad::new());
         plan::of_routes(table.world(), &routes, before)
     };
-    carry(config, (tables, planned), (Ready::default(), not_had), &tasks).await;
+    carry(config, (tables, planned), (Ready::default(), not_had, findings), &tasks).await;
 }
 
 /// Serves what is planned from what comes, until `tasks` are told to stop, then drains.
 async fn carry<T>(
     config: Config,
     (mut source, plan): (watch::Receiver<Option<Arc<T>>>, impl Fn(&T, &Streams) -> Streams),
-    (ready, not_had): (Ready, watch::Sender<NotHad>),
+    (ready, not_had, findings): (Ready, watch::Sender<NotHad>, Arc<Findings>),
     tasks: &Tasks,
 ) {
     let streams: Arc<ArcSwap<Streams>> = Arc::default();
     let checked = streams.clone();
-    let checks = health::keep_checked(move || checked.load().sets(), tasks.clone());
+    let checks = health::keep_checked(move || checked.load().sets(), findings, tasks.clone());
     tasks.spawn_until_stop("checks", checks);
 
     let room = Arc::new(Semaphore::new(config.max_connections));

@@ -20,6 +20,7 @@ use berth_daemon::{Ready, Tasks};
 use super::access_log::Log;
 use super::certificates::{CertificateError, Certificates};
 use super::connections::{self, Clients, Resets, Service};
+use super::health::Findings;
 use super::plain::{Plain, Pool};
 use super::proxy::{Copier, LONGEST_HEADER, MOST_TRIES, Proxy};
 use super::routes::{Scope, Table};
@@ -83,9 +84,11 @@ pub(super) async fn serve_telling(
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
     let lasting = outlasting(tasks);
-    let streams = streams::serve_gateways(config.clone(), told.subscribe(), not_had, tasks.clone());
+    let findings = Arc::<Findings>::default();
+    let tables = (told.subscribe(), findings.clone());
+    let streams = streams::serve_gateways(config.clone(), tables, not_had, tasks.clone());
     tasks.spawn("streams", streams);
-    let served = serve_and_drain(config, worlds, told, tasks, &lasting).await;
+    let served = serve_and_drain(config, worlds, (told, findings), tasks, &lasting).await;
     lasting.stop(LAST_WORDS).await;
     served
 }
@@ -104,7 +107,7 @@ pub(super) fn outlasting(tasks: &Tasks) -> Tasks {
 async fn serve_and_drain(
     config: Config,
     mut worlds: watch::Receiver<Option<World>>,
-    told: watch::Sender<Option<Arc<Table>>>,
+    (told, findings): (watch::Sender<Option<Arc<Table>>>, Arc<Findings>),
     tasks: &Tasks,
     lasting: &Tasks,
 ) -> Result<(), ServeError> {
@@ -114,7 +117,8 @@ async fn serve_and_drain(
     let probes = health::listen(config.health).await;
     let probes = probes.map_err(failed(config.health, "health"))?;
     let ready = Ready::default();
-    lasting.spawn_until_stop("health", health::serve(probes, ready.clone()));
+    let probed = health::serve(probes, ready.clone(), findings.clone(), lasting.clone());
+    lasting.spawn_until_stop("health", probed);
 
     let state = State {
         scope: config.scope(),
@@ -160,7 +164,7 @@ async fn serve_and_drain(
     let http = connections::listen(http).map_err(failed(config.http, "HTTP"))?;
     let https = connections::listen(https).map_err(failed(config.https, "HTTPS"))?;
     let table = state.table.clone();
-    let checked = health::keep_checked(move || table.load().sets(), lasting.clone());
+    let checked = health::keep_checked(move || table.load().sets(), findings, lasting.clone());
     lasting.spawn_until_stop("checks", checked);
     lasting.spawn_until_stop("routes", state.follow(worlds));
     ready.set(true);

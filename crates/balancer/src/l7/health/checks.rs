@@ -3,7 +3,7 @@
 //! An endpoint is ill after `fall` failed checks in a row and well after `rise` good ones; its
 //! first check decides alone. Checks of one endpoint are spread over the interval by its address,
 //! so that a thousand endpoints are not asked in one moment. A check that is still under way when
-//! it is due again is not begun twice.
+//! it is due again is not begun twice. What comes of it is told by [`Findings`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddrV4;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use berth_daemon::Tasks;
 
-use super::probe;
+use super::{Findings, probe};
 use crate::l7::pick::{BackendSet, Endpoint, now_us};
 
 /// How often it is looked who is due, and who is usable.
@@ -50,19 +50,31 @@ pub(crate) enum CheckKind {
     Grpc(String),
 }
 
-/// Checks and sweeps what `sets` gives, for ever.
-pub(crate) async fn keep(sets: impl Fn() -> Vec<Arc<BackendSet>> + Send + 'static, tasks: Tasks) {
+/// Checks and sweeps what `sets` gives, for ever, and tells `findings`.
+pub(crate) async fn keep(
+    sets: impl Fn() -> Vec<Arc<BackendSet>> + Send + 'static,
+    findings: Arc<Findings>,
+    tasks: Tasks,
+) {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut due: HashMap<Key, Checked> = HashMap::new();
+    let mut before = Vec::new();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         let now = Instant::now();
         let mut seen = HashSet::new();
-        for set in sets() {
+        let sets = sets();
+        findings.follow(&before, &sets, now_us());
+        for set in &sets {
             set.sweep(now_us());
-            let Some(check) = &set.policy.check else { continue };
+            findings.look_at(set, now_us());
+            let Some(check) = &set.policy.check else {
+                let was_checked = |endpoint: &&Arc<Endpoint>| endpoint.check().is_some();
+                set.endpoints().filter(was_checked).for_each(|endpoint| endpoint.unchecked());
+                continue;
+            };
             for endpoint in set.endpoints() {
                 let key = (Arc::as_ptr(endpoint) as usize, endpoint.address());
                 seen.insert(key);
@@ -82,6 +94,7 @@ pub(crate) async fn keep(sets: impl Fn() -> Vec<Arc<BackendSet>> + Send + 'stati
             }
         }
         due.retain(|key, _| seen.contains(key));
+        before = sets;
     }
 }
 
@@ -129,12 +142,15 @@ impl Running {
         state.against = if believed == Some(says) { 0 } else { state.against + 1 };
         if changes(check, believed, says, state.against) {
             state.against = 0;
-            endpoint.checked(says);
             match good {
                 Ok(()) if believed.is_none() => {}
                 Ok(()) => tracing::info!(endpoint = %endpoint.address(), "well again"),
-                Err(why) => tracing::info!(endpoint = %endpoint.address(), why, "ill"),
+                Err(why) => {
+                    tracing::info!(endpoint = %endpoint.address(), why, "ill");
+                    endpoint.ails(why);
+                }
             }
+            endpoint.checked(says);
         }
     }
 }

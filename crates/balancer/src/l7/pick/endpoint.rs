@@ -1,8 +1,10 @@
 //! A pod's port, and what this process knows of it.
 
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use berth_api::found::Finding;
 
 use super::Policy;
 use super::totals::Totals;
@@ -34,6 +36,10 @@ pub struct Endpoint {
     latency: AtomicU64,
     rests_until_us: AtomicU64,
     checked: AtomicU8,
+    /// Why it is ill.
+    why: Mutex<String>,
+    /// What was told of it last, as a number.
+    told: AtomicU8,
     pub(super) counts: Counts,
     pub(super) rate: Rate,
     pub(super) load: Load,
@@ -51,6 +57,8 @@ impl Endpoint {
             latency: AtomicU64::new(0),
             rests_until_us: AtomicU64::new(0),
             checked: AtomicU8::new(UNCHECKED),
+            why: Mutex::default(),
+            told: AtomicU8::new(Finding::Unchecked as u8),
             counts: Counts::default(),
             rate: Rate::default(),
             load: Load::default(),
@@ -88,6 +96,43 @@ impl Endpoint {
     /// Says what an active check found.
     pub(crate) fn checked(&self, well: bool) {
         self.checked.store(if well { WELL } else { ILL }, Ordering::Relaxed);
+    }
+
+    /// Says why a check will not have it.
+    pub(crate) fn ails(&self, why: String) {
+        *self.why.lock().expect("no holder of the lock panics") = why;
+    }
+
+    /// Nobody checks it any more.
+    pub(crate) fn unchecked(&self) {
+        self.checked.store(UNCHECKED, Ordering::Relaxed);
+    }
+
+    /// What is found of it, and why if it is down.
+    pub(crate) fn finding(&self, now_us: u64) -> (Finding, Option<String>) {
+        let finding = self.found(now_us);
+        let why = match finding {
+            Finding::Ill => self.why.lock().expect("no holder of the lock panics").clone(),
+            Finding::Ejected => "requests failed".to_owned(),
+            Finding::Unchecked | Finding::Well => return (finding, None),
+        };
+        (finding, Some(format!("port {}: {why}", self.address.port())))
+    }
+
+    /// Whether another thing is found of it than when this was asked last.
+    pub(crate) fn has_news(&self, now_us: u64) -> bool {
+        let found = self.found(now_us) as u8;
+        found != self.told.load(Ordering::Relaxed)
+            && found != self.told.swap(found, Ordering::Relaxed)
+    }
+
+    fn found(&self, now_us: u64) -> Finding {
+        match self.checked.load(Ordering::Relaxed) {
+            ILL => Finding::Ill,
+            _ if self.counts.is_ejected(now_us) => Finding::Ejected,
+            WELL => Finding::Well,
+            _ => Finding::Unchecked,
+        }
     }
 
     /// What an active check found last, if there was one.
