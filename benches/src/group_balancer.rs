@@ -15,8 +15,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::budget::{Budget, median};
 use crate::group_api::side::{self, Place};
+use crate::server::Server;
 use behind::Behind;
-use servers::Server;
 
 const ROUNDS: usize = 7;
 const SECONDS: u32 = 2;
@@ -37,9 +37,9 @@ pub fn measure() -> Result<Vec<Budget>> {
 fn l7(dir: &Path) -> Result<Vec<Budget>> {
     let behind = Behind::start()?;
     let servers = [
-        Some(Server::ours(dir, behind.port, HOSTS)?),
-        Server::nginx(dir, behind.port, HOSTS)?,
-        Server::haproxy(dir, behind.port, HOSTS)?,
+        Some(servers::ours(dir, behind.port, HOSTS)?),
+        servers::nginx(dir, behind.port, HOSTS)?,
+        servers::haproxy(dir, behind.port, HOSTS)?,
     ];
     let servers: Vec<Server> = servers.into_iter().flatten().collect();
     let one = rounds(dir, &servers, 1)?;

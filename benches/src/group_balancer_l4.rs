@@ -7,13 +7,14 @@ mod kernel;
 mod load;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::budget::{Budget, median};
 use crate::group_api::side::{self, Place};
+use crate::server::Server;
 use load::{Backend, Kind};
 
 const ROUNDS: usize = 7;
@@ -37,17 +38,17 @@ pub fn measure() -> Result<Vec<Budget>> {
 /// Processor time a request on open connections, and a connection of one request.
 fn proxies(dir: &Path) -> Result<Vec<Budget>> {
     let backend = Backend::start()?;
-    let ours = Proxy::ours(backend.port)?;
-    let haproxy = Proxy::haproxy(dir, backend.port)?;
-    let proxies: Vec<&Proxy> = std::iter::once(&ours).chain(&haproxy).collect();
+    let ours = ours(backend.port)?;
+    let haproxy = haproxy(dir, backend.port)?;
+    let proxies: Vec<&Server> = std::iter::once(&ours).chain(&haproxy).collect();
     let mut budgets = Vec::new();
     for (kind, name) in [(Kind::Requests, "request"), (Kind::Connections, "connection")] {
         let mut seen = vec![Vec::new(); proxies.len()];
         for round in 0..=ROUNDS {
             for (at, proxy) in proxies.iter().enumerate() {
-                let before = proxy.cpu()?;
+                let before = proxy.cpu();
                 let done = load::run(kind, proxy.port, ROUND)?;
-                let used = proxy.cpu()?.saturating_sub(before);
+                let used = proxy.cpu().saturating_sub(before);
                 ensure!(done > 100, "{} did {done} of kind {name}", proxy.name);
                 // The first round only fills caches.
                 if round > 0 {
@@ -92,73 +93,27 @@ fn example(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("examples").join(name))
 }
 
-/// What is measured; ended when dropped.
-struct Proxy {
-    name: &'static str,
-    port: u16,
-    process: Child,
+fn ours(backend: u16) -> Result<Server> {
+    // Health is at the next port.
+    let [port] = berth_tests::free_ports()?;
+    let words = [port.to_string(), format!("127.0.0.1:{backend}")];
+    Server::example("ours", "stream_serve", &words, port, listens)
 }
 
-impl Proxy {
-    fn ours(backend: u16) -> Result<Self> {
-        // Health is at the next port.
-        let [port] = berth_tests::free_ports()?;
-        let words = [port.to_string(), format!("127.0.0.1:{backend}")];
-        Self::start("ours", &example("stream_serve")?, &words, port)
-    }
-
-    /// `None` where it is not installed.
-    fn haproxy(dir: &Path, backend: u16) -> Result<Option<Self>> {
-        let program = Path::new("/usr/sbin/haproxy");
-        if !program.exists() {
-            eprintln!("haproxy is not installed: no figure beside it");
-            return Ok(None);
-        }
-        let [port] = berth_tests::free_ports()?;
-        let file = dir.join("haproxy.cfg");
-        let text = format!(
-            "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
-             timeout client 60s\n  timeout server 60s\nlisten bench\n  bind 127.0.0.1:{port}\n  \
-             server one 127.0.0.1:{backend}\n"
-        );
-        std::fs::write(&file, text)?;
-        let words = ["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
-        Self::start("haproxy", program, &words, port).map(Some)
-    }
-
-    fn start(name: &'static str, program: &Path, words: &[String], port: u16) -> Result<Self> {
-        let process = Command::new(program)
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let proxy = Self { name, port, process };
-        side::pin(i32::try_from(proxy.process.id())?, Place::Server)?;
-        let begun = std::time::Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            ensure!(begun.elapsed() < Duration::from_secs(10), "{name} does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(proxy)
-    }
-
-    /// Processor time of all its threads so far.
-    fn cpu(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
-            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            let spent = text.split(' ').next().context("no time in schedstat")?;
-            nanoseconds += spent.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
-    }
+/// `None` where it is not installed.
+fn haproxy(dir: &Path, backend: u16) -> Result<Option<Server>> {
+    let [port] = berth_tests::free_ports()?;
+    let file = dir.join("haproxy.cfg");
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+         timeout client 60s\n  timeout server 60s\nlisten bench\n  bind 127.0.0.1:{port}\n  \
+         server one 127.0.0.1:{backend}\n"
+    );
+    std::fs::write(&file, text)?;
+    let words = ["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
+    Server::installed("haproxy", "/usr/sbin/haproxy", &words, port, listens)
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn listens(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }

@@ -15,8 +15,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::budget::{Budget, median};
 use crate::group_api::side::{self, Place};
+use crate::server::Server;
 use load::Load;
-use servers::Server;
 
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(1500);
@@ -44,11 +44,11 @@ pub fn measure() -> Result<Vec<Budget>> {
 fn servings(dir: &std::path::Path) -> Result<Vec<Budget>> {
     let zone = servers::zone(dir, "plain", NAMES, |_| 1)?;
     let servers = [
-        Some(Server::ours(&zone)?),
-        Some(Server::responder()?),
-        Server::knot(dir, &zone)?,
-        Server::nsd(dir, &zone)?,
-        Server::bind(dir, &zone)?,
+        Some(servers::ours(&zone)?),
+        Some(servers::responder()?),
+        servers::knot(dir, &zone)?,
+        servers::nsd(dir, &zone)?,
+        servers::bind(dir, &zone)?,
     ];
     let servers: Vec<Server> = servers.into_iter().flatten().collect();
     let seen = rounds(&servers.iter().map(|server| (server, NAMES)).collect::<Vec<_>>())?;
@@ -75,13 +75,13 @@ fn servings(dir: &std::path::Path) -> Result<Vec<Budget>> {
 fn forwarding(dir: &std::path::Path) -> Result<Vec<Budget>> {
     const CACHED: u32 = 10_000;
     let zone = servers::zone(dir, "upstream", CACHED, |_| 1)?;
-    let upstream = Server::ours(&zone)?;
+    let upstream = servers::ours(&zone)?;
     let servers = [
-        Some(Server::forwarding(upstream.port)?),
-        Server::dnsdist(dir, upstream.port)?,
-        Some(Server::responder()?),
-        Server::unbound(dir, upstream.port)?,
-        Server::bind_forwarding(dir, upstream.port)?,
+        Some(servers::forwarding(upstream.port)?),
+        servers::dnsdist(dir, upstream.port)?,
+        Some(servers::responder()?),
+        servers::unbound(dir, upstream.port)?,
+        servers::bind_forwarding(dir, upstream.port)?,
     ];
     let servers: Vec<Server> = servers.into_iter().flatten().collect();
     for server in &servers {
@@ -102,7 +102,7 @@ fn mixes(dir: &std::path::Path) -> Result<Vec<Budget>> {
         30_000..40_000 => 2,
         _ => 3 + number % 8,
     })?;
-    let server = Server::ours(&zone)?;
+    let server = servers::ours(&zone)?;
     let seen = rounds(&[(&server, 1), (&server, MIX)])?;
     let one = median(&seen[0]);
     let mix = seen.into_iter().nth(1).context("two were measured")?;
@@ -113,8 +113,8 @@ fn mixes(dir: &std::path::Path) -> Result<Vec<Budget>> {
 fn sizes(dir: &std::path::Path) -> Result<Vec<Budget>> {
     const FEW: u32 = 10_000;
     const MANY: u32 = 1_000_000;
-    let few = Server::ours(&servers::zone(dir, "few", FEW, |_| 1)?)?;
-    let many = Server::ours(&servers::zone(dir, "many", MANY, |_| 1)?)?;
+    let few = servers::ours(&servers::zone(dir, "few", FEW, |_| 1)?)?;
+    let many = servers::ours(&servers::zone(dir, "many", MANY, |_| 1)?)?;
     let seen = rounds(&[(&few, FEW), (&many, MANY)])?;
     eprintln!("a million names: {:.0} MiB resident", many.resident()?);
     let base = median(&seen[0]);
@@ -147,9 +147,9 @@ fn rounds(servers: &[(&Server, u32)]) -> Result<Vec<Vec<f64>>> {
     let mut load = Load::new()?;
     for round in 0..=ROUNDS {
         for (at, (server, names)) in servers.iter().enumerate() {
-            let before = server.cpu()?;
+            let before = server.cpu();
             let done = load.run(server.port, *names, ROUND)?;
-            let used = server.cpu()?.saturating_sub(before);
+            let used = server.cpu().saturating_sub(before);
             ensure!(done.answered > 1000, "{} answered {}", server.name, done.answered);
             ensure!(done.wrong == 0, "{} answered {} wrongly", server.name, done.wrong);
             // The first round only fills caches.

@@ -14,6 +14,7 @@ mod group_main;
 mod group_policy;
 mod group_scheduler;
 mod peer;
+mod server;
 
 use std::process::ExitCode;
 

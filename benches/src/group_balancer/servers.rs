@@ -7,158 +7,91 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use berth_tests::until;
+use anyhow::Result;
 use serde_json::json;
 
-use crate::group_api::side::{Place, pin};
+use crate::server::Server;
 
-const START: Duration = Duration::from_secs(20);
-
-/// One proxy; ended when dropped.
-pub struct Server {
-    pub name: &'static str,
-    pub port: u16,
-    process: Child,
+/// Ours, from saved routes.
+pub fn ours(dir: &Path, behind: u16, hosts: u32) -> Result<Server> {
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
+    let rules = (0..hosts).map(
+        |number| json!({"host": format!("h{number}.bench.example"), "http": {"paths": paths}}),
+    );
+    let routes = json!({
+        "ingresses": [{"metadata": {"namespace": "n", "name": "all"},
+            "spec": {"ingressClassName": "berth", "rules": rules.collect::<Vec<_>>()}}],
+        "classes": [],
+        "services": [{"metadata": {"namespace": "n", "name": "web"},
+            "spec": {"ports": [{"name": "http", "port": 80}]}}],
+        "slices": [{"metadata": {"namespace": "n", "name": "web-1",
+                "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": behind}],
+            "endpoints": [{"addresses": ["127.0.0.1"]}]}],
+        "secrets": [],
+    });
+    let path = dir.join("routes.json");
+    std::fs::write(&path, routes.to_string())?;
+    let [port] = berth_tests::free_ports()?;
+    let words = [format!("127.0.0.1:{port}"), path.display().to_string()];
+    Server::example("ours", "l7_serve", &words, port, answers)
 }
 
-impl Server {
-    /// Ours, from saved routes.
-    pub fn ours(dir: &Path, behind: u16, hosts: u32) -> Result<Self> {
-        let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
-        let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
-        let rules = (0..hosts).map(
-            |number| json!({"host": format!("h{number}.bench.example"), "http": {"paths": paths}}),
-        );
-        let routes = json!({
-            "ingresses": [{"metadata": {"namespace": "n", "name": "all"},
-                "spec": {"ingressClassName": "berth", "rules": rules.collect::<Vec<_>>()}}],
-            "classes": [],
-            "services": [{"metadata": {"namespace": "n", "name": "web"},
-                "spec": {"ports": [{"name": "http", "port": 80}]}}],
-            "slices": [{"metadata": {"namespace": "n", "name": "web-1",
-                    "labels": {"kubernetes.io/service-name": "web"}},
-                "addressType": "IPv4", "ports": [{"name": "http", "port": behind}],
-                "endpoints": [{"addresses": ["127.0.0.1"]}]}],
-            "secrets": [],
-        });
-        let path = dir.join("routes.json");
-        std::fs::write(&path, routes.to_string())?;
-        let [port] = berth_tests::free_ports()?;
-        let program = std::env::current_exe()?.with_file_name("examples").join("l7_serve");
-        let words = [format!("127.0.0.1:{port}"), path.display().to_string()];
-        Self::start("ours", &program, &words, port)
+/// nginx; `None` where it is not installed.
+pub fn nginx(dir: &Path, behind: u16, hosts: u32) -> Result<Option<Server>> {
+    let [port] = berth_tests::free_ports()?;
+    let shown = dir.display();
+    let mut config = format!(
+        "daemon off;\nmaster_process off;\nworker_processes 1;\npid {shown}/nginx.pid;\n\
+         error_log {shown}/nginx.log crit;\nevents {{ worker_connections 4096; }}\n\
+         http {{\naccess_log off;\nserver_names_hash_max_size 8192;\n\
+         client_body_temp_path {shown}/body;\nproxy_temp_path {shown}/proxy;\n\
+         fastcgi_temp_path {shown}/fastcgi;\nuwsgi_temp_path {shown}/uwsgi;\n\
+         scgi_temp_path {shown}/scgi;\nkeepalive_requests 1000000000;\n\
+         upstream web {{ server 127.0.0.1:{behind}; keepalive 256; \
+         keepalive_requests 1000000000; }}\n\
+         proxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
+         proxy_set_header Host $host;\nproxy_set_header X-Forwarded-For $remote_addr;\n\
+         proxy_set_header X-Forwarded-Proto $scheme;\nproxy_set_header X-Forwarded-Host $host;\n\
+         proxy_set_header X-Request-ID $request_id;\n"
+    );
+    for number in 0..hosts {
+        writeln!(
+            config,
+            "server {{ listen 127.0.0.1:{port}; server_name h{number}.bench.example; \
+             location / {{ proxy_pass http://web; }} }}"
+        )?;
     }
-
-    /// nginx; `None` where it is not installed.
-    pub fn nginx(dir: &Path, behind: u16, hosts: u32) -> Result<Option<Self>> {
-        let [port] = berth_tests::free_ports()?;
-        let shown = dir.display();
-        let mut config = format!(
-            "daemon off;\nmaster_process off;\nworker_processes 1;\npid {shown}/nginx.pid;\n\
-             error_log {shown}/nginx.log crit;\nevents {{ worker_connections 4096; }}\n\
-             http {{\naccess_log off;\nserver_names_hash_max_size 8192;\n\
-             client_body_temp_path {shown}/body;\nproxy_temp_path {shown}/proxy;\n\
-             fastcgi_temp_path {shown}/fastcgi;\nuwsgi_temp_path {shown}/uwsgi;\n\
-             scgi_temp_path {shown}/scgi;\nkeepalive_requests 1000000000;\n\
-             upstream web {{ server 127.0.0.1:{behind}; keepalive 256; \
-             keepalive_requests 1000000000; }}\n\
-             proxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
-             proxy_set_header Host $host;\nproxy_set_header X-Forwarded-For $remote_addr;\n\
-             proxy_set_header X-Forwarded-Proto $scheme;\nproxy_set_header X-Forwarded-Host $host;\n\
-             proxy_set_header X-Request-ID $request_id;\n"
-        );
-        for number in 0..hosts {
-            writeln!(
-                config,
-                "server {{ listen 127.0.0.1:{port}; server_name h{number}.bench.example; \
-                 location / {{ proxy_pass http://web; }} }}"
-            )?;
-        }
-        config.push_str("}\n");
-        let path = dir.join("nginx.conf");
-        std::fs::write(&path, config)?;
-        let words = ["-c".into(), path.display().to_string(), "-p".into(), shown.to_string()];
-        Self::installed("nginx", "/usr/sbin/nginx", &words, port)
-    }
-
-    /// HAProxy; `None` where it is not installed.
-    pub fn haproxy(dir: &Path, behind: u16, hosts: u32) -> Result<Option<Self>> {
-        let [port] = berth_tests::free_ports()?;
-        let map = dir.join("haproxy.map");
-        let lines = (0..hosts).map(|number| format!("h{number}.bench.example web\n"));
-        std::fs::write(&map, lines.collect::<String>())?;
-        let config = format!(
-            "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode http\n  timeout connect 2s\n  \
-             timeout client 30s\n  timeout server 30s\n  http-reuse always\nfrontend all\n  \
-             bind 127.0.0.1:{port}\n  option forwardfor\n  unique-id-format %[uuid()]\n  \
-             unique-id-header X-Request-ID\n  http-request set-header X-Forwarded-Proto http\n  \
-             http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  \
-             use_backend %[req.hdr(host),lower,map_str({})]\nbackend web\n  \
-             server one 127.0.0.1:{behind}\n",
-            map.display()
-        );
-        let path = dir.join("haproxy.cfg");
-        std::fs::write(&path, config)?;
-        let words = ["-db".into(), "-f".into(), path.display().to_string()];
-        Self::installed("haproxy", "/usr/sbin/haproxy", &words, port)
-    }
-
-    /// Processor time used so far by all its threads.
-    pub fn cpu(&self) -> Duration {
-        let path = format!("/proc/{}/task", self.process.id());
-        let of = |thread: std::fs::DirEntry| {
-            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        };
-        let threads = std::fs::read_dir(path).into_iter().flatten().flatten();
-        Duration::from_nanos(threads.filter_map(of).sum())
-    }
-
-    /// Resident memory in MiB.
-    pub fn resident(&self) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id()))?;
-        let pages: f64 = text.split(' ').nth(1).context("no resident pages")?.parse()?;
-        Ok(pages * 4.0 / 1024.0)
-    }
-
-    fn installed(
-        name: &'static str,
-        program: &str,
-        words: &[String],
-        port: u16,
-    ) -> Result<Option<Self>> {
-        let path = Path::new(program);
-        if !path.exists() {
-            eprintln!("{name} is not installed: no figure beside it");
-            return Ok(None);
-        }
-        Self::start(name, path, words, port).map(Some)
-    }
-
-    fn start(name: &'static str, program: &Path, words: &[String], port: u16) -> Result<Self> {
-        let process = Command::new(program)
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let server = Self { name, port, process };
-        until(&format!("{name} answers"), START, || answers(port))?;
-        pin(i32::try_from(server.process.id())?, Place::Server)?;
-        Ok(server)
-    }
+    config.push_str("}\n");
+    let path = dir.join("nginx.conf");
+    std::fs::write(&path, config)?;
+    let words = ["-c".into(), path.display().to_string(), "-p".into(), shown.to_string()];
+    Server::installed("nginx", "/usr/sbin/nginx", &words, port, answers)
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
+/// HAProxy; `None` where it is not installed.
+pub fn haproxy(dir: &Path, behind: u16, hosts: u32) -> Result<Option<Server>> {
+    let [port] = berth_tests::free_ports()?;
+    let map = dir.join("haproxy.map");
+    let lines = (0..hosts).map(|number| format!("h{number}.bench.example web\n"));
+    std::fs::write(&map, lines.collect::<String>())?;
+    let config = format!(
+        "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode http\n  timeout connect 2s\n  \
+         timeout client 30s\n  timeout server 30s\n  http-reuse always\nfrontend all\n  \
+         bind 127.0.0.1:{port}\n  option forwardfor\n  unique-id-format %[uuid()]\n  \
+         unique-id-header X-Request-ID\n  http-request set-header X-Forwarded-Proto http\n  \
+         http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  \
+         use_backend %[req.hdr(host),lower,map_str({})]\nbackend web\n  \
+         server one 127.0.0.1:{behind}\n",
+        map.display()
+    );
+    let path = dir.join("haproxy.cfg");
+    std::fs::write(&path, config)?;
+    let words = ["-db".into(), "-f".into(), path.display().to_string()];
+    Server::installed("haproxy", "/usr/sbin/haproxy", &words, port, answers)
 }
 
 /// Whether it passes a request on.

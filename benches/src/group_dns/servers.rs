@@ -3,23 +3,12 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use berth_tests::until;
 
-use crate::group_api::side::{Place, pin};
-
-/// A million names take a while to be read.
-const START: Duration = Duration::from_secs(60);
-
-/// One server; ended when dropped.
-pub struct Server {
-    pub name: &'static str,
-    pub port: u16,
-    process: Child,
-}
+use crate::server::Server;
 
 /// Writes a zone of `names` names with as many addresses each as `addresses` says.
 pub fn zone(dir: &Path, name: &str, names: u32, addresses: fn(u32) -> u32) -> Result<PathBuf> {
@@ -52,219 +41,135 @@ pub fn changes(services: u32, changes: u32) -> Result<Vec<f64>> {
     text.lines().map(|line| line.parse().context("no number")).collect()
 }
 
-impl Server {
-    /// Ours, with a zone file.
-    pub fn ours(zone: &Path) -> Result<Self> {
-        let words = [zone.display().to_string()];
-        Self::example("ours", "dns_serve", &words)
-    }
-
-    /// Ours, forwarding.
-    pub fn forwarding(upstream: u16) -> Result<Self> {
-        Self::example("ours", "dns_serve", &[format!("127.0.0.1:{upstream}")])
-    }
-
-    /// What knows nothing.
-    pub fn responder() -> Result<Self> {
-        Self::example("responder", "dns_responder", &[])
-    }
-
-    /// Knot DNS; `None` where it is not installed.
-    pub fn knot(dir: &Path, zone: &Path) -> Result<Option<Self>> {
-        let home = dir.join("knot");
-        std::fs::create_dir_all(&home)?;
-        let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
-        let config = format!(
-            "server:\n  rundir: {shown}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  \
-             tcp-workers: 1\n  background-workers: 1\ndatabase:\n  storage: {shown}\nzone:\n  \
-             - domain: bench.example.\n    file: {}\n    zonefile-sync: -1\n    \
-             journal-content: none\n",
-            zone.display()
-        );
-        std::fs::write(home.join("knot.conf"), config)?;
-        let words = ["-c".into(), home.join("knot.conf").display().to_string()];
-        Self::installed("knot", "/usr/sbin/knotd", &words, port)
-    }
-
-    /// NSD; `None` where it is not installed.
-    pub fn nsd(dir: &Path, zone: &Path) -> Result<Option<Self>> {
-        let home = dir.join("nsd");
-        std::fs::create_dir_all(&home)?;
-        let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
-        let config = format!(
-            "server:\n  ip-address: 127.0.0.1@{port}\n  server-count: 1\n  username: \"\"\n  \
-             zonesdir: \"{shown}\"\n  pidfile: \"{shown}/pid\"\n  xfrdfile: \"{shown}/xfrd\"\n  \
-             zonelistfile: \"{shown}/list\"\n  xfrdir: \"{shown}\"\n  database: \"\"\n  \
-             rrl-ratelimit: 0\nremote-control:\n  control-enable: no\nzone:\n  \
-             name: bench.example\n  zonefile: \"{}\"\n",
-            zone.display()
-        );
-        std::fs::write(home.join("nsd.conf"), config)?;
-        let config = home.join("nsd.conf").display().to_string();
-        let words = ["-d".into(), "-c".into(), config];
-        Self::installed("nsd", "/usr/sbin/nsd", &words, port)
-    }
-
-    /// dnsdist with its packet cache and batches of 64; `None` where it is not installed.
-    pub fn dnsdist(dir: &Path, upstream: u16) -> Result<Option<Self>> {
-        let home = dir.join("dnsdist");
-        std::fs::create_dir_all(&home)?;
-        let [port] = berth_tests::free_ports()?;
-        let config = format!(
-            "setLocal('127.0.0.1:{port}')\nsetUDPMultipleMessagesVectorSize(64)\n\
-             newServer({{address='127.0.0.1:{upstream}'}}):setUp()\n\
-             getPool(''):setCache(newPacketCache(200000, {{maxTTL=86400}}))\n\
-             setSecurityPollSuffix('')\nsetMaxUDPOutstanding(10000)\n"
-        );
-        let path = home.join("dnsdist.conf");
-        std::fs::write(&path, config)?;
-        let words = ["--supervised".into(), "-C".into(), path.display().to_string()];
-        Self::installed("dnsdist", "/usr/bin/dnsdist", &words, port)
-    }
-
-    /// BIND with the zone; `None` where it is not installed.
-    pub fn bind(dir: &Path, zone: &Path) -> Result<Option<Self>> {
-        let served = format!(
-            "zone \"bench.example\" {{ type primary; file \"{}\"; notify no; }};\n",
-            zone.display()
-        );
-        Self::named("bind", &dir.join("bind"), "recursion no;", &served)
-    }
-
-    /// BIND that forwards and keeps what it was told; `None` where it is not installed.
-    pub fn bind_forwarding(dir: &Path, upstream: u16) -> Result<Option<Self>> {
-        let forwards = format!(
-            "recursion yes; forward only; forwarders {{ 127.0.0.1 port {upstream}; }}; \
-             dnssec-validation no;"
-        );
-        Self::named("bind", &dir.join("bind-forwarding"), &forwards, "")
-    }
-
-    fn named(name: &'static str, home: &Path, options: &str, served: &str) -> Result<Option<Self>> {
-        std::fs::create_dir_all(home)?;
-        let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
-        let config = format!(
-            "options {{ directory \"{shown}\"; listen-on port {port} {{ 127.0.0.1; }}; \
-             listen-on-v6 {{ none; }}; pid-file none; session-keyfile none; \
-             empty-zones-enable no; minimal-responses yes; {options} }};\ncontrols {{ }};\n{served}"
-        );
-        let path = home.join("named.conf");
-        std::fs::write(&path, config)?;
-        // One thread, and all it says to where nobody reads it.
-        let words = ["-g", "-n", "1", "-c"].map(str::to_owned);
-        let words: Vec<String> = words.into_iter().chain([path.display().to_string()]).collect();
-        Self::installed(name, "/usr/sbin/named", &words, port)
-    }
-
-    /// Unbound that forwards and keeps what it was told; `None` where it is not installed.
-    pub fn unbound(dir: &Path, upstream: u16) -> Result<Option<Self>> {
-        let home = dir.join("unbound");
-        std::fs::create_dir_all(&home)?;
-        let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
-        let config = format!(
-            "server:\n  interface: 127.0.0.1\n  port: {port}\n  num-threads: 1\n  \
-             do-daemonize: no\n  chroot: \"\"\n  username: \"\"\n  directory: \"{shown}\"\n  \
-             pidfile: \"{shown}/pid\"\n  use-syslog: no\n  logfile: \"{shown}/log\"\n  \
-             do-not-query-localhost: no\n  module-config: \"iterator\"\n  \
-             msg-cache-size: 64m\n  rrset-cache-size: 128m\nremote-control:\n  \
-             control-enable: no\nforward-zone:\n  name: \".\"\n  \
-             forward-addr: 127.0.0.1@{upstream}\n"
-        );
-        let path = home.join("unbound.conf");
-        std::fs::write(&path, config)?;
-        let words = ["-d".into(), "-c".into(), path.display().to_string()];
-        Self::installed("unbound", "/usr/sbin/unbound", &words, port)
-    }
-
-    /// Processor time used so far by all threads of it and of the processes it began.
-    pub fn cpu(&self) -> Result<Duration> {
-        let nanoseconds: u64 = self.pids().iter().map(|pid| spent(*pid)).sum();
-        Ok(Duration::from_nanos(nanoseconds))
-    }
-
-    /// Resident memory in MiB.
-    pub fn resident(&self) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id()))?;
-        let pages: f64 = text.split(' ').nth(1).context("no resident pages")?.parse()?;
-        Ok(pages * 4.0 / 1024.0)
-    }
-
-    fn example(name: &'static str, program: &str, words: &[String]) -> Result<Self> {
-        let [port] = berth_tests::free_ports()?;
-        let own = std::env::current_exe()?;
-        let path = own.with_file_name("examples").join(program);
-        let mut all = vec![format!("127.0.0.1:{port}")];
-        all.extend_from_slice(words);
-        Self::start(name, &path, &all, port)
-    }
-
-    fn installed(
-        name: &'static str,
-        program: &str,
-        words: &[String],
-        port: u16,
-    ) -> Result<Option<Self>> {
-        let path = Path::new(program);
-        if !path.exists() {
-            eprintln!("{name} is not installed: no figure beside it");
-            return Ok(None);
-        }
-        Self::start(name, path, words, port).map(Some)
-    }
-
-    fn start(name: &'static str, program: &Path, words: &[String], port: u16) -> Result<Self> {
-        let process = Command::new(program)
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let server = Self { name, port, process };
-        until(&format!("{name} answers"), START, || answers(port))?;
-        for pid in server.pids() {
-            pin(pid, Place::Server)?;
-        }
-        Ok(server)
-    }
-
-    /// Its process, and those that it began: NSD answers in a child.
-    fn pids(&self) -> Vec<i32> {
-        let mut all = vec![i32::try_from(self.process.id()).unwrap_or_default()];
-        let mut at = 0;
-        while let Some(pid) = all.get(at) {
-            let path = format!("/proc/{pid}/task/{pid}/children");
-            let children = std::fs::read_to_string(path).unwrap_or_default();
-            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
-            at += 1;
-        }
-        all
-    }
+/// Ours, with a zone file.
+pub fn ours(zone: &Path) -> Result<Server> {
+    let words = [zone.display().to_string()];
+    example("ours", "dns_serve", &words)
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // NSD's children end with it when it is asked to, not when it is killed.
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let ended = until("it ends", Duration::from_secs(5), || {
-            self.process.try_wait().is_ok_and(|ended| ended.is_some())
-        });
-        if ended.is_err() {
-            drop(self.process.kill());
-            drop(self.process.wait());
-        }
-    }
+/// Ours, forwarding.
+pub fn forwarding(upstream: u16) -> Result<Server> {
+    example("ours", "dns_serve", &[format!("127.0.0.1:{upstream}")])
 }
 
-/// Nanoseconds on a processor, of all threads.
-fn spent(pid: i32) -> u64 {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let of = |thread: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    };
-    threads.flatten().filter_map(of).sum()
+/// What knows nothing.
+pub fn responder() -> Result<Server> {
+    example("responder", "dns_responder", &[])
+}
+
+/// Knot DNS; `None` where it is not installed.
+pub fn knot(dir: &Path, zone: &Path) -> Result<Option<Server>> {
+    let home = dir.join("knot");
+    std::fs::create_dir_all(&home)?;
+    let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
+    let config = format!(
+        "server:\n  rundir: {shown}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  \
+         tcp-workers: 1\n  background-workers: 1\ndatabase:\n  storage: {shown}\nzone:\n  \
+         - domain: bench.example.\n    file: {}\n    zonefile-sync: -1\n    \
+         journal-content: none\n",
+        zone.display()
+    );
+    std::fs::write(home.join("knot.conf"), config)?;
+    let words = ["-c".into(), home.join("knot.conf").display().to_string()];
+    Server::installed("knot", "/usr/sbin/knotd", &words, port, answers)
+}
+
+/// NSD; `None` where it is not installed.
+pub fn nsd(dir: &Path, zone: &Path) -> Result<Option<Server>> {
+    let home = dir.join("nsd");
+    std::fs::create_dir_all(&home)?;
+    let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
+    let config = format!(
+        "server:\n  ip-address: 127.0.0.1@{port}\n  server-count: 1\n  username: \"\"\n  \
+         zonesdir: \"{shown}\"\n  pidfile: \"{shown}/pid\"\n  xfrdfile: \"{shown}/xfrd\"\n  \
+         zonelistfile: \"{shown}/list\"\n  xfrdir: \"{shown}\"\n  database: \"\"\n  \
+         rrl-ratelimit: 0\nremote-control:\n  control-enable: no\nzone:\n  \
+         name: bench.example\n  zonefile: \"{}\"\n",
+        zone.display()
+    );
+    std::fs::write(home.join("nsd.conf"), config)?;
+    let config = home.join("nsd.conf").display().to_string();
+    let words = ["-d".into(), "-c".into(), config];
+    Server::installed("nsd", "/usr/sbin/nsd", &words, port, answers)
+}
+
+/// dnsdist with its packet cache and batches of 64; `None` where it is not installed.
+pub fn dnsdist(dir: &Path, upstream: u16) -> Result<Option<Server>> {
+    let home = dir.join("dnsdist");
+    std::fs::create_dir_all(&home)?;
+    let [port] = berth_tests::free_ports()?;
+    let config = format!(
+        "setLocal('127.0.0.1:{port}')\nsetUDPMultipleMessagesVectorSize(64)\n\
+         newServer({{address='127.0.0.1:{upstream}'}}):setUp()\n\
+         getPool(''):setCache(newPacketCache(200000, {{maxTTL=86400}}))\n\
+         setSecurityPollSuffix('')\nsetMaxUDPOutstanding(10000)\n"
+    );
+    let path = home.join("dnsdist.conf");
+    std::fs::write(&path, config)?;
+    let words = ["--supervised".into(), "-C".into(), path.display().to_string()];
+    Server::installed("dnsdist", "/usr/bin/dnsdist", &words, port, answers)
+}
+
+/// BIND with the zone; `None` where it is not installed.
+pub fn bind(dir: &Path, zone: &Path) -> Result<Option<Server>> {
+    let served = format!(
+        "zone \"bench.example\" {{ type primary; file \"{}\"; notify no; }};\n",
+        zone.display()
+    );
+    named("bind", &dir.join("bind"), "recursion no;", &served)
+}
+
+/// BIND that forwards and keeps what it was told; `None` where it is not installed.
+pub fn bind_forwarding(dir: &Path, upstream: u16) -> Result<Option<Server>> {
+    let forwards = format!(
+        "recursion yes; forward only; forwarders {{ 127.0.0.1 port {upstream}; }}; \
+         dnssec-validation no;"
+    );
+    named("bind", &dir.join("bind-forwarding"), &forwards, "")
+}
+
+fn named(name: &'static str, home: &Path, options: &str, served: &str) -> Result<Option<Server>> {
+    std::fs::create_dir_all(home)?;
+    let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
+    let config = format!(
+        "options {{ directory \"{shown}\"; listen-on port {port} {{ 127.0.0.1; }}; \
+         listen-on-v6 {{ none; }}; pid-file none; session-keyfile none; \
+         empty-zones-enable no; minimal-responses yes; {options} }};\ncontrols {{ }};\n{served}"
+    );
+    let path = home.join("named.conf");
+    std::fs::write(&path, config)?;
+    // One thread, and all it says to where nobody reads it.
+    let words = ["-g", "-n", "1", "-c"].map(str::to_owned);
+    let words: Vec<String> = words.into_iter().chain([path.display().to_string()]).collect();
+    Server::installed(name, "/usr/sbin/named", &words, port, answers)
+}
+
+/// Unbound that forwards and keeps what it was told; `None` where it is not installed.
+pub fn unbound(dir: &Path, upstream: u16) -> Result<Option<Server>> {
+    let home = dir.join("unbound");
+    std::fs::create_dir_all(&home)?;
+    let (shown, [port]) = (home.display(), berth_tests::free_ports()?);
+    let config = format!(
+        "server:\n  interface: 127.0.0.1\n  port: {port}\n  num-threads: 1\n  \
+         do-daemonize: no\n  chroot: \"\"\n  username: \"\"\n  directory: \"{shown}\"\n  \
+         pidfile: \"{shown}/pid\"\n  use-syslog: no\n  logfile: \"{shown}/log\"\n  \
+         do-not-query-localhost: no\n  module-config: \"iterator\"\n  \
+         msg-cache-size: 64m\n  rrset-cache-size: 128m\nremote-control:\n  \
+         control-enable: no\nforward-zone:\n  name: \".\"\n  \
+         forward-addr: 127.0.0.1@{upstream}\n"
+    );
+    let path = home.join("unbound.conf");
+    std::fs::write(&path, config)?;
+    let words = ["-d".into(), "-c".into(), path.display().to_string()];
+    Server::installed("unbound", "/usr/sbin/unbound", &words, port, answers)
+}
+
+/// One of our examples at a free port, which is its first word.
+fn example(name: &'static str, program: &str, words: &[String]) -> Result<Server> {
+    let [port] = berth_tests::free_ports()?;
+    let mut all = vec![format!("127.0.0.1:{port}")];
+    all.extend_from_slice(words);
+    Server::example(name, program, &all, port, answers)
 }
 
 /// Whether it answers for a name of the zones here.
