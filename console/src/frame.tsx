@@ -26,6 +26,7 @@ import {
   IconShieldCheck,
   IconSun,
   IconTerminal2,
+  IconUsers,
 } from "@tabler/icons-react";
 import { Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
@@ -47,6 +48,7 @@ const Item = later(() => import("./pages/item"));
 const New = later(() => import("./pages/new"));
 const Audit = later(() => import("./pages/audit"));
 const ShellPage = later(() => import("./pages/shell"));
+const Accounts = later(() => import("./pages/accounts"));
 const Sessions = later(() => import("./pages/sessions"));
 const Usage = later(() => import("./pages/usage"));
 const Replay = later(() => import("./pages/replay"));
@@ -60,6 +62,7 @@ const PAGES = [
   { path: "/report", word: "usage", icon: IconChartBar },
   { path: "/audit", word: "audit", icon: IconShieldCheck },
   { path: "/sessions", word: "sessions", icon: IconTerminal2 },
+  { path: "/accounts", word: "accounts", icon: IconUsers },
 ] as const;
 
 const KEPT = "berth.namespace";
@@ -165,6 +168,7 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
               <Route path="/item/*" component={Item} />
               <Route path="/new/:group/:version/:resource" component={New} />
               <Route path="/audit" component={Audit} />
+              <Route path="/accounts" component={Accounts} />
               <Route path="/shell/:namespace/:pod/:container?" component={ShellPage} />
               <Route path="/report" component={Usage} />
               <Route path="/sessions" component={Sessions} />

@@ -23,6 +23,16 @@ const FREEZE = [
   "  except: ''",
 ];
 
+const ACCOUNT = [
+  "spec:",
+  "  name: ''",
+  "  login: password # or provider: groups are told by it then",
+  "  groups: []",
+  "  roles:",
+  "  - {namespace: default, role: developer} # viewer, developer, operator, admin",
+  "  reason: ''",
+];
+
 export default function New({ params }: { params: Params }) {
   const { t } = useTranslation();
   const [, go] = useLocation();
@@ -41,6 +51,7 @@ export default function New({ params }: { params: Params }) {
   const freeze = search === "freeze" && resource === "configmaps";
   const list = `/workloads/${group}/${version}/${resource}`;
   const app = kind.group === "berth.dev" && kind.kind === "App";
+  const account = kind.group === "berth.dev" && kind.kind === "AccountRequest";
   const named = [
     "  name: ''",
     ...(kind.namespaced ? [`  namespace: ${namespace || "default"}`] : []),
@@ -51,6 +62,7 @@ export default function New({ params }: { params: Params }) {
     "metadata:",
     ...(freeze ? FREEZE : named),
     ...(app ? ["spec:", "  image: ''", "  port: 8080", "  replicas: 2"] : []),
+    ...(account ? ACCOUNT : []),
     "",
   ];
 
@@ -63,6 +75,7 @@ export default function New({ params }: { params: Params }) {
   }
 
   function made({ metadata }: Item) {
+    if (account) return go("/accounts");
     const space = metadata.namespace || "-";
     go(
       app
@@ -81,7 +94,7 @@ export default function New({ params }: { params: Params }) {
         start={lines.join("\n")}
         send={send}
         applied={made}
-        cancel={() => go(app ? "/apps" : list)}
+        cancel={() => go(app ? "/apps" : account ? "/accounts" : list)}
       />
     </Stack>
   );

@@ -1,6 +1,7 @@
 //! The people who may log in: names, passwords, groups. What they may do is RBAC's to say.
 
 mod passwords;
+mod requested;
 mod sessions;
 mod throttle;
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 use sqlx::{AnyPool, Row};
 
 pub use self::passwords::new_password;
+pub(crate) use self::requested::{Known, Request};
 pub use self::sessions::{Session, SessionError, Sessions};
 pub use self::throttle::{Throttle, Wait};
 use crate::database::{DatabaseError, now};
@@ -239,13 +241,13 @@ impl Accounts {
 }
 
 /// The API server takes any text as a user's name: what looks like one of its own must not pass.
-fn check_name(name: &str) -> Result<(), AccountError> {
+pub(crate) fn check_name(name: &str) -> Result<(), AccountError> {
     let fits = (1..=63).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte));
     if fits { Ok(()) } else { Err(AccountError::Name(name.to_owned())) }
 }
 
-fn check_group(group: &str) -> Result<(), AccountError> {
+pub(crate) fn check_group(group: &str) -> Result<(), AccountError> {
     let fits = (1..=128).contains(&group.len())
         && !group.starts_with("system:")
         && group.bytes().all(|byte| byte.is_ascii_graphic());

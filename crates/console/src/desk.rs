@@ -6,6 +6,7 @@ mod live;
 mod login;
 mod oidc;
 mod pages;
+mod requests;
 mod scalings;
 mod shell;
 mod trends;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use http::{StatusCode, header};
 use kube::Client;
 
@@ -28,6 +29,7 @@ use crate::accounts::{Accounts, Sessions, Throttle};
 use crate::acts::Acts;
 use crate::feed::Feeds;
 use crate::oidc::Provider;
+use crate::requests::Requests;
 use crate::scalings::Scalings;
 use crate::shell::Shells;
 use crate::tokens::Tokens;
@@ -51,6 +53,7 @@ pub(crate) struct Desk {
     pub usage: Usage,
     pub trends: Trends,
     pub scalings: Scalings,
+    pub requests: Requests,
     pub client: Client,
 }
 
@@ -60,6 +63,7 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .route("/session", get(login::show).post(login::log_in).delete(login::log_out))
         .route("/live", get(live::follow))
         .route("/acts", get(acts::list))
+        .route("/accounts/requests/{name}", post(requests::decide))
         .route("/oidc", get(oidc::begin))
         .route("/oidc/about", get(oidc::about))
         .route("/oidc/callback", get(oidc::end))

@@ -7,6 +7,7 @@
 //!                   /live        a table that follows the cluster: one watch feeds all who look
 //!                   /k8s/…       the Kubernetes API, as the person who asks (impersonation)
 //!                   /acts        what people changed from here
+//!                   /accounts    requests for accounts are decided
 //!                   /shell…      terminals in containers, recorded
 //!                   /usage       what was asked for and what was used
 //!                   /scalings    when an App was given other replicas, and by whom
@@ -24,6 +25,7 @@ mod desk;
 mod escape;
 mod feed;
 mod oidc;
+mod requests;
 mod scalings;
 mod shell;
 mod tokens;
@@ -41,6 +43,7 @@ pub use accounts::{Account, AccountError, Accounts, new_password};
 pub use connections::ServeError;
 pub use database::{Copied, DatabaseError, check_database, copy_database, open as open_database};
 pub use oidc::{Oidc, OidcError, TokenFault};
+pub use requests::{Approved, Approver, Refused, RequestError, Requests};
 pub use shell::{About as SessionAbout, Transcript};
 pub use tokens::{Scope, Token, TokenError, Tokens};
 pub use usage::{By, Period, Resource, Usage, UsageRow, csv as usage_csv};
@@ -88,8 +91,12 @@ pub async fn start(
     let pool = database::open(&config.database).await?;
     let acts = acts::Acts::start(pool.clone(), tasks);
     let scalings = scalings::Scalings::start(pool.clone(), client.clone(), acts.clone(), tasks);
+    let accounts = Accounts::new(pool.clone());
+    let requests = Requests::new(client.clone(), accounts.clone());
+    requests.follow(acts.clone(), tasks);
     let desk = desk::Desk {
-        accounts: Accounts::new(pool.clone()),
+        accounts,
+        requests,
         sessions: accounts::Sessions::new(pool.clone()),
         throttle: Arc::default(),
         tokens: Tokens::new(pool.clone()),

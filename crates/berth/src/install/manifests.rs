@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use berth_api::{app, gateway, release};
+use berth_api::{account, app, gateway, release};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -248,7 +248,7 @@ pub fn all(wanted: &Wanted) -> Result<Vec<Manifest>> {
 }
 
 fn definitions(all: &mut Vec<Manifest>) -> Result<()> {
-    let own = [app::definition(), release::definition()];
+    let own = [app::definition(), release::definition(), account::definition()];
     for (file, definition) in own
         .into_iter()
         .map(|one| ("definitions", one))

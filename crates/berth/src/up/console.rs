@@ -49,6 +49,8 @@ pub async fn apply(client: &Client, instance: &Instance, pki: &Pki, image: &str)
     let ConsoleAt::Listen(listen) = instance.options.console else {
         return remove(client).await;
     };
+    let requests = serde_json::to_value(berth_api::account::definition())?;
+    system::apply_one(client, serde_json::from_value(requests)?).await?;
     let directory = directory(instance)?;
     let certificate = certificate(instance, pki, &directory, listen)?;
     let provider = provider(instance, &directory.join("oidc"))?;

@@ -1,6 +1,7 @@
 //! People and attackers at a desk before a whole API server in this process.
 
 mod oidc;
+mod requests;
 mod shell;
 mod token;
 
@@ -85,8 +86,10 @@ async fn desk(dir: &Path, admin: &Client, tasks: &Tasks, limits: Limits) -> Desk
     let database = format!("sqlite://{}/console.db", dir.display());
     let pool = crate::database::open(&database).await.unwrap();
     let acts = Acts::start(pool.clone(), tasks);
+    let accounts = Accounts::new(pool.clone());
     let desk = Desk {
-        accounts: Accounts::new(pool.clone()),
+        requests: Requests::new(admin.clone(), accounts.clone()),
+        accounts,
         sessions: Sessions::new(pool.clone()),
         throttle: Arc::default(),
         tokens: Tokens::new(pool.clone()),
