@@ -1,5 +1,5 @@
 //! Whether addresses that a policy wants checked can be reached: a TCP connection, or an HTTP
-//! request besides.
+//! request besides. What balancers find is another part ([`crate::balancers`]).
 //!
 //! An address is checked as long as any set of records holds its [`Checked`], and once however many
 //! do. Answering reads one flag. Down after [`FAILURES`] checks in a row that failed, up after one
@@ -22,6 +22,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::balancers::Found;
+
 /// How often each is checked.
 const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -41,6 +43,37 @@ pub struct Check {
     /// What `GET` must be answered for with a status from 200 to 399; none: connecting is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+}
+
+/// Whom to ask whether addresses are up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Healthy {
+    /// The balancers of the server's settings: what they do not find down.
+    Balancer,
+}
+
+/// What decides whether one address may be given.
+#[derive(Debug)]
+pub(crate) struct Health {
+    checked: Option<Arc<Checked>>,
+    found: Option<Arc<Found>>,
+}
+
+impl Health {
+    /// As a policy wants it of an address.
+    pub(crate) fn of(ip: IpAddr, check: Option<&Check>, healthy: Option<Healthy>) -> Self {
+        Self {
+            checked: check.map(|check| Checked::of(ip, check)),
+            found: healthy.map(|Healthy::Balancer| Found::of(ip)),
+        }
+    }
+
+    /// Whether nobody who is asked says no.
+    pub(crate) fn is_up(&self) -> bool {
+        self.checked.as_ref().is_none_or(|checked| checked.is_up())
+            && self.found.as_ref().is_none_or(|found| found.is_up())
+    }
 }
 
 /// One address with what its checks said.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::balancers::Place;
 use crate::forward::Route;
 use crate::name::{self, Domain};
 use crate::own::{MOST_NSID, Own};
@@ -37,6 +38,9 @@ pub struct Config {
     pub xdp: Option<crate::Xdp>,
     /// Order and number of addresses, by name.
     pub policies: BTreeMap<String, Wanted>,
+    /// Who says which addresses are down, where a policy wants it: health addresses of balancers,
+    /// `http://HOST:PORT`; of a host that is a name of ours, all its addresses.
+    pub balancers: Vec<String>,
     /// Where clients are.
     pub sites: Vec<Site>,
     /// Whom to ask for names under a suffix; the longest that fits counts, before `upstreams`.
@@ -108,6 +112,7 @@ impl Config {
             zone_namespace: Some(berth_api::zone::NAMESPACE.to_owned()),
             xdp: None,
             policies: BTreeMap::new(),
+            balancers: vec![],
             sites: vec![],
             forwards: vec![],
             answers: 20_000,
@@ -164,7 +169,11 @@ impl Config {
             routes.push(Route::new(name, upstreams.clone()));
         }
         let rules = Rules::new(&self.keys, &self.transfers, &self.secondaries)?;
-        Ok(Valid { domains, policies, own, sites, routes, rules })
+        let place = |text: &String| {
+            Place::parse(text).ok_or_else(|| StartError::Balancer { balancer: text.clone() })
+        };
+        let balancers = self.balancers.iter().map(place).collect::<Result<_, _>>()?;
+        Ok(Valid { domains, policies, own, sites, routes, rules, balancers })
     }
 }
 
@@ -176,6 +185,7 @@ pub(crate) struct Valid {
     pub sites: BTreeMap<String, u8>,
     pub routes: Vec<Route>,
     pub rules: Rules,
+    pub balancers: Vec<Place>,
 }
 
 impl Valid {
@@ -227,6 +237,12 @@ pub enum StartError {
         name: String,
         /// As given.
         path: String,
+    },
+    /// A balancer that cannot be asked.
+    #[error("balancer {balancer:?} is none; such as http://127.0.0.1:10260 is one")]
+    Balancer {
+        /// As given.
+        balancer: String,
     },
     /// A zone that may not be served.
     #[error("zone file {}", path.display())]

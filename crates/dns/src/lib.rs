@@ -17,6 +17,7 @@
 
 mod answer;
 mod asked;
+mod balancers;
 mod checks;
 mod config;
 mod control;
@@ -47,7 +48,7 @@ mod written;
 mod xdp;
 mod zone;
 
-pub use checks::Check;
+pub use checks::{Check, Healthy};
 pub use config::{Cluster, Config, Site, StartError, ZoneFile, check};
 pub use control::{Reload, Request, ask};
 pub use counts::Totals;

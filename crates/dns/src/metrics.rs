@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use crate::balancers;
 use crate::counts::{CODES, SIZES, TIMES, TYPES, Tally, sum, totals};
 use crate::served::Served;
 
@@ -46,6 +47,7 @@ pub(crate) fn page(served: &Served) -> String {
     let kept = totals(served.counts.iter().map(AsRef::as_ref)).kept;
     let both = |of: fn(&Tally) -> u64| of(&udp) + of(&tcp);
     let zones = served.zone.get();
+    let (balancers, down) = balancers::counts();
     let lost = served.log.as_ref().map_or(0, |log| log.lost());
     for (name, kind, help, value) in [
         (
@@ -104,6 +106,8 @@ pub(crate) fn page(served: &Served) -> String {
             "Sampled queries that were not written.",
             lost,
         ),
+        ("berth_dns_balancers", "gauge", "Balancers that say what they find.", balancers),
+        ("berth_dns_addresses_down", "gauge", "Not given, as balancers find them down.", down),
     ] {
         head(out, name, kind, help);
         row(out, name, &[], value);

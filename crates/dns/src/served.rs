@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::balancers::Place;
 use crate::config::ZoneFile;
 use crate::counts::Counts;
 use crate::forward::Forward;
@@ -36,4 +37,6 @@ pub(crate) struct Served {
     pub kernel: OnceLock<Arc<xdp::Counts>>,
     /// The zone files that are wanted.
     pub lists: watch::Sender<Vec<ZoneFile>>,
+    /// Who says which addresses are down.
+    pub balancers: watch::Sender<Vec<Place>>,
 }

@@ -19,7 +19,7 @@ use crate::serve::tls::Certificate;
 use crate::served::Served;
 use crate::transfer::{notify, secondary};
 use crate::written::Written;
-use crate::{checks, health, serve, snapshot, xdp, zone};
+use crate::{balancers, checks, health, serve, snapshot, xdp, zone};
 
 /// A server that runs; it goes on when this is dropped, until its tasks are stopped.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub async fn run_for(
     let valid = config.read()?;
     let site_names: Vec<_> = clusters.iter().map(|cluster| cluster.site.clone()).collect();
     let sites = valid.sites_of(&site_names)?;
-    let Valid { domains, policies, own, routes, rules, .. } = valid;
+    let Valid { domains, policies, own, routes, rules, balancers, .. } = valid;
     let ready = Ready::default();
     let mut known = Vec::new();
     let mut known_all = true;
@@ -96,6 +96,7 @@ pub async fn run_for(
         new_rules: watch::Sender::new(0),
         kernel: OnceLock::new(),
         lists: watch::Sender::new(config.zones.clone()),
+        balancers: watch::Sender::new(balancers),
     });
 
     health::serve(config.health, ready.clone(), Arc::clone(&served), tasks).await?;
@@ -116,6 +117,7 @@ pub async fn run_for(
         control::serve(path, Arc::clone(&served), ask, tasks)?;
     }
     checks::run(tasks);
+    balancers::follow(Arc::clone(&served), tasks);
     files.follow(Arc::clone(&served), tasks);
     secondary::follow(Arc::clone(&served), tasks);
     notify::tell(Arc::clone(&served), tasks);
@@ -149,8 +151,8 @@ impl Server {
     }
 
     /// Puts other settings in force while queries are answered on: zone files, policies, sites,
-    /// name and cookies of the server, who is forwarded to, keys, transfers and secondaries; all
-    /// zone files are read again, and the query log is opened anew. Ports, threads, clusters and
+    /// name and cookies of the server, who is forwarded to, keys, transfers, secondaries and
+    /// balancers; all zone files are read again, and the query log is opened anew. Ports, threads, clusters and
     /// domains stay.
     ///
     /// # Errors
@@ -163,7 +165,7 @@ impl Server {
         let valid = config.read().inspect_err(|_| self.served.written.count_refused())?;
         let sites =
             valid.sites_of(&self.sites).inspect_err(|_| self.served.written.count_refused())?;
-        let Valid { policies, own, routes, rules, .. } = valid;
+        let Valid { policies, own, routes, rules, balancers, .. } = valid;
         self.served.own.store(Arc::new(own));
         self.served.forward.set_routes(routes);
         self.served.written.set_policies(policies.clone());
@@ -171,6 +173,7 @@ impl Server {
         self.served.rules.store(Arc::new(rules));
         self.served.new_rules.send_modify(|count| *count += 1);
         self.served.lists.send_replace(config.zones);
+        self.served.balancers.send_replace(balancers);
         if let Some(log) = &self.served.log {
             log.reopen();
         }

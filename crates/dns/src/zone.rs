@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use foldhash::fast::RandomState;
 
 use crate::asked::{Asked, hash_of};
-use crate::checks::Checked;
+use crate::checks::Health;
 use crate::name::{self, MAX_NAME};
 use crate::query::kind;
 
@@ -291,12 +291,13 @@ fn order(node: &mut Node, wanted: &Wanted) {
             text.and_then(|text| wanted.weights.get(&text)).copied().unwrap_or(1)
         });
         let mut policy = Policy::new(wanted, weights.collect());
-        if let (Some(check), kind::A | kind::AAAA) = (&wanted.check, set.kind()) {
-            let checked = (0..set.len()).map(|at| {
+        let asked = wanted.check.is_some() || wanted.healthy.is_some();
+        if asked && matches!(set.kind(), kind::A | kind::AAAA) {
+            let health = (0..set.len()).map(|at| {
                 let ip = ip_of(set.kind(), &set.record(at)[FIXED..])?;
-                Some(Checked::of(ip, check))
+                Some(Health::of(ip, wanted.check.as_ref(), wanted.healthy))
             });
-            policy = policy.with_checked(checked.collect());
+            policy = policy.with_health(health.collect());
         }
         set.set_policy(policy);
     }
@@ -307,7 +308,8 @@ fn text_of(kind: u16, data: &[u8]) -> Option<String> {
     ip_of(kind, data).map(|ip| ip.to_string())
 }
 
-fn ip_of(kind: u16, data: &[u8]) -> Option<IpAddr> {
+/// The address that a record of that type holds.
+pub(crate) fn ip_of(kind: u16, data: &[u8]) -> Option<IpAddr> {
     match kind {
         kind::A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
         kind::AAAA => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),

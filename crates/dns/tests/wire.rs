@@ -1,5 +1,7 @@
 //! The whole server over real sockets on loopback, with an API server that says what a test wants.
 
+#[path = "wire/balancers.rs"]
+mod balancers;
 #[path = "wire/chaos.rs"]
 mod chaos;
 #[path = "wire/objects.rs"]

@@ -6,14 +6,13 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
 use super::rrset::Set;
-use crate::checks::{Check, Checked};
+use crate::checks::{Check, Health, Healthy};
 
 /// Records that a policy orders; those behind are not given.
 pub(crate) const MOST: usize = 256;
@@ -54,6 +53,9 @@ pub struct Wanted {
     /// wrong. Not in objects of a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// Addresses that these find down are not given, unless all are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<Healthy>,
 }
 
 /// A policy as it is applied to one set.
@@ -64,8 +66,8 @@ pub(crate) struct Policy {
     nearest: bool,
     /// For each record.
     weights: Vec<u16>,
-    /// The same; empty where nothing is checked.
-    checked: Vec<Option<Arc<Checked>>>,
+    /// The same; empty where nobody is asked.
+    health: Vec<Option<Health>>,
     turn: AtomicU32,
 }
 
@@ -85,19 +87,19 @@ impl Policy {
         let limit = if wanted.limit == 0 { MOST } else { usize::from(wanted.limit) };
         let turn = AtomicU32::new(0);
         let (order, nearest) = (wanted.order, wanted.nearest);
-        Self { order, limit, nearest, weights, checked: vec![], turn }
+        Self { order, limit, nearest, weights, health: vec![], turn }
     }
 
-    /// With what is checked, for each record.
-    pub(crate) fn with_checked(self, checked: Vec<Option<Arc<Checked>>>) -> Self {
-        Self { checked, ..self }
+    /// With what decides whether it may be given, for each record.
+    pub(crate) fn with_health(self, health: Vec<Option<Health>>) -> Self {
+        Self { health, ..self }
     }
 
     /// The order, where neither who asks nor chance nor health decides what is given, and how many.
     pub(crate) fn plain(&self) -> Option<Order> {
         let whole = self.limit >= MOST;
         match self.order {
-            _ if self.nearest || !self.checked.is_empty() => None,
+            _ if self.nearest || !self.health.is_empty() => None,
             Order::Fixed => Some(Order::Fixed),
             Order::Turn | Order::RoundRobin => Some(self.order).filter(|_| whole),
             Order::Shuffle | Order::Weighted | Order::Consistent => None,
@@ -107,11 +109,11 @@ impl Policy {
     /// Writes the positions of the records to be given, and says how many they are.
     pub(crate) fn pick(&self, set: Set<'_>, asker: Asker, to: &mut [u16; MOST]) -> usize {
         let up = |at: usize| {
-            let checked = self.checked.get(at).and_then(Option::as_ref);
-            checked.is_none_or(|checked| checked.is_up())
+            let health = self.health.get(at).and_then(Option::as_ref);
+            health.is_none_or(Health::is_up)
         };
         // If all are down, it is as if all were up.
-        let all = self.checked.is_empty() || !(0..set.len()).any(up);
+        let all = self.health.is_empty() || !(0..set.len()).any(up);
         let near = |at: usize| {
             self.nearest && asker.site != 0 && set.site(at) == asker.site && (all || up(at))
         };
@@ -267,9 +269,8 @@ mod tests {
     async fn what_is_down_is_not_given_unless_all_are() {
         // Nobody listens at the discard port of these; the other one is not checked.
         let check = Check { port: 9, path: None };
-        let checked: Vec<_> =
-            (1..=2).map(|last| Some(Checked::of([127, 9, 9, last].into(), &check))).collect();
-        let policy = policy(Order::Fixed, 0, vec![]).with_checked(checked);
+        let health = |last: u8| Some(Health::of([127, 9, 9, last].into(), Some(&check), None));
+        let policy = policy(Order::Fixed, 0, vec![]).with_health((1..=2).map(health).collect());
         assert_eq!(
             (picked(&policy, &set(3), asker(1, 0, 0)), policy.plain()),
             (vec![0, 1, 2], None)

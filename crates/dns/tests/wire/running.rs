@@ -23,7 +23,7 @@ fn zone(dir: &std::path::Path, name: &str, address: &str) -> ZoneFile {
     ZoneFile { path, origin: None }
 }
 
-async fn get(address: SocketAddr, path: &str) -> String {
+pub(super) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("it connects");
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it is sent");
