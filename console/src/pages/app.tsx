@@ -1,6 +1,16 @@
 // One app: its instances with what they use, their logs, its events, its configuration.
 
-import { Alert, Anchor, Group, Stack, Table, Tabs, Text, Title } from "@mantine/core";
+import {
+  Alert,
+  Anchor,
+  Group,
+  SegmentedControl,
+  Stack,
+  Table,
+  Tabs,
+  Text,
+  Title,
+} from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { dump } from "js-yaml";
 import { useCallback, useMemo, useState } from "react";
@@ -11,7 +21,7 @@ import { type Row, type Table as Live, cell, useLive } from "../live";
 import { Charts } from "../parts/charts";
 import { excepts, shut, useFreezes, useWhose } from "../parts/freeze";
 import { tone } from "../parts/health";
-import { Logs } from "../parts/logs";
+import { Logs, collected, printed } from "../parts/logs";
 import { bytes, cores, image } from "../parts/quantity";
 import { ScaleTrail } from "../parts/scale";
 import { LiveTable } from "../parts/table";
@@ -98,7 +108,7 @@ export default function AppPage({ params }: { params: { namespace: string; name:
           <ScaleTrail namespace={namespace} app={name} />
         </Tabs.Panel>
         <Tabs.Panel value="logs" pt="md">
-          <Logs sources={own.map((row) => ({ namespace, pod: row.name }))} />
+          <Written namespace={namespace} name={name} table={pods} rows={own} />
         </Tabs.Panel>
         <Tabs.Panel value="releases" pt="md">
           <LiveTable
@@ -154,6 +164,34 @@ function Frozen(given: { namespace: string; name: string; notes?: Record<string,
       ))}
       <Link href="/releases/freezes">{t("freezes")}</Link>
     </Alert>
+  );
+}
+
+/** What its containers print, or what the nodes collected of its log directories. */
+function Written(given: { namespace: string; name: string; table: Live; rows: Row[] }) {
+  const { t } = useTranslation();
+  const { namespace, name, table, rows } = given;
+  const [from, setFrom] = useState("printed");
+  const files = from === "collected";
+  // Without instances, the only node is meant: it keeps what they wrote.
+  const nodes = [...new Set(rows.map((row) => cell(table, row, "Node")))].filter(
+    (node) => node && node !== "<none>",
+  );
+  const sources = files
+    ? (nodes.length > 0 ? nodes.sort() : [""]).map((node) => collected(namespace, name, node))
+    : rows.map((row) => printed(namespace, row.name));
+  return (
+    <Stack gap="xs">
+      <SegmentedControl
+        size="xs"
+        style={{ alignSelf: "flex-start" }}
+        aria-label={t("logs")}
+        data={(["printed", "collected"] as const).map((value) => ({ value, label: t(value) }))}
+        value={from}
+        onChange={setFrom}
+      />
+      <Logs key={from} sources={sources} files={files} />
+    </Stack>
   );
 }
 

@@ -8,7 +8,7 @@ import { Link } from "wouter";
 import { change, get } from "../api";
 import { Editor, type Item, YamlText, written } from "../parts/editor";
 import { base } from "../parts/kinds";
-import { Logs } from "../parts/logs";
+import { Logs, printed } from "../parts/logs";
 
 export default function ItemPage({ params }: { params: { "*"?: string } }) {
   const { t } = useTranslation();
@@ -50,7 +50,7 @@ export default function ItemPage({ params }: { params: { "*"?: string } }) {
           {pod &&
             containers.map((one) => (
               <Tabs.Panel key={one.name} value={`log/${one.name}`} pt="md">
-                <Logs sources={[{ namespace, pod: name, container: one.name }]} />
+                <Logs sources={[printed(namespace, name, one.name)]} />
               </Tabs.Panel>
             ))}
         </Tabs>

@@ -1,15 +1,19 @@
-// What several pods print, as it comes. Lines are held in bounds: old ones go, long ones are cut.
+// What several pods print, or what a node collected of their log directories, as it comes. Lines are
+// held in bounds: old ones go, long ones are cut.
 
-import { Checkbox, Group, Text, TextInput } from "@mantine/core";
+import { Checkbox, Group, NativeSelect, Text, TextInput } from "@mantine/core";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useDeferredValue, useEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Refused, stream } from "../api";
 
 export interface Source {
-  namespace: string;
-  pod: string;
-  container?: string;
+  /** Of the API, with its query. */
+  path: string;
+  /** What its lines are named after where there are several. */
+  name: string;
+  /** The refusal after which it may come yet, and after how many milliseconds it is asked again. */
+  wait: { status: number; for: number };
 }
 
 const HELD = 20_000;
@@ -22,21 +26,44 @@ const LINE = 18;
 const SHOW = 100;
 /** A container that is being made, or a network that changed, is asked again after so many ms. */
 const AGAIN = 500;
+/** An App may write into its directories at any time. */
+const SELDOM = 5_000;
+/** Files that can be chosen. */
+const FILES = 200;
 
-export function Logs({ sources }: { sources: Source[] }) {
+/** What a container prints; a pod's only one, where none is named. */
+export function printed(namespace: string, pod: string, container = ""): Source {
+  const of = container ? `&container=${encodeURIComponent(container)}` : "";
+  const path = `/api/v1/namespaces/${namespace}/pods/${pod}/log?follow=true&tailLines=${TAIL}${of}`;
+  return { path, name: pod, wait: { status: 400, for: AGAIN } };
+}
+
+/** What a node collected of an App's log directories: lines `POD PATH TEXT`. */
+export function collected(namespace: string, app: string, node: string): Source {
+  const on = node ? `&node=${encodeURIComponent(node)}` : "";
+  const log = `/apis/berth.dev/v1/namespaces/${namespace}/apps/${app}/log`;
+  const path = `${log}?follow=true&tailLines=${TAIL}${on}`;
+  return { path, name: "", wait: { status: 404, for: SELDOM } };
+}
+
+/** With `files`, lines say in their second word which file they stand in, and one can be chosen. */
+export function Logs({ sources, files = false }: { sources: Source[]; files?: boolean }) {
   const { t } = useTranslation();
   const [lines, setLines] = useState<string[]>([]);
+  const [known, setKnown] = useState<string[]>([]);
+  const [file, setFile] = useState("");
   const [search, setSearch] = useState("");
   const [follow, setFollow] = useState(true);
   const scroller = useRef<HTMLDivElement>(null);
   const wanted = useDeferredValue(search.toLowerCase());
-  const key = sources.map((one) => `${one.namespace}/${one.pod}/${one.container ?? ""}`).join();
+  const key = sources.map((one) => one.path).join();
 
   useEffect(() => {
     const stop = new AbortController();
     let held: string[] = [];
     let letters = 0;
     let news = false;
+    const paths = new Set<string>();
     const add = (line: string) => {
       held.push(line);
       letters += line.length;
@@ -50,27 +77,31 @@ export function Logs({ sources }: { sources: Source[] }) {
         held = held.slice(from);
       }
       news = true;
+      const path = files && fileOf(line);
+      if (path && paths.size < FILES) paths.add(path);
     };
     const turn = setInterval(() => {
       if (news) setLines(held.slice(-HELD));
+      if (news) setKnown((before) => (before.length < paths.size ? [...paths].sort() : before));
       news = false;
     }, SHOW);
     for (const source of sources) {
-      const prefix = sources.length > 1 ? `${source.pod} ` : "";
+      const prefix = sources.length > 1 && source.name ? `${source.name} ` : "";
       void read(source, (line) => add(prefix + line), stop.signal);
     }
     return () => {
       clearInterval(turn);
       stop.abort();
       setLines([]);
+      setKnown([]);
     };
     // `key` says what `sources` hold.
-  }, [key]);
+  }, [key, files]);
 
-  const shown = useMemo(
-    () => (wanted ? lines.filter((line) => line.toLowerCase().includes(wanted)) : lines),
-    [lines, wanted],
-  );
+  const shown = useMemo(() => {
+    const of = file ? lines.filter((line) => fileOf(line) === file) : lines;
+    return wanted ? of.filter((line) => line.toLowerCase().includes(wanted)) : of;
+  }, [lines, file, wanted]);
   const view = useVirtualizer({
     count: shown.length,
     getScrollElement: () => scroller.current,
@@ -91,6 +122,18 @@ export function Logs({ sources }: { sources: Source[] }) {
           value={search}
           onChange={(event) => setSearch(event.currentTarget.value)}
         />
+        {files && (
+          <NativeSelect
+            size="xs"
+            aria-label={t("file")}
+            data={[
+              { value: "", label: t("allFiles") },
+              ...[...new Set([...known, ...(file ? [file] : [])])],
+            ]}
+            value={file}
+            onChange={(event) => setFile(event.currentTarget.value)}
+          />
+        )}
         <Checkbox
           label={t("follow")}
           checked={follow}
@@ -123,11 +166,18 @@ export function Logs({ sources }: { sources: Source[] }) {
   );
 }
 
+/** The second word; what is told of a source that does not come stands in no file. */
+function fileOf(line: string): string {
+  const path = line.split(" ", 2)[1] ?? "";
+  return path.startsWith("/") ? path : "";
+}
+
 async function read(source: Source, add: (line: string) => void, signal: AbortSignal) {
   let told = "";
   while (!signal.aborted) {
+    let pause = AGAIN;
     try {
-      await flow(source, add, signal);
+      await flow(source.path, add, signal);
       return;
     } catch (error) {
       if (signal.aborted) return;
@@ -135,15 +185,16 @@ async function read(source: Source, add: (line: string) => void, signal: AbortSi
       if (why !== told) add(`! ${why}`);
       told = why;
       // A network that changed ends the stream; whoever is refused for good stays so.
-      if (error instanceof Refused && error.status !== 400) return;
+      if (error instanceof Refused) {
+        if (error.status !== source.wait.status) return;
+        pause = source.wait.for;
+      }
     }
-    await new Promise((resolve) => setTimeout(resolve, AGAIN));
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }
 
-async function flow(source: Source, add: (line: string) => void, signal: AbortSignal) {
-  const container = source.container ? `&container=${encodeURIComponent(source.container)}` : "";
-  const path = `/api/v1/namespaces/${source.namespace}/pods/${source.pod}/log?follow=true&tailLines=${TAIL}${container}`;
+async function flow(path: string, add: (line: string) => void, signal: AbortSignal) {
   const answer = await stream(path, signal);
   const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -193,6 +193,10 @@ const en = {
   copied: "Copied",
   noRequests: "Nobody asks for an account.",
   accountsHint: "Deleting a request takes back its account and roles. Requests may live in Git.",
+  printed: "Standard output",
+  collected: "Log directories",
+  file: "File",
+  allFiles: "All files",
 };
 
 export default en;

@@ -193,6 +193,10 @@ const zh: Words = {
   copied: "已复制",
   noRequests: "没有账号申请。",
   accountsHint: "删除申请即收回其账号与角色。申请可存放在 Git 中。",
+  printed: "标准输出",
+  collected: "日志目录",
+  file: "文件",
+  allFiles: "全部文件",
 };
 
 export default zh;

@@ -280,7 +280,7 @@ impl Why {
 }
 
 /// Who works at this terminal; `sudo` remembers who asked.
-fn whoami() -> Option<String> {
+pub fn whoami() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))

@@ -1,6 +1,7 @@
 //! `berth console`: the web console of a cluster, and the accounts of who may log in.
 
 pub mod oidc;
+mod request;
 mod token;
 
 use std::io::{IsTerminal, Read};
@@ -116,6 +117,23 @@ enum Account {
         #[command(flatten)]
         database: Database,
     },
+    /// Make the account that an AccountRequest asks for, as the kubeconfig's user; prints its password
+    Approve {
+        /// The request's name: kubectl get accountrequests
+        name: String,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Say that an AccountRequest is not to be
+    Deny {
+        /// The request's name
+        name: String,
+        /// Why, in a sentence
+        #[arg(long, default_value = "")]
+        why: String,
+        #[command(flatten)]
+        database: Database,
+    },
 }
 
 /// Does what the word says.
@@ -185,6 +203,10 @@ async fn account(global: &Global, word: Account) -> Result<()> {
         }
         Account::Remove { name, database } => {
             accounts(global, &database).await?.remove(&name).await?
+        }
+        Account::Approve { name, database } => request::approve(global, &database, &name).await?,
+        Account::Deny { name, why, database } => {
+            request::deny(global, &database, &name, &why).await?;
         }
     }
     Ok(())

@@ -78,12 +78,18 @@ pub struct Approved {
 /// Who decides.
 #[derive(Clone)]
 pub struct Approver {
-    /// A client that acts as them.
-    pub client: Client,
-    /// Their name.
-    pub name: String,
-    /// Groups that they are in, as far as that is known.
-    pub groups: Vec<String>,
+    client: Client,
+    name: String,
+    groups: Vec<String>,
+}
+
+impl Approver {
+    /// Somebody of this name, as whom `client` acts when it sends `headers`; `groups` are those
+    /// that they are in, as far as that is known.
+    pub fn new(client: Client, headers: HeaderMap, name: &str, groups: &[String]) -> Self {
+        let client = bounded(client, headers);
+        Self { client, name: name.to_owned(), groups: groups.to_vec() }
+    }
 }
 
 /// The requests of a cluster, and the accounts that come of them.
@@ -428,7 +434,7 @@ fn source(request: &AccountRequest) -> Request {
 }
 
 /// `client` with these headers on each request, none of which may take for ever.
-pub fn bounded(client: Client, headers: HeaderMap) -> Client {
+fn bounded(client: Client, headers: HeaderMap) -> Client {
     let service = tower::service_fn(move |mut asked: http::Request<kube::client::Body>| {
         let (client, headers) = (client.clone(), headers.clone());
         async move {

@@ -15,7 +15,7 @@ use super::{Desk, Refusal, login};
 use crate::accounts::AccountError;
 use crate::acts::Act;
 use crate::database::now;
-use crate::requests::{Approver, Refused, RequestError, bounded, causes};
+use crate::requests::{Approver, Refused, RequestError, causes};
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,11 +45,7 @@ pub(super) async fn decide(
     let mut headers = HeaderMap::new();
     visitor.impersonate(&mut headers);
     let account = visitor.account();
-    let approver = Approver {
-        client: bounded(desk.client.clone(), headers),
-        name: account.name.clone(),
-        groups: account.groups.clone(),
-    };
+    let approver = Approver::new(desk.client.clone(), headers, &account.name, &account.groups);
     let begun = Instant::now();
     let done: Result<Value, RequestError> = match decision {
         Decision::Approve => desk.requests.approve(&approver, &name).await.map(|made| json!(made)),
