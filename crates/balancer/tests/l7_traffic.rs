@@ -7,6 +7,8 @@ mod acme;
 mod chaos;
 #[path = "l7/cluster.rs"]
 mod cluster;
+#[path = "l7/dns.rs"]
+mod dns;
 #[path = "l7/gateway.rs"]
 mod gateway;
 #[path = "support/hello.rs"]
