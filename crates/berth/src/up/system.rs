@@ -53,6 +53,7 @@ pub async fn apply(client: &Client, instance: &Instance, image: &str) -> Result<
         ("dns-port", options.dns_port.to_string()),
         ("http-port", options.http_port.to_string()),
         ("https-port", options.https_port.to_string()),
+        ("balancers", balancers(options.health_port)),
     ] {
         text = fill(&text, word, &value);
     }
@@ -140,6 +141,15 @@ fn covers(actual: &serde_json::Value, wanted: &serde_json::Value) -> bool {
     }
 }
 
+/// Where balancers say what they find, on either side: a balancer that moves to the other does not
+/// change the template of DNS.
+fn balancers(first_port: u16) -> String {
+    let part = PARTS.iter().find(|part| part.word == "balancer");
+    let first = first_port + part.map_or(0, |part| part.health);
+    let all: Vec<_> = (first..first + 4).map(|port| format!("http://127.0.0.1:{port}")).collect();
+    all.join(",")
+}
+
 fn on_side(text: &str, part: &Part, first_port: u16, side: u16) -> String {
     let port = first_port + part.health + 2 * side;
     let text = fill(text, &format!("{}-side", part.word), &side.to_string());
@@ -208,8 +218,9 @@ mod tests {
     fn every_manifest_is_an_object() {
         let mut text =
             PARTS.iter().fold(MANIFESTS.to_owned(), |text, part| on_side(&text, part, 1, 0));
-        for word in ["image", "node-address", "dns-address", "dns-port", "http-port", "https-port"]
-        {
+        let others =
+            ["image", "node-address", "dns-address", "dns-port", "http-port", "https-port"];
+        for word in others.into_iter().chain(["balancers"]) {
             text = fill(&text, word, "1");
         }
         assert!(!text.contains("{{"), "a placeholder that nothing fills in");

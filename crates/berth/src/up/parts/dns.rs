@@ -48,6 +48,10 @@ pub struct DnsOptions {
     /// Zones, policies, sites, clusters, forwarding: YAML, see docs/DNS.md
     #[arg(long)]
     config: Option<PathBuf>,
+    /// The health address of a balancer that says which addresses are down, for policies with
+    /// `healthy: balancer`; may be given again
+    #[arg(long = "balancer", value_name = "http://HOST:PORT", value_delimiter = ',')]
+    balancers: Vec<String>,
     /// An interface on which hot names are answered in the kernel; may be given again
     #[arg(long, value_name = "INTERFACE")]
     xdp: Vec<String>,
@@ -96,6 +100,7 @@ fn read(options: &DnsOptions) -> Result<(Config, Option<Vec<settings::Followed>>
         sample: options.query_log_sample,
         most_bytes: options.query_log_size << 20,
     });
+    config.balancers = options.balancers.clone();
     let settings = options.config.as_deref().map(settings::read).transpose()?;
     let wanted = match settings {
         Some(settings) => settings.apply(&mut config)?,

@@ -18,6 +18,8 @@ pub struct Settings {
     zones: Vec<Zone>,
     /// By name.
     policies: BTreeMap<String, Wanted>,
+    /// Who says which addresses are down, beside those of `--balancer`.
+    balancers: Vec<String>,
     /// Networks of clients, by site.
     sites: BTreeMap<String, Vec<IpNet>>,
     /// Unset, the cluster that this runs in; empty, none.
@@ -144,6 +146,7 @@ impl Settings {
         let zone = |Zone { file, origin }| ZoneFile { path: file, origin };
         config.zones = self.zones.into_iter().map(zone).collect();
         config.policies = self.policies;
+        config.balancers.extend(self.balancers);
         let site = |(name, networks): (String, Vec<IpNet>)| Site {
             name,
             networks: networks.iter().map(|net| (net.network(), net.prefix_len())).collect(),
@@ -205,6 +208,8 @@ mod tests {
     fn what_the_documentation_shows_is_read() {
         let text = "zones:\n- {file: /etc/berth/example.org.zone}\npolicies:\n  \
                     www.example.org: {order: weighted, limit: 2, weights: {192.0.2.1: 3}}\n\
+                    \x20 db.example.org: {healthy: balancer}\n\
+                    balancers: ['http://10.0.0.9:10260']\n\
                     sites: {east: [10.1.0.0/16, 'fd01::/16']}\nclusters:\n\
                     - {kubeconfig: /etc/berth/east.yaml, site: east}\n\
                     forward: {corp.example: ['10.0.0.53:53']}\nrateLimit: 500\nnsid: dns-1\n\
@@ -217,6 +222,8 @@ mod tests {
         assert_eq!(clusters[0].site.as_deref(), Some("east"));
         assert_eq!(config.sites[0].networks.len(), 2);
         assert_eq!(config.policies["www.example.org"].weights["192.0.2.1"], 3);
+        assert_eq!(config.policies["db.example.org"].healthy, Some(berth_dns::Healthy::Balancer));
+        assert_eq!(config.balancers, ["http://10.0.0.9:10260"]);
         assert_eq!((config.rate, config.forwards.len()), (500, 1));
         let xdp = config.xdp.expect("it is read");
         assert_eq!((xdp.interfaces, xdp.names), (vec!["eth0".to_owned()], 100_000));
@@ -243,6 +250,7 @@ mod tests {
         let refused = |text: &str| serde_saphyr::from_str::<Settings>(text).is_err();
         assert!(refused("zone: []\n"));
         assert!(refused("policies: {a.b: {order: any}}\n"));
+        assert!(refused("policies: {a.b: {healthy: luck}}\n"));
         assert!(secret("12").is_err() && secret(&"x".repeat(32)).is_err());
     }
 }
