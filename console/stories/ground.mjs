@@ -13,7 +13,7 @@ export const url = process.env.BERTH_CONSOLE ?? "https://localhost:8444";
 export const people = JSON.parse(process.env.BERTH_PEOPLE ?? "{}");
 
 /** What should come true does within this, or never. */
-export const PATIENCE = 20_000;
+export const PATIENCE = 60_000;
 const WIDE = { width: 1280, height: 800 };
 
 export async function start() {
@@ -54,11 +54,19 @@ export async function visit(browser, given = {}) {
  * as those of pods do: then once more.
  */
 export async function go(page, path) {
+  const CHANGED = "ERR_NETWORK_CHANGED";
   for (let turn = 1; ; turn++) {
+    let cut = false;
+    const failed = (request) => (cut ||= Boolean(request.failure()?.errorText.includes(CHANGED)));
+    page.on("requestfailed", failed);
     try {
-      return await page.goto(url + path);
+      const answer = await page.goto(url + path);
+      // A page without its script shows nothing, for ever.
+      if (!cut || turn > 5) return answer;
     } catch (error) {
-      if (turn > 5 || !error.message.includes("ERR_NETWORK_CHANGED")) throw error;
+      if (turn > 5 || !error.message.includes(CHANGED)) throw error;
+    } finally {
+      page.off("requestfailed", failed);
     }
   }
 }
