@@ -3,7 +3,7 @@
 //   BERTH_IMAGE   an image with /bin/sh
 
 import assert from "node:assert/strict";
-import { accessible, enter, leave, picture, url } from "./ground.mjs";
+import { accessible, enter, go, leave, picture } from "./ground.mjs";
 
 const image = process.env.BERTH_IMAGE ?? "";
 const SUM = "echo 6 times 7 is $((6*7))";
@@ -37,7 +37,7 @@ export async function whatIsTypedInAShellIsReplayed(browser) {
   await page.getByRole("button", { name: SUM }).click();
   await accessible(page, "a replay");
   await picture(page, "replay");
-  await page.goto(`${url}/sessions`);
+  await go(page, "/sessions");
   await page.getByRole("textbox", { name: "Command" }).fill("6 TIMES 7");
   await page.getByRole("tab", { name: "Commands" }).click();
   await page.locator("tbody tr", { hasText: SUM }).first().waitFor();
