@@ -1,11 +1,13 @@
 // Every story, one after another; `node main.mjs [WORD]` tells those whose name holds the word.
 // Pictures are kept in BERTH_PICTURES, where that is set.
 
+import { whoIsAskedForGetsInAndGoesWithTheRequest } from "./accounts.mjs";
 import * as changes from "./changes.mjs";
 import { whatAnAppUsesAndAnswersIsDrawn } from "./charts.mjs";
 import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
 import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
+import { whatAnAppWritesIntoFilesIsReadToo } from "./logs.mjs";
 import { whoAProviderNamesGetsIn } from "./oidc.mjs";
 import * as pages from "./pages.mjs";
 import * as people from "./people.mjs";
@@ -23,6 +25,8 @@ const STORIES = [
   changes.aChangeIsLookedAtBeforeItIsMade,
   changes.aCanaryIsStoppedAndTakenBack,
   changes.whoDidWhatIsWrittenDown,
+  whoIsAskedForGetsInAndGoesWithTheRequest,
+  whatAnAppWritesIntoFilesIsReadToo,
   whatAnAppUsesAndAnswersIsDrawn,
   whoScaledAnAppIsToldWithTheRule,
   whatIsFrozenIsDrawnAndObeyed,

@@ -18,6 +18,7 @@ const PAGES = [
   ["/audit", "main tbody tr", "audit"],
   ["/report", "main h1", "usage"],
   ["/sessions", "main h1", "sessions"],
+  ["/accounts", "main h1", "accounts"],
   ["/nowhere", "main h1", ""],
 ];
 

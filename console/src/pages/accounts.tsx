@@ -3,6 +3,7 @@
 import {
   Alert,
   Button,
+  CloseButton,
   Code,
   CopyButton,
   Group,
@@ -175,60 +176,70 @@ function Decide({ one, close }: { one: Asked; close: () => void }) {
   }
 
   return (
-    <Modal
+    <Modal.Root
       opened
       // What is shown this once does not go by a click beside it.
       closeOnClickOutside={!made}
       closeOnEscape={!made}
       onClose={close}
-      title={one.spec.name}
-      closeButtonProps={{ "aria-label": t("close") }}
     >
-      {made ? (
-        <Stack>
-          <Text size="sm">{t("passwordOnce", { name: made.account })}</Text>
-          <Group>
-            <Code>{made.password}</Code>
-            <CopyButton value={made.password ?? ""}>
-              {({ copied, copy }) => (
-                <Button size="compact-sm" variant="default" onClick={copy}>
-                  {t(copied ? "copied" : "copy")}
-                </Button>
+      <Modal.Overlay />
+      {/* Without the kit's own head: a page has one banner. */}
+      <Modal.Content aria-label={one.spec.name}>
+        <Modal.Body>
+          <Group justify="space-between" mb="md">
+            <Title order={2} size="h4">
+              {one.spec.name}
+            </Title>
+            <CloseButton aria-label={t("close")} onClick={close} />
+          </Group>
+          {made ? (
+            <Stack>
+              <Text size="sm">{t("passwordOnce", { name: made.account })}</Text>
+              <Group>
+                <Code>{made.password}</Code>
+                <CopyButton value={made.password ?? ""}>
+                  {({ copied, copy }) => (
+                    <Button size="compact-sm" variant="default" onClick={copy}>
+                      {t(copied ? "copied" : "copy")}
+                    </Button>
+                  )}
+                </CopyButton>
+              </Group>
+            </Stack>
+          ) : (
+            <Stack>
+              {fault && <Alert color="red">{fault}</Alert>}
+              <Text size="sm">{one.spec.reason}</Text>
+              <Text size="sm">
+                {t("groups")}: {one.spec.groups?.join(", ") || "–"}
+              </Text>
+              <Text size="sm">
+                {t("roles")}: {roles(one) || "–"}
+              </Text>
+              {one.status?.phase !== "Approved" && (
+                <Textarea
+                  label={t("whyDenied")}
+                  value={why}
+                  maxLength={1000}
+                  autosize
+                  onChange={(event) => setWhy(event.currentTarget.value)}
+                />
               )}
-            </CopyButton>
-          </Group>
-        </Stack>
-      ) : (
-        <Stack>
-          {fault && <Alert color="red">{fault}</Alert>}
-          <Text size="sm">{one.spec.reason}</Text>
-          <Text size="sm">
-            {t("groups")}: {one.spec.groups?.join(", ") || "–"}
-          </Text>
-          <Text size="sm">
-            {t("roles")}: {roles(one) || "–"}
-          </Text>
-          {one.status?.phase !== "Approved" && (
-            <Textarea
-              label={t("whyDenied")}
-              value={why}
-              maxLength={1000}
-              autosize
-              onChange={(event) => setWhy(event.currentTarget.value)}
-            />
+              <Group>
+                <Button disabled={busy} onClick={() => void decide("approve")}>
+                  {t("approve")}
+                </Button>
+                {one.status?.phase !== "Approved" && (
+                  <Button disabled={busy} variant="default" onClick={() => void decide("deny")}>
+                    {t("deny")}
+                  </Button>
+                )}
+              </Group>
+            </Stack>
           )}
-          <Group>
-            <Button disabled={busy} onClick={() => void decide("approve")}>
-              {t("approve")}
-            </Button>
-            {one.status?.phase !== "Approved" && (
-              <Button disabled={busy} variant="default" onClick={() => void decide("deny")}>
-                {t("deny")}
-              </Button>
-            )}
-          </Group>
-        </Stack>
-      )}
-    </Modal>
+        </Modal.Body>
+      </Modal.Content>
+    </Modal.Root>
   );
 }
