@@ -63,7 +63,9 @@ impl Kubernetes {
         started.write_kubeconfig()?;
         started.spawn(&assets.join("etcd"), &etcd)?;
         started.spawn(&assets.join("kube-apiserver"), &server)?;
-        let url = format!("{}/readyz", started.url());
+        // Made by the server itself, when it is ready.
+        let first = "/api/v1/namespaces/default/services/kubernetes";
+        let url = format!("{}{first}", started.url());
         let header = format!("Authorization: Bearer {TOKEN}");
         until("kube-apiserver is ready", Duration::from_secs(120), || {
             let words = ["-sfk", "--max-time", "2", "-H", &header, &url];

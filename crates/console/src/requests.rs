@@ -116,8 +116,10 @@ impl Requests {
         let _turn = self.turn.acquire().await;
         let mut request = read(approver, name).await?;
         let done = self.give(approver, &mut request).await;
-        if let Err(error) = &done {
-            note(approver, &request, error).await;
+        match &done {
+            // What was decided is told there already.
+            Ok(_) | Err(RequestError::Refused(Refused::Decided(_))) => {}
+            Err(error) => note(approver, &request, error).await,
         }
         done
     }

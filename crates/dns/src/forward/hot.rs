@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, OpCode, ResponseCode};
 
 use super::Question;
 use crate::answer::{self, Transport, Via};
@@ -178,9 +178,9 @@ impl Kept {
     /// From an upstream's answer that may be kept for `seconds`; `None` for one that has no place
     /// here, such as one that fits no UDP answer.
     pub(super) fn new(question: &Question, message: &Message, seconds: u32) -> Option<Self> {
-        let code = match message.metadata.response_code {
-            ResponseCode::NoError => 0,
-            ResponseCode::NXDomain => 3,
+        let code = match (message.metadata.op_code, message.metadata.response_code) {
+            (OpCode::Query, ResponseCode::NoError) => 0,
+            (OpCode::Query, ResponseCode::NXDomain) => 3,
             _ => return None,
         };
         let mut plain = message.clone();

@@ -66,12 +66,13 @@ async fn over_tcp(upstream: SocketAddr, packet: &[u8]) -> io::Result<Vec<u8>> {
     if answers(&bytes, packet) { Ok(bytes) } else { Err(invalid("answers something else")) }
 }
 
-/// Whether `answer` is a response to `question`: same id, same question in any case.
+/// Whether `answer` is a response to `question`: same id, a query's (in an update's, records may
+/// lack their data: RFC 2136 §2.4), same question in any case.
 fn answers(answer: &[u8], question: &[u8]) -> bool {
     // Behind the question stands our OPT record of eleven bytes.
     let Some(asked) = question.get(HEADER..question.len() - 11) else { return false };
     let Some(said) = answer.get(HEADER..HEADER + asked.len()) else { return false };
-    answer[..2] == question[..2] && answer[2] & 0x80 != 0 && said.eq_ignore_ascii_case(asked)
+    answer[..2] == question[..2] && answer[2] & 0xF8 == 0x80 && said.eq_ignore_ascii_case(asked)
 }
 
 fn invalid(what: &str) -> io::Error {

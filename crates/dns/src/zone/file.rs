@@ -228,6 +228,9 @@ fn parse(text: &[u8], origin: Option<&str>) -> Result<Vec<Line>, Problem> {
             return Err(at(format!("class {} is not served, IN alone", record.class())));
         }
         let owner: Name<Vec<u8>> = record.owner().to_name();
+        // The parser lets `a..` pass, whose wire form goes on behind its end.
+        let hollow = || at("a name has an empty label (two dots in a row)".into());
+        Name::from_slice(owner.as_slice()).map_err(|_| hollow())?;
         let mut data = Vec::new();
         let rtype = record.rtype();
         match record.data() {
@@ -236,7 +239,10 @@ fn parse(text: &[u8], origin: Option<&str>) -> Result<Vec<Line>, Problem> {
                 data = generic_of(rtype, bytes)
                     .ok_or_else(|| at(format!("that is no record of type {rtype}")))?;
             }
-            known => known.compose_rdata(&mut data).map_err(|_| at("is too long".into()))?,
+            known => {
+                known.compose_rdata(&mut data).map_err(|_| at("is too long".into()))?;
+                data = generic_of(rtype, &data).ok_or_else(hollow)?;
+            }
         }
         lines.push(Line {
             name: owner.as_slice().to_ascii_lowercase(),
@@ -481,6 +487,10 @@ mod tests {
         );
         let bad = problems("www A 192.0.2\n");
         assert_eq!(bad, ["6:7: error: expected IPv4 address"]);
+        for hollow in ["a NS n..\n", "a CNAME n..m\n", "n.. A 192.0.2.7\n", "n..m A 192.0.2.7\n"] {
+            let [problem] = &problems(hollow)[..] else { panic!("{hollow}") };
+            assert!(problem.starts_with("6") && problem.contains("error"), "{problem}");
+        }
         let none = read(b"@ 5 A 192.0.2.1\n", Some("example.org")).expect_err("no SOA");
         assert_eq!(none[0].to_string(), "1: error: there is no SOA record");
     }

@@ -126,6 +126,7 @@ async fn an_account_comes_of_a_request_and_goes_with_it() {
     assert_eq!(ben.send("POST", MAPS, map("x")).await.status(), StatusCode::FORBIDDEN);
     assert_eq!(decide(&ann, "approve", "for-ben").await.0, StatusCode::CONFLICT, "again");
     assert_eq!(decide(&ann, "deny", "for-ben").await.0, StatusCode::CONFLICT, "too late");
+    assert_eq!(status(&ann, "for-ben").await, told, "and what was decided stays told");
 
     // Git says more: it is given when somebody approves it who has it.
     let more = json!({ "spec": { "roles": [{ "namespace": "default", "role": "developer" }] } });
