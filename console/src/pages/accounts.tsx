@@ -94,7 +94,7 @@ export default function Accounts() {
                 <Table.Td className="said">
                   <State one={one} />
                   {open(one) && (
-                    <Button size="compact-xs" variant="default" onClick={() => choose(one)}>
+                    <Button ml="xs" size="compact-xs" variant="default" onClick={() => choose(one)}>
                       {t("decide")}
                     </Button>
                   )}
