@@ -224,9 +224,15 @@ pub fn table(instance: &str) -> String {
 
 async fn make_bridge(config: &Config) -> Result<(), NetworkError> {
     let bridge = config.instance.as_str();
-    if !std::path::Path::new("/sys/class/net").join(bridge).exists() {
+    let shown = std::path::Path::new("/sys/class/net").join(bridge);
+    if !shown.exists() {
         tool::run("ip", &["link", "add", "name", bridge, "type", "bridge", "stp_state", "0"])
             .await?;
+    }
+    // Unless somebody has chosen its address, it is the lowest of its ports': another one with each
+    // pod that comes or goes, and for a while pods speak to one that nobody has any more.
+    if let Ok(own) = std::fs::read_to_string(shown.join("address")) {
+        tool::run("ip", &["link", "set", "dev", bridge, "address", own.trim()]).await?;
     }
     let address = format!("{}/{}", config.address, config.pod_range.prefix_len());
     tool::run("ip", &["address", "replace", &address, "dev", bridge]).await?;

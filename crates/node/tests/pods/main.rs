@@ -20,6 +20,9 @@ const SERVER: &str = "trap 'exit 0' TERM; mkdir -p /www; echo hi > /www/index.ht
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_becomes_ready_restarts_and_leaves_nothing_behind() {
     let Some(mut node) = Node::start(1).await else { return };
+    let bridge = format!("/sys/class/net/{}/address", node.config.instance);
+    let gateway = || std::fs::read_to_string(&bridge).expect("there is a bridge");
+    let before = gateway();
     node.create(
         "web",
         json!({
@@ -32,6 +35,7 @@ async fn a_pod_becomes_ready_restarts_and_leaves_nothing_behind() {
     .await;
     let pod = node.wait("web", "ready", node::is_ready).await;
     let id = node::container_id(&pod);
+    assert_eq!(gateway(), before, "pods need not look for their gateway anew");
     assert!(pod.status.expect("a status").pod_ip.expect("an address").starts_with("10.88.1."));
 
     let kill = ["sh".to_owned(), "-c".to_owned(), "kill -TERM 1".to_owned()];
