@@ -31,10 +31,30 @@ export function onLeft(left: () => void): () => void {
   return () => leavers.delete(left);
 }
 
+/** How often what only reads is asked for, and how many milliseconds lie between. */
+const TURNS = 3;
+const PAUSE = 250;
+
+/**
+ * Browsers let go of all they were told to fetch when an interface of the machine comes or goes, as
+ * those of pods do where the console runs: what only reads is asked for again.
+ */
+async function fetched(path: string, init: RequestInit): Promise<Response> {
+  const reads = (init.method ?? "GET") === "GET";
+  for (let turn = 1; ; turn++) {
+    try {
+      return await fetch(path, init);
+    } catch (error) {
+      if (!reads || turn === TURNS || init.signal?.aborted) throw error;
+      await new Promise((done) => setTimeout(done, PAUSE));
+    }
+  }
+}
+
 export async function send(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (init.method && init.method !== "GET") headers.set("x-berth-csrf", csrf);
-  const answer = await fetch(path, { ...init, headers, credentials: "same-origin" });
+  const answer = await fetched(path, { ...init, headers, credentials: "same-origin" });
   if (answer.ok) return answer;
   const text = await answer.text();
   let reason = answer.statusText;

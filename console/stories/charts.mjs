@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { request } from "node:http";
-import { accessible, comes, enter, leave, picture } from "./ground.mjs";
+import { accessible, again, comes, enter, leave, picture } from "./ground.mjs";
 
 const WORDS = { en: "Charts", zh: "图表" };
 
@@ -79,10 +79,12 @@ async function requests(page) {
 
 /** Asks the App through the balancer until told to stop. */
 async function knock(page) {
-  const address = await page.evaluate(async () => {
-    const path = "/k8s/apis/berth.dev/v1/namespaces/default/apps/hello";
-    return (await (await fetch(path)).json()).status.url;
-  });
+  const told = () =>
+    page.evaluate(async () => {
+      const path = "/k8s/apis/berth.dev/v1/namespaces/default/apps/hello";
+      return (await (await fetch(path)).json()).status.url;
+    });
+  const address = await again(told);
   const { host, port } = new URL(address);
   const clock = setInterval(() => {
     const asked = request({ host: "127.0.0.1", port, headers: { host } });

@@ -1,7 +1,7 @@
 // Somebody whom a provider names gets in, as what the provider's groups are here.
 
 import assert from "node:assert/strict";
-import { accessible, go, leave, picture, visit } from "./ground.mjs";
+import { accessible, again, go, leave, picture, visit } from "./ground.mjs";
 import { provide, told } from "./provider.mjs";
 
 export async function whoAProviderNamesGetsIn(browser) {
@@ -26,18 +26,19 @@ export async function whoAProviderNamesGetsIn(browser) {
     await page.getByRole("button", { name: "Continue" }).click();
     await page.getByRole("button", { name: "Log out" }).waitFor();
     await page.getByText("zoe", { exact: true }).waitFor();
-    const me = await page.evaluate(async () => (await fetch("/session")).json());
+    const me = await again(() => page.evaluate(async () => (await fetch("/session")).json()));
     // What nobody mapped is nothing here, whatever the provider says.
     assert.deepEqual(me.groups, ["berth:viewers"]);
     await go(page, "/apps");
     await page.getByRole("link", { name: "hello" }).waitFor();
-    const status = await page.evaluate(async () => {
+    const refused = async () => {
       const { csrf } = await (await fetch("/session")).json();
       const path = "/k8s/api/v1/namespaces/default/configmaps";
       const headers = { "content-type": "application/json", "x-berth-csrf": csrf };
       const body = JSON.stringify({ metadata: { name: "hers" } });
       return (await fetch(path, { method: "POST", headers, body })).status;
-    });
+    };
+    const status = await again(() => page.evaluate(refused));
     assert.equal(status, 403, "who may look may not change");
     await leave(page);
   } finally {
