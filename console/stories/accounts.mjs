@@ -5,14 +5,14 @@ import { accessible, ask, comes, enter, go, leave, logIn, picture, visit } from 
 
 const LIST = "/apis/berth.dev/v1/accountrequests";
 const BINDING =
-  "/k8s/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings/account-for-zoe-viewer";
+  "/k8s/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings/account-for-kim-viewer";
 
-const ZOE = `apiVersion: berth.dev/v1
+const KIM = `apiVersion: berth.dev/v1
 kind: AccountRequest
 metadata:
-  name: for-zoe
+  name: for-kim
 spec:
-  name: zoe
+  name: kim
   roles:
   - {namespace: default, role: viewer}
   reason: she is on call from Monday
@@ -29,12 +29,12 @@ export async function whoIsAskedForGetsInAndGoesWithTheRequest(browser) {
   await page.getByText("Nobody asks for an account.").waitFor();
   await page.getByRole("link", { name: "Ask for an account" }).click();
   const yaml = page.getByRole("textbox", { name: "YAML" });
-  await yaml.fill(ZOE.replace("viewer", "emperor"));
+  await yaml.fill(KIM.replace("viewer", "emperor"));
   await page.getByRole("button", { name: "Check" }).click();
   assert.match(await page.getByRole("alert").innerText(), /emperor/, "there is no such role");
-  await yaml.fill(ZOE);
+  await yaml.fill(KIM);
   await page.getByRole("button", { name: "Check" }).click();
-  await page.locator(".diff .added", { hasText: "name: zoe" }).waitFor();
+  await page.locator(".diff .added", { hasText: "name: kim" }).waitFor();
   await page.getByRole("button", { name: "Apply" }).click();
 
   await ask(page, "POST", LIST, MASTER);
@@ -53,7 +53,7 @@ export async function whoIsAskedForGetsInAndGoesWithTheRequest(browser) {
   for (const language of ["en", "zh"]) {
     for (const scheme of ["light", "dark"]) {
       const other = await enter(browser, "admin", "/accounts", { language, scheme });
-      await other.locator("main tbody tr", { hasText: "zoe" }).getByRole("button").click();
+      await other.locator("main tbody tr", { hasText: "kim" }).getByRole("button").click();
       await other.getByRole("dialog").waitFor();
       await accessible(other, `an account is decided on, ${scheme}, ${language}`);
       await picture(other, `${scheme}-${language}-accounts-decide`);
@@ -61,25 +61,25 @@ export async function whoIsAskedForGetsInAndGoesWithTheRequest(browser) {
     }
   }
 
-  await decide("zoe").click();
+  await decide("kim").click();
   await dialog.getByRole("button", { name: "Approve" }).click();
   const password = await dialog.locator("code").innerText();
   await accessible(page, "a password that is shown once");
   await dialog.getByRole("button", { name: "Close" }).click();
-  await row("zoe").getByText("approved").waitFor();
+  await row("kim").getByText("approved").waitFor();
   await picture(page, "light-en-accounts");
 
   const hers = await visit(browser);
   await go(hers, "/apps");
-  await logIn(hers, "zoe", password);
+  await logIn(hers, "kim", password);
   await hers.getByRole("combobox", { name: "Namespace" }).fill("default");
   await hers.keyboard.press("Enter");
   await hers.getByRole("link", { name: "hello" }).waitFor();
   await go(hers, "/accounts");
   assert.match(await hers.getByRole("alert").innerText(), /forbidden|cannot/i);
 
-  for (const name of ["for-zoe", "for-mallory"]) await ask(page, "DELETE", `${LIST}/${name}`);
-  await row("zoe").waitFor({ state: "detached" });
+  for (const name of ["for-kim", "for-mallory"]) await ask(page, "DELETE", `${LIST}/${name}`);
+  await row("kim").waitFor({ state: "detached" });
   await comes(
     page,
     "her role goes with the request",

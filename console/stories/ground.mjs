@@ -91,7 +91,11 @@ export async function logIn(page, name, password, language = "en") {
   const inside = page.getByRole("button", { name: said.logOut });
   const broken = page.getByText("Failed to fetch");
   for (let turn = 1; turn <= 5; turn++) {
-    await page.getByRole("button", { name: said.logIn }).click();
+    const clicked = page.getByRole("button", { name: said.logIn }).click({ timeout: PATIENCE / 2 });
+    // What was said of the turn before may stand there a moment longer than this turn takes.
+    await clicked.catch(async (error) => {
+      if (!(await inside.isVisible())) throw error;
+    });
     await inside.or(broken).first().waitFor();
     // As in `go`.
     if (await inside.isVisible()) return;
