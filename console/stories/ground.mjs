@@ -64,7 +64,9 @@ export async function go(page, path) {
       // A page without its script shows nothing, for ever.
       if (!cut || turn > 5) return answer;
     } catch (error) {
-      if (turn > 5 || !error.message.includes(CHANGED)) throw error;
+      // The page that says so may come only now, and push aside what was asked for next.
+      const pushed = error.message.includes("chrome-error:");
+      if (turn > 5 || !(pushed || error.message.includes(CHANGED))) throw error;
     } finally {
       page.off("requestfailed", failed);
     }
