@@ -24,6 +24,7 @@ use crate::zone::{Current, FIXED, Found, Layers};
 
 mod cache;
 mod hot;
+mod joined;
 mod upstream;
 
 pub(crate) use hot::{Hit, Hot, Kept};
@@ -48,6 +49,7 @@ pub(crate) struct Forward {
     routes: ArcSwap<Vec<Route>>,
     zone: Arc<Current>,
     cache: cache::Cache,
+    joined: joined::Joined,
 }
 
 /// Whom to ask for names under a suffix.
@@ -90,7 +92,8 @@ impl Forward {
     ) -> Self {
         sort(&mut routes);
         let routes = ArcSwap::from_pointee(routes);
-        Self { routes, zone, cache: cache::Cache::new(answers, longest) }
+        let cache = cache::Cache::new(answers, longest);
+        Self { routes, zone, cache, joined: joined::Joined::default() }
     }
 
     /// Asks others from now on; what is under way goes on.
@@ -183,7 +186,7 @@ impl Forward {
         {
             return Some((kept, left));
         }
-        let asked = self.ask(question);
+        let asked = self.joined.ask(question, self.ask(question));
         let Some(stale) = self.cache.stale(question) else { return asked.await };
         // A client asks again after five seconds; before, it gets the old answer (RFC 8767 §5).
         match tokio::time::timeout(STALE_AFTER, asked).await {

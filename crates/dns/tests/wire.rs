@@ -4,6 +4,8 @@
 mod balancers;
 #[path = "wire/chaos.rs"]
 mod chaos;
+#[path = "wire/forwarding.rs"]
+mod forwarding;
 #[path = "wire/objects.rs"]
 mod objects;
 #[path = "wire/peers.rs"]

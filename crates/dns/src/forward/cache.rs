@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use super::Question;
 
 /// How old an ended answer may be that is given when no upstream answers (RFC 8767 §5: 1 to 3 days).
-const STALE: Duration = Duration::from_secs(86_400);
+pub(super) const STALE: Duration = Duration::from_secs(86_400);
 /// What such an answer may live with its client (RFC 8767 §4).
-const STALE_TTL: u32 = 30;
+pub(super) const STALE_TTL: u32 = 30;
 /// How long "there is none" is believed where no SOA record says (RFC 2308 §5).
 const NONE_WITHOUT_SOA: u32 = 5;
 

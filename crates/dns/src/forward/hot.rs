@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 
 use super::Question;
+use super::cache::{STALE, STALE_TTL};
 use crate::answer::{self, Transport, Via};
 use crate::asked::{self, Asked};
 use crate::own::MOST_OPTIONS;
@@ -42,6 +43,15 @@ pub(crate) struct Kept {
     /// Set on a hit, taken away by the clock hand.
     used: bool,
     renewing: bool,
+}
+
+/// What of an answer's time to live is left.
+#[derive(Clone, Copy)]
+enum Life {
+    /// All but so many seconds.
+    Passed(u32),
+    /// Nothing: it is given for want of a newer one.
+    Ended,
 }
 
 /// What a table says.
@@ -135,7 +145,10 @@ impl Hot {
         if age >= kept.lasting || !kept.is_for(query, asked) {
             return Hit::None;
         }
-        let Some(length) = kept.write(query, via, age, out) else { return Hit::None };
+        let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        let Some(length) = kept.write(query, via, Life::Passed(seconds), out) else {
+            return Hit::None;
+        };
         kept.used = true;
         kept.asked = kept.asked.saturating_add(1);
         let ends_soon = kept.lasting - age <= kept.lasting / LAST_PART;
@@ -144,6 +157,24 @@ impl Hot {
             return Hit::Renew(length);
         }
         Hit::Reply(length)
+    }
+
+    /// Answers with what stands at `at` though it has ended, for when nobody can be asked.
+    pub(crate) fn stale(
+        &self,
+        at: u32,
+        (query, asked): (&Query<'_>, &Asked),
+        via: Via<'_>,
+        now: Instant,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let kept = self.places.get(at as usize)?;
+        let ended = now.saturating_duration_since(kept.since).saturating_sub(kept.lasting);
+        let recursive = query.flags & flag::RECURSION_DESIRED != 0 && query.class == CLASS_IN;
+        if !recursive || ended >= STALE || !kept.is_for(query, asked) {
+            return None;
+        }
+        kept.write(query, via, Life::Ended, out)
     }
 
     /// Takes an answer in; where there is no room another one goes.
@@ -232,13 +263,7 @@ impl Kept {
     }
 
     /// `None` where it does not fit: truncating is for the slower path.
-    fn write(
-        &self,
-        query: &Query<'_>,
-        via: Via<'_>,
-        age: Duration,
-        out: &mut [u8],
-    ) -> Option<usize> {
+    fn write(&self, query: &Query<'_>, via: Via<'_>, life: Life, out: &mut [u8]) -> Option<usize> {
         let mut opt = [0u8; OPT_LENGTH + MOST_OPTIONS];
         let opt_length = match &query.edns {
             None => 0,
@@ -268,12 +293,18 @@ impl Kept {
         }
         out[HEADER..begin].copy_from_slice(query.question);
         out[begin..end].copy_from_slice(body);
-        let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-        let ttls = if age > 0 { &self.bytes[usize::from(self.body)..] } else { &[] };
+        let ttls = match life {
+            Life::Passed(0) => &[],
+            _ => &self.bytes[usize::from(self.body)..],
+        };
         for at in ttls.chunks_exact(2) {
             let at = begin + usize::from(u16::from_be_bytes([at[0], at[1]]));
             let ttl = out[at..at + 4].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-            out[at..at + 4].copy_from_slice(&ttl.saturating_sub(age).to_be_bytes());
+            let left = match life {
+                Life::Passed(seconds) => ttl.saturating_sub(seconds),
+                Life::Ended => ttl.min(STALE_TTL),
+            };
+            out[at..at + 4].copy_from_slice(&left.to_be_bytes());
         }
         out[end..end + opt_length].copy_from_slice(&opt[..opt_length]);
         Some(end + opt_length)
@@ -344,6 +375,27 @@ mod tests {
         assert!(matches!(ask(&mut hot, "example.org", 96), Some((Hit::Reply(_), _))), "once");
         assert!(ask(&mut hot, "example.org", 100).is_none());
         assert!(ask(&mut hot, "example.com", 0).is_none());
+    }
+
+    #[test]
+    fn an_answer_that_has_ended_is_there_for_a_day_when_nobody_can_be_asked() {
+        let mut hot = Hot::new(1);
+        hot.put(kept("example.org", 100));
+        let stale = |name: &str, after: u64| {
+            let (own, client) = (Own::default(), std::net::Ipv4Addr::LOCALHOST.into());
+            let via = Via { transport: Transport::Udp, client, own: &own };
+            let packet = super::super::encode(&question(name), 7);
+            let mut out = [0; answer::MAX_UDP];
+            let now = Instant::now() + Duration::from_secs(after);
+            let query = query::parse(&packet).expect("a query");
+            let length = hot.stale(0, (&query, &Asked::of(query.name)), via, now, &mut out)?;
+            let message = Message::from_vec(&out[..length]).expect("it can be read");
+            Some(message.answers[0].ttl)
+        };
+        assert_eq!(stale("example.org", 101), Some(30), "RFC 8767 §4");
+        assert_eq!(stale("example.org", 86_499), Some(30));
+        assert_eq!(stale("example.org", 86_501), None);
+        assert_eq!(stale("example.com", 101), None, "another name");
     }
 
     #[test]

@@ -334,7 +334,9 @@ impl Thread {
                 Ok(query) if query.signed => Outcome::Forward,
                 Ok(query) => respond(zone, located[index], query, asked, via, out),
                 Err(Refused::With { flags, .. }) if flags & flag::OPCODE == flag::NOTIFY => {
-                    drop(self.forward(packet, Some(client)));
+                    if !limits.is_on() || limits.judge(client.ip(), now) == Verdict::Send {
+                        drop(self.forward(packet, Some(client)));
+                    }
                     continue;
                 }
                 Err(refused) => reject(*refused, out),
@@ -370,11 +372,16 @@ impl Thread {
                                 tally.forwarded += 1;
                                 match self.forward(packet, Some(client)) {
                                     Ok(()) => continue,
-                                    // Too many wait already: the client may ask the next server.
+                                    // Too many wait already: what is old is better than nothing, and
+                                    // without it the client may ask the next server.
                                     Err(refusal) => {
-                                        tally.refused += 1;
-                                        out[..refusal.len()].copy_from_slice(&refusal);
-                                        refusal.len()
+                                        let asked = (query, asked);
+                                        let stale = hot.stale(place, asked, via, now, out);
+                                        stale.unwrap_or_else(|| {
+                                            tally.refused += 1;
+                                            out[..refusal.len()].copy_from_slice(&refusal);
+                                            refusal.len()
+                                        })
                                     }
                                 }
                             } else {
