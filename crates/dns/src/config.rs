@@ -244,14 +244,6 @@ pub enum StartError {
         /// As given.
         balancer: String,
     },
-    /// A zone that may not be served.
-    #[error("zone file {}", path.display())]
-    Zone {
-        /// Of the zone.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: crate::written::ZoneError,
-    },
     /// Too many sites, or a site that nobody described.
     #[error("site {site:?}: {what}")]
     Site {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use berth_daemon::Tasks;
 
-use crate::config::{StartError, ZoneFile};
+use crate::config::ZoneFile;
 use crate::served::Served;
 use crate::written::{Origin, Written, ZoneError};
 
@@ -21,23 +21,18 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Reads all of them and puts their names in force.
-    ///
-    /// # Errors
-    /// Of the first that cannot be taken: at the start somebody is there to read it.
-    pub(crate) async fn load(
-        files: Vec<ZoneFile>,
-        written: Arc<Written>,
-    ) -> Result<Self, StartError> {
+    /// Reads all of them and puts their names in force. One that cannot be taken is named, counted
+    /// and looked at again when it changes: the others' names are answered, after a crash too.
+    pub(crate) async fn load(files: Vec<ZoneFile>, written: Arc<Written>) -> Self {
         let changed = vec![None; files.len()];
         let mut all = Self { files, written, changed };
         for number in 0..all.files.len() {
-            all.read(number).await.map_err(|source| {
-                let path = all.files[number].path.clone();
-                StartError::Zone { path, source }
-            })?;
+            if let Err(error) = all.read(number).await {
+                let path = all.files[number].path.display();
+                tracing::error!(%path, %error, "zone not taken, nothing of it is answered");
+            }
         }
-        Ok(all)
+        all
     }
 
     /// Looks for changes until `tasks` end. A new list is taken whenever there is one, and

@@ -72,7 +72,7 @@ pub async fn run_for(
     let zone = Arc::new(zone::Current::default());
     let theirs = if clusters.is_empty() { vec![] } else { domains.clone() };
     let written = Arc::new(Written::new(policies.clone(), theirs, Arc::clone(&zone)));
-    let files = Files::load(config.zones.clone(), Arc::clone(&written)).await?;
+    let files = Files::load(config.zones.clone(), Arc::clone(&written)).await;
     let all = zone::Clusters::new(domains, policies, known);
     let known = Arc::new(Clusters::new(all, Arc::clone(&zone)));
     let forward = Forward::new(routes, Arc::clone(&zone), config.answers, config.longest);
@@ -152,8 +152,8 @@ impl Server {
 
     /// Puts other settings in force while queries are answered on: zone files, policies, sites,
     /// name and cookies of the server, who is forwarded to, keys, transfers, secondaries and
-    /// balancers; all zone files are read again, and the query log is opened anew. Ports, threads, clusters and
-    /// domains stay.
+    /// balancers; all zone files are read again, and the query log is opened anew. Ports, threads,
+    /// clusters and domains stay.
     ///
     /// # Errors
     /// When the configuration cannot be right; nothing has changed then.
