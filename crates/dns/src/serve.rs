@@ -1,6 +1,7 @@
 //! The ports: UDP by threads of their own, TCP and TLS by tasks.
 
 mod limit;
+mod shares;
 mod slow;
 mod tcp;
 pub(crate) mod tls;

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::shares::Shares;
 use super::tls::Certificate;
 use super::{shared, slow};
 use crate::StartError;
@@ -22,6 +23,8 @@ use crate::served::Served;
 use crate::transfer::outgoing;
 
 const MOST_CONNECTIONS: usize = 256;
+/// Of those, one client's.
+const MOST_OF_ONE: usize = 64;
 /// How long a connection may be idle, or a write may take (RFC 7766 §6.2.3 suggests seconds).
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a whole zone may take to be sent.
@@ -43,6 +46,7 @@ pub(crate) fn tcp(
     let protocol = if certificate.is_some() { "TLS" } else { "TCP" };
     let listener = open().map_err(|source| StartError::Listen { address, protocol, source })?;
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let shares = Shares::new(MOST_OF_ONE);
     let (inner, served) = (tasks.clone(), Arc::clone(served));
     tasks.spawn_until_stop("dns streams", async move {
         loop {
@@ -55,6 +59,10 @@ pub(crate) fn tcp(
                     tokio::task::yield_now().await;
                     continue;
                 }
+            };
+            let Some(share) = shares.take(client.ip()) else {
+                tracing::debug!(%client, "has as many connections as it may have");
+                continue;
             };
             let (served, certificate) = (Arc::clone(&served), certificate.clone());
             inner.spawn_until_stop("dns stream", async move {
@@ -71,7 +79,7 @@ pub(crate) fn tcp(
                 if let Err(error) = ended {
                     tracing::trace!(%error, "connection ended");
                 }
-                drop(permit);
+                drop((permit, share));
             });
         }
     });

@@ -16,10 +16,12 @@ use hickory_proto::rr::RecordType;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Api, Frames, free_port, has_answer, over_udp, query, start, stop, until};
+use super::{Api, Frames, free_port, has_answer, over_udp, query, running, start, stop, until};
 
 const DB: &str = "db.default.svc.cluster.local.";
 /// Where a child of the test that kills one listens, and what it keeps.
@@ -309,6 +311,41 @@ async fn a_zone_that_breaks_is_refused_and_the_others_go_on() {
     assert_eq!(one.answers[0].data.to_string(), "10.0.0.1", "the old one stays");
     client.end();
     drop(server);
+    stop(tasks).await;
+
+    // Its text is gone with the server; that keeps nobody else from an answer.
+    let tasks = Tasks::new();
+    let server = berth_dns::run_for(config.clone(), vec![], &tasks).await.expect("it starts");
+    until(config.listen, &two, |message| gives(message, 77)).await;
+    let page = running::get(config.health, "/metrics").await;
+    assert!(page.contains("\ncoredns_reload_failed_total 1\n"), "{page}");
+    write("one.test", "10.0.1.78");
+    let one = query("ns.one.test.", RecordType::A);
+    until(config.listen, &one, |message| gives(message, 78)).await;
+    drop(server);
+    stop(tasks).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_client_with_many_connections_leaves_places_for_others() {
+    let (config, tasks) = start(Flapping::default().client(), |_| {}).await;
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(config.listen).await.expect("it connects");
+        // Half a length, and never the rest. Those over the share are closed already.
+        let _ = stream.write_all(&[0]).await;
+        held.push(stream);
+    }
+    let other = TcpSocket::new_v4().expect("a socket");
+    other.bind(SocketAddr::from(([127, 0, 0, 2], 0))).expect("all of 127/8 is here");
+    let mut other = other.connect(config.listen).await.expect("it connects");
+    let packet = query("example.org.", RecordType::A);
+    other.write_u16(packet.len() as u16).await.expect("it is sent");
+    other.write_all(&packet).await.expect("it is sent");
+    // Well before those that hold places are sent away.
+    let answer = tokio::time::timeout(Duration::from_secs(5), other.read_u16()).await;
+    assert!(answer.expect("in time").expect("an answer") > 12);
+    drop(held);
     stop(tasks).await;
 }
 
