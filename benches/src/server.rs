@@ -126,8 +126,8 @@ impl Drop for Server {
     }
 }
 
-/// Nanoseconds on a processor, of all threads.
-fn spent(pid: i32) -> u64 {
+/// Nanoseconds on a processor, of all threads of `pid`.
+pub fn spent(pid: i32) -> u64 {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     let of = |thread: std::fs::DirEntry| {
         let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 
@@ -110,15 +110,24 @@ pub fn warm(port: u16, names: u32) -> Result<()> {
     let (mut question, mut answer) = ([0u8; 64], [0u8; MOST]);
     for number in 0..names {
         let length = write_number(&mut question, number, number as u16);
-        let mut came = Err(std::io::ErrorKind::TimedOut.into());
-        for _ in 0..3 {
+        for attempt in 1.. {
             socket.send(&question[..length])?;
-            came = socket.recv(&mut answer);
-            if came.is_ok() {
-                break;
+            let came = loop {
+                // What comes late is another name's.
+                match socket.recv(&mut answer) {
+                    Ok(_) if answer[..2] != question[..2] => {}
+                    came => break came,
+                }
+            };
+            match came {
+                Ok(came) => {
+                    ensure!(came > 12 && answer[7] > 0, "name {number} has no address");
+                    break;
+                }
+                Err(_) if attempt < 3 => {}
+                Err(error) => bail!("name {number} is not answered: {error}"),
             }
         }
-        ensure!(came? > 12 && answer[7] > 0, "name {number} is not answered");
     }
     Ok(())
 }

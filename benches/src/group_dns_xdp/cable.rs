@@ -12,6 +12,7 @@ use berth_tests::until;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::group_api::side::{Place, pin};
+use crate::server::spent;
 
 const START: Duration = Duration::from_secs(30);
 const SERVER: &str = "10.88.0.2";
@@ -269,16 +270,6 @@ fn polled(interface: &str, place: Place) -> Result<i32> {
         run(&format!("chrt -f -p 5 {pid}"))?;
     }
     Ok(pid)
-}
-
-/// Nanoseconds on a processor, of all threads.
-fn spent(pid: i32) -> u64 {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let of = |thread: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    };
-    threads.flatten().filter_map(of).sum()
 }
 
 fn mac(interface: &str) -> Result<String> {

@@ -24,6 +24,8 @@ async fn main() -> Result<()> {
     let health = SocketAddr::new(listen.ip(), 0);
     let upstream = what.parse::<SocketAddr>().ok();
     let mut config = Config::new(listen, health, upstream.into_iter().collect());
+    // As long as the upstream says, as the servers do that it is measured beside.
+    config.longest = 86_400;
     if upstream.is_none() {
         config.zones = vec![ZoneFile { path: what.into(), origin: None }];
     }
