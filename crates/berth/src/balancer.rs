@@ -13,8 +13,9 @@ use berth_balancer::{keepalived, l7, nginx, streams};
 use berth_daemon::Tasks;
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, ResourceExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -30,6 +31,10 @@ const GATHER: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long a local process may take to say how it is.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// How long the API may take to say where a node is.
+const NODE: Duration = Duration::from_secs(5);
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// `berth balancer`.
 #[derive(Args, Debug)]
@@ -78,6 +83,9 @@ pub struct SiteOptions {
     /// The zone of this process, for Services with `berth.dev/locality: prefer`
     #[arg(long, env = "BERTH_ZONE")]
     zone: Option<String>,
+    /// The node of this process: its label topology.kubernetes.io/zone says the zone
+    #[arg(long, env = "BERTH_NODE", value_name = "NAME")]
+    node: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -170,11 +178,16 @@ pub fn run(global: &Global, options: Options) -> Result<()> {
     }
 }
 
-/// Follows the other clusters that `options` name.
+/// Follows the other clusters that `options` name, and finds out in which zone of `client`'s cluster
+/// this is.
 ///
 /// # Errors
 /// When a kubeconfig cannot be read. A cluster that does not answer is no error: it may come.
-pub async fn sites(options: &SiteOptions, tasks: &Tasks) -> Result<watch::Receiver<l7::Sites>> {
+pub async fn sites(
+    options: &SiteOptions,
+    client: &Client,
+    tasks: &Tasks,
+) -> Result<watch::Receiver<l7::Sites>> {
     let mut clusters = Vec::new();
     for word in &options.clusters {
         let (name, path) = word.split_once('=').context("--cluster wants NAME=KUBECONFIG")?;
@@ -186,10 +199,27 @@ pub async fn sites(options: &SiteOptions, tasks: &Tasks) -> Result<watch::Receiv
     }
     let own = l7::Sites {
         own: options.cluster_name.clone(),
-        zone: options.zone.clone(),
+        zone: zone(options, client).await,
         others: Vec::new(),
     };
     Ok(l7::follow_others(clusters, own, tasks))
+}
+
+/// Without an answer there is none: then all endpoints are as near.
+async fn zone(options: &SiteOptions, client: &Client) -> Option<String> {
+    let (None, Some(node)) = (&options.zone, &options.node) else { return options.zone.clone() };
+    let nodes = Api::<Node>::all(client.clone());
+    match tokio::time::timeout(NODE, nodes.get_metadata(node)).await {
+        Ok(Ok(node)) => node.labels().get(ZONE_LABEL).cloned(),
+        Ok(Err(error)) => {
+            tracing::warn!(node, %error, "its zone is not known");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(node, "its zone is not known: the API does not answer");
+            None
+        }
+    }
 }
 
 fn streams(options: StreamOptions) -> Result<()> {
@@ -197,7 +227,7 @@ fn streams(options: StreamOptions) -> Result<()> {
     config.max_connections = options.max_connections;
     config.drain = DRAIN;
     parts::run(DRAIN + Duration::from_secs(1), async move |client, tasks| {
-        let sites = sites(&options.sites, &tasks).await?;
+        let sites = sites(&options.sites, &client, &tasks).await?;
         Ok(streams::run(config, client, sites, &tasks).await?)
     })
 }
@@ -248,7 +278,7 @@ fn render_nginx(global: Global, options: NginxOptions) -> Result<()> {
     let to =
         file.map(|file| Destination { file, check, pid: output.pid.clone(), program: "nginx" });
     follow(global, output.watch, to, async move |client, tasks| {
-        let sites = sites(&elsewhere, &tasks).await?;
+        let sites = sites(&elsewhere, &client, &tasks).await?;
         let mut snapshots = l7::follow_ingresses(&client, &ingress_class, sites, &tasks);
         let (sender, rendered) = watch::channel(None);
         tasks.spawn_until_stop("nginx", async move {

@@ -127,7 +127,7 @@ impl Cli {
             Command::Console(options) => console::run(&global, options),
             Command::Version => version(&global),
             Command::Completion(options) => completion::run(&options),
-            Command::Dns(options) => up::parts::dns(options),
+            Command::Dns(options) => up::parts::dns(&global, options),
             Command::Balancer(options) => balancer::run(&global, *options),
         }
     }

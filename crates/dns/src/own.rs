@@ -2,8 +2,12 @@
 //!
 //! Source: RFC 5001 (NSID), RFC 7873 and RFC 9018 (cookies that any server with the secret makes).
 
+use std::fs::{self, File};
 use std::hash::Hasher;
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use siphasher::sip::SipHasher24;
@@ -87,6 +91,36 @@ impl Own {
     }
 }
 
+/// The secret of cookies that servers share who name the same file. One that is absent is made:
+/// whole or not at all, and of several servers that do so at once by one.
+///
+/// # Errors
+/// When it can be neither read nor made, or holds no secret: 32 hexadecimal digits.
+pub fn cookie_secret(path: &Path) -> io::Result<[u8; 16]> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let new = path.with_extension(format!("new-{:016x}", rand::random::<u64>()));
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+            writeln!(file, "{:032x}", rand::random::<u128>())?;
+            let linked = fs::hard_link(&new, path);
+            fs::remove_file(&new)?;
+            if let Err(error) = linked
+                && error.kind() != io::ErrorKind::AlreadyExists
+            {
+                return Err(error);
+            }
+            fs::read_to_string(path)?
+        }
+        read => read?,
+    };
+    let digits = text.trim();
+    let number = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32);
+    let number = number.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "32 hexadecimal digits are a secret")
+    })?;
+    Ok(number.to_be_bytes())
+}
+
 fn now() -> u32 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs() as u32 // the protocol's clock wraps
@@ -101,6 +135,24 @@ mod tests {
         digits
             .map(|two| u8::from_str_radix(std::str::from_utf8(two).expect("x"), 16).expect("x"))
             .collect()
+    }
+
+    #[test]
+    fn servers_with_the_same_file_have_the_same_secret_and_rubbish_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("cookies");
+        let servers: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || cookie_secret(&path).expect("a secret"))
+            })
+            .collect();
+        let secrets: Vec<_> =
+            servers.into_iter().map(|server| server.join().expect("no panic")).collect();
+        assert!(secrets.iter().all(|secret| *secret == secrets[0] && *secret != [0; 16]));
+        assert_eq!(fs::read_dir(&dir).expect("a list").count(), 1, "nothing is left over");
+        fs::write(&path, "rubbish").expect("it is written");
+        assert!(cookie_secret(&path).is_err());
     }
 
     #[test]

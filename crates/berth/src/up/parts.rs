@@ -39,19 +39,21 @@ pub struct BalancerOptions {
     #[arg(long)]
     snapshot: Option<PathBuf>,
     /// A proxy before this one, by network: what it says of clients is believed; repeatable
-    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    #[arg(long = "trusted-proxy", value_name = "CIDR", env = "BERTH_TRUSTED_PROXIES")]
+    #[arg(value_delimiter = ',')]
     trusted_proxies: Vec<ipnet::IpNet>,
     /// Tell pods of clients by RFC 7239's Forwarded too
-    #[arg(long)]
+    #[arg(long, env = "BERTH_FORWARDED")]
     forwarded: bool,
     /// Compress answers for clients that ask for it
-    #[arg(long)]
+    #[arg(long, env = "BERTH_COMPRESS")]
     compress: bool,
     /// The longest body of a request where its route says nothing, bytes
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", env = "BERTH_MAX_BODY")]
     max_body: Option<u64>,
     /// Which requests are logged: off, errors, or one in so many (1 is all)
-    #[arg(long, value_name = "off|errors|NUMBER", default_value = "errors", value_parser = access_log)]
+    #[arg(long, value_name = "off|errors|NUMBER", env = "BERTH_ACCESS_LOG")]
+    #[arg(default_value = "errors", value_parser = access_log)]
     access_log: l7::AccessLog,
     #[command(flatten)]
     sites: crate::balancer::SiteOptions,
@@ -82,7 +84,7 @@ pub fn balancer(options: BalancerOptions) -> Result<()> {
     config.drain = BALANCER_DRAIN;
     let whole = BALANCER_DRAIN + Duration::from_secs(1);
     run(whole, async move |client, tasks| {
-        let sites = crate::balancer::sites(&options.sites, &tasks).await?;
+        let sites = crate::balancer::sites(&options.sites, &client, &tasks).await?;
         Ok(l7::run(config, client, sites, &tasks).await?)
     })
 }

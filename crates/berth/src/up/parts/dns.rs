@@ -1,10 +1,12 @@
 //! `berth dns`: the server as a pod or anywhere else, and what people ask it.
 
+mod servers;
 mod settings;
 mod verbs;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use berth_daemon::Tasks;
@@ -14,9 +16,13 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DNS_DRAIN, drained};
+use crate::cli::Global;
+
+/// How often optional settings are looked at; they are some hundred bytes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// `berth dns`.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct DnsOptions {
     #[command(subcommand)]
@@ -48,6 +54,16 @@ pub struct DnsOptions {
     /// Zones, policies, sites, clusters, forwarding: YAML, see docs/DNS.md
     #[arg(long)]
     config: Option<PathBuf>,
+    /// As --config, of a file that may be absent, and is read again when it comes, changes or goes
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    optional_config: Option<PathBuf>,
+    /// Where `berth dns top`, `cache`, `flush` and `reload` ask
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+    /// What cookies are made with, so that servers with the same file know each other's; made when
+    /// it is absent
+    #[arg(long, value_name = "FILE")]
+    cookie_secret: Option<PathBuf>,
     /// The health address of a balancer that says which addresses are down, for policies with
     /// `healthy: balancer`; may be given again
     #[arg(long = "balancer", value_name = "http://HOST:PORT", value_delimiter = ',')]
@@ -57,21 +73,38 @@ pub struct DnsOptions {
     xdp: Vec<String>,
 }
 
+impl DnsOptions {
+    /// What the optional settings say now; `None` where there are none.
+    fn optional_text(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.optional_config.as_ref()?).ok()
+    }
+}
+
 /// Runs the DNS server until it is told to end, or does what the verb says.
-pub fn dns(options: DnsOptions) -> Result<()> {
+pub fn dns(global: &Global, options: DnsOptions) -> Result<()> {
     if let Some(verb) = options.verb {
-        return verbs::run(verb);
+        return verbs::run(global, verb);
     }
     drained(DNS_DRAIN, async move |tasks: Tasks| {
-        let (config, wanted) = read(&options)?;
+        let (config, wanted) = first(&options)?;
         let clusters = follow(wanted, &config).await?;
         let mut server = berth_dns::run_for(config, clusters, &tasks).await?;
         let mut hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut text = options.optional_text();
         loop {
             let asked = tokio::select! {
                 () = tasks.stopping() => return Ok(()),
                 reload = server.reload_wanted() => Some(reload),
                 _ = hangups.recv() => None,
+                _ = looks.tick() => {
+                    let now = options.optional_text();
+                    if now == text {
+                        continue;
+                    }
+                    text = now;
+                    None
+                }
             };
             let result = read(&options).and_then(|(config, _)| Ok(server.reload(config)?));
             if let Err(error) = &result {
@@ -84,6 +117,18 @@ pub fn dns(options: DnsOptions) -> Result<()> {
                 asked.done(result.map_err(|error| format!("{error:#}")));
             }
         }
+    })
+}
+
+/// What is said at the start: the cluster's names are answered though the optional settings are not
+/// in order, after a crash too.
+fn first(options: &DnsOptions) -> Result<(Config, Option<Vec<settings::Followed>>)> {
+    read(options).or_else(|error| {
+        if options.optional_config.is_none() {
+            return Err(error);
+        }
+        tracing::error!(error = format!("{error:#}"), "optional settings not taken");
+        read(&DnsOptions { optional_config: None, ..options.clone() })
     })
 }
 
@@ -101,7 +146,16 @@ fn read(options: &DnsOptions) -> Result<(Config, Option<Vec<settings::Followed>>
         most_bytes: options.query_log_size << 20,
     });
     config.balancers = options.balancers.clone();
-    let settings = options.config.as_deref().map(settings::read).transpose()?;
+    config.control = options.control.clone();
+    config.secret = match &options.cookie_secret {
+        Some(path) => {
+            let secret = berth_dns::cookie_secret(path);
+            Some(secret.with_context(|| format!("cookie secret {}", path.display()))?)
+        }
+        None => None,
+    };
+    let optional = options.optional_config.as_deref().filter(|path| path.exists());
+    let settings = options.config.as_deref().or(optional).map(settings::read).transpose()?;
     let wanted = match settings {
         Some(settings) => settings.apply(&mut config)?,
         None => None,

@@ -164,8 +164,10 @@ impl Settings {
         config.rate = self.rate_limit;
         config.threads = self.threads;
         config.nsid = self.nsid;
-        config.secret = self.cookie_secret.as_deref().map(secret).transpose()?;
-        config.control = self.control;
+        if let Some(text) = &self.cookie_secret {
+            config.secret = Some(secret(text)?);
+        }
+        config.control = self.control.or(config.control.take());
         if let Some(namespace) = self.zone_namespace {
             config.zone_namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
         }

@@ -1,16 +1,19 @@
 //! `berth dns check|query|top|cache|flush|reload`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use berth_dns::{Request, Shown};
+use serde_json::{Map, Value};
 
-use crate::cli::on_one_thread;
+use super::servers;
+use crate::cli::{Global, on_one_thread};
+use crate::connect;
 use crate::output::Format;
 
 /// What people ask.
-#[derive(clap::Subcommand, Debug)]
+#[derive(clap::Subcommand, Clone, Debug)]
 pub enum Verb {
     /// Say what is wrong with a zone file, line by line
     Check {
@@ -57,18 +60,19 @@ pub enum Verb {
 }
 
 /// Which server.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Socket {
-    /// Its control socket, `control` of its settings
-    #[arg(long, default_value = "/run/berth-dns.sock")]
-    control: PathBuf,
+    /// The control socket of a server on this machine, `control` of its settings. Absent: all DNS
+    /// servers of the cluster, asked in their pods
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
 }
 
 /// Does what the verb says.
 ///
 /// # Errors
 /// When it cannot, or when a zone is not in order.
-pub fn run(verb: Verb) -> Result<()> {
+pub fn run(global: &Global, verb: Verb) -> Result<()> {
     match verb {
         Verb::Check { file, origin } => check(&file, origin.as_deref()),
         Verb::Query { name, kind, server, tcp, format } => {
@@ -92,15 +96,23 @@ pub fn run(verb: Verb) -> Result<()> {
                 text
             })
         }
-        Verb::Cache(socket) => print(&asked(&socket, Request::Cache)?),
-        Verb::Flush(socket) => print(&asked(&socket, Request::Flush)?),
-        Verb::Reload(socket) => print(&asked(&socket, Request::Reload)?),
+        Verb::Cache(socket) => tell(global, &socket, "cache", Request::Cache),
+        Verb::Flush(socket) => tell(global, &socket, "flush", Request::Flush),
+        Verb::Reload(socket) => tell(global, &socket, "reload", Request::Reload),
         Verb::Top { socket, count, format } => {
-            let said = asked(&socket, Request::Top(count))?;
+            let said = match &socket.control {
+                Some(path) => on_one_thread(asked(path, Request::Top(count)))?,
+                None => {
+                    // What is tenth at one server may be first of all.
+                    let most = count.saturating_mul(4).to_string();
+                    let verb = ["top", "--count", &most, "--format", "json"].map(str::to_owned);
+                    servers::together(&on_one_thread(of_cluster(global, &verb))?, count)
+                }
+            };
             format.print(&said, || {
                 let mut text = String::new();
                 for (list, title) in [("names", "NAME"), ("clients", "CLIENT")] {
-                    let row = |one: &serde_json::Value| {
+                    let row = |one: &Value| {
                         let shown = |key: &str| one[key].to_string().trim_matches('"').to_owned();
                         vec![shown("queries"), shown("atMostTooHighBy"), shown("what")]
                     };
@@ -118,7 +130,7 @@ pub fn run(verb: Verb) -> Result<()> {
     }
 }
 
-fn check(file: &std::path::Path, origin: Option<&str>) -> Result<()> {
+fn check(file: &Path, origin: Option<&str>) -> Result<()> {
     let problems =
         berth_dns::check(file, origin).with_context(|| format!("reading {}", file.display()))?;
     for problem in &problems {
@@ -142,19 +154,27 @@ fn section(title: &str, records: &[Shown]) -> String {
     format!("\n{title}\n{}", crate::output::columns(&["NAME", "TTL", "TYPE", "DATA"], &rows))
 }
 
-fn asked(socket: &Socket, request: Request) -> Result<serde_json::Value> {
-    let path = &socket.control;
+/// Asks one server, or all of the cluster, and prints what they say.
+fn tell(global: &Global, socket: &Socket, verb: &str, request: Request) -> Result<()> {
     let said = on_one_thread(async {
-        let asked = berth_dns::ask(path, request).await;
-        asked.with_context(|| format!("asking the server at {}", path.display()))
+        match &socket.control {
+            Some(path) => asked(path, request).await,
+            None => Ok(of_cluster(global, &[verb.to_owned()]).await?.into()),
+        }
     })?;
+    println!("{}", serde_json::to_string_pretty(&said)?);
+    Ok(())
+}
+
+async fn of_cluster(global: &Global, verb: &[String]) -> Result<Map<String, Value>> {
+    servers::ask(&connect::client(global).await?, verb).await
+}
+
+async fn asked(path: &Path, request: Request) -> Result<Value> {
+    let said = berth_dns::ask(path, request).await;
+    let said = said.with_context(|| format!("asking the server at {}", path.display()))?;
     match said["error"].as_str() {
         Some(error) => bail!("the server says: {error}"),
         None => Ok(said),
     }
-}
-
-fn print(said: &serde_json::Value) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(said)?);
-    Ok(())
 }
