@@ -1,14 +1,15 @@
 //! `./dev bench [NAME] [--json FILE]`: the stated budgets, each beside its peer from the same run.
+//! A name is a group's, or what several begin with.
 //!
 //! Exits 0 whether budgets are met or missed, and 1 when something could not be measured.
 
 mod budget;
 mod conditions;
 mod group_api;
-mod group_balancer;
 mod group_balancer_l4;
+mod group_balancer_l7;
 mod group_console;
-mod group_dns;
+mod group_dns_sockets;
 mod group_dns_xdp;
 mod group_main;
 mod group_policy;
@@ -29,9 +30,9 @@ const GROUPS: [Group; 9] = [
     ("api", group_api::measure),
     ("policy", group_policy::measure),
     ("scheduler", group_scheduler::measure),
-    ("dns", group_dns::measure),
+    ("dns-sockets", group_dns_sockets::measure),
     ("dns-xdp", group_dns_xdp::measure),
-    ("balancer", group_balancer::measure),
+    ("balancer-l7", group_balancer_l7::measure),
     ("balancer-l4", group_balancer_l4::measure),
     ("console", group_console::measure),
 ];
@@ -46,13 +47,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// `dns` means `dns-sockets` and `dns-xdp`.
+fn is_of(group: &str, wanted: &str) -> bool {
+    group.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 fn run() -> Result<()> {
     let (mut wanted, mut file) = (None, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => file = Some(words.next().context("--json wants a file")?),
-            name if GROUPS.iter().any(|(known, _)| *known == name) => wanted = Some(word),
+            name if GROUPS.iter().any(|(known, _)| is_of(known, name)) => wanted = Some(word),
             _ => bail!("no group `{word}`; there are {:?}", GROUPS.map(|(name, _)| name)),
         }
     }
@@ -60,7 +66,7 @@ fn run() -> Result<()> {
     println!("{conditions}");
     let mut budgets = Vec::new();
     for (name, measure) in GROUPS {
-        if wanted.as_deref().is_none_or(|wanted| wanted == name) {
+        if wanted.as_deref().is_none_or(|wanted| is_of(name, wanted)) {
             let measured = measure().with_context(|| format!("measuring the group {name}"))?;
             measured.iter().for_each(|budget| println!("{budget}"));
             budgets.extend(measured);

@@ -1,4 +1,4 @@
-//! The group `balancer`: HTTP through ours, nginx and HAProxy, one thread each, in the same run.
+//! The group `balancer-l7`: HTTP through ours, nginx and HAProxy, one thread each, in the same run.
 //!
 //! The proxies share one processor; the generator (wrk) and the server behind them have the other.
 //! Rounds go to one after the other in turn. What counts is a proxy's processor time for a request:

@@ -1,4 +1,4 @@
-//! The group `dns`: our server beside Knot, NSD, BIND, dnsdist and Unbound, one thread each, same
+//! The group `dns-sockets`: our server beside Knot, NSD, BIND, dnsdist and Unbound, one thread each, same
 //! questions, same run. The floor is a responder that knows nothing (`dns_responder`).
 //!
 //! All servers share one processor and the client has the other; rounds go to one after the other
