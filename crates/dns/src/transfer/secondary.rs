@@ -3,8 +3,9 @@
 //! Asked for again when NOTIFY says so, and as often as the zone's SOA record says. Changes alone
 //! are asked for (IXFR); where the primary does not do that, or what comes does not fit, the whole.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_daemon::Tasks;
@@ -53,6 +54,7 @@ enum FetchError {
 pub(crate) fn follow(served: Arc<Served>, tasks: &Tasks) {
     let mut changed = served.new_rules.subscribe();
     tasks.spawn_until_stop("secondary zones", async move {
+        let confirmed = Confirmed::default();
         loop {
             let rules = served.rules.load_full();
             for origin in served.written.origins() {
@@ -64,7 +66,7 @@ pub(crate) fn follow(served: Arc<Served>, tasks: &Tasks) {
             }
             let mut all = Vec::new();
             for zone in &rules.secondaries {
-                all.push(keep(Arc::clone(&served), Arc::clone(zone)));
+                all.push(keep(Arc::clone(&served), Arc::clone(zone), &confirmed));
             }
             let mut all = join_all(all);
             let nothing = rules.secondaries.is_empty();
@@ -76,14 +78,22 @@ pub(crate) fn follow(served: Arc<Served>, tasks: &Tasks) {
     });
 }
 
+/// When a primary last confirmed each zone, by apex, and how old what it confirmed was by then.
+/// Other settings change nothing of that.
+type Confirmed = Mutex<HashMap<Vec<u8>, (Instant, Duration)>>;
+
 /// Keeps one zone up to date; never ends.
-async fn keep(served: Arc<Served>, zone: Arc<Followed>) {
+async fn keep(served: Arc<Served>, zone: Arc<Followed>, all: &Confirmed) {
     let origin = Origin::Primary(zone.apex.clone());
     let shown = name::text(&zone.apex);
-    let (mut confirmed, mut before) = (Instant::now(), Duration::ZERO);
-    if let Some(age) = restore(&served, &zone).await {
-        before = age;
-    }
+    let table = || all.lock().expect("no holder of the lock panics");
+    let last = table().get(&zone.apex).copied();
+    let last = last.filter(|_| served.written.from(&origin).is_some());
+    let (mut confirmed, mut before) = match last {
+        Some(last) => last,
+        None => (Instant::now(), restore(&served, &zone).await.unwrap_or_default()),
+    };
+    table().insert(zone.apex.clone(), (confirmed, before));
     loop {
         let mut fetched = false;
         for primary in &zone.primaries {
@@ -107,6 +117,7 @@ async fn keep(served: Arc<Served>, zone: Arc<Followed>) {
             }
             if fetched {
                 (confirmed, before) = (Instant::now(), Duration::ZERO);
+                table().insert(zone.apex.clone(), (confirmed, before));
                 break;
             }
         }

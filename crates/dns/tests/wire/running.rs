@@ -166,3 +166,36 @@ async fn other_settings_are_put_in_force_without_a_query_lost() {
     drop(server);
     stop(tasks).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_that_nobody_confirms_ends_however_often_settings_are_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = zone(dir.path(), "one.test", "192.0.2.1");
+    let text = std::fs::read_to_string(&file.path).expect("it is there");
+    // Refreshed and tried again after two seconds, given up after four.
+    let text = text.replace("3600 600 86400 30", "2 2 4 1");
+    std::fs::write(&file.path, text).expect("it is written");
+    let mut primary = Config::new(free_port(), free_port(), vec![]);
+    primary.zones = vec![file];
+    primary.transfers.allow = vec![("127.0.0.0".parse().expect("an address"), 8)];
+    let theirs = Tasks::new();
+    let first = berth_dns::run_for(primary.clone(), vec![], &theirs).await.expect("it starts");
+
+    let mut config = Config::new(free_port(), free_port(), vec![]);
+    let (zone, primaries) = ("one.test".to_owned(), vec![primary.listen]);
+    config.secondaries = vec![berth_dns::Secondary { zone, primaries, key: None, file: None }];
+    let tasks = Tasks::new();
+    let server = berth_dns::run_for(config.clone(), vec![], &tasks).await.expect("it starts");
+    let packet = query("ns.one.test.", RecordType::A);
+    super::until(config.listen, &packet, super::has_answer).await;
+    drop(first);
+    stop(theirs).await;
+    let ended = async {
+        while super::has_answer(&over_udp(config.listen, &packet).await) {
+            server.reload(config.clone()).expect("they are right");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it is given up");
+    stop(tasks).await;
+}
