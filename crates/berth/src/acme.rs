@@ -8,6 +8,7 @@ use berth_controllers::acme::{Authority, Config, external_key};
 
 /// Certificates by ACME.
 #[derive(clap::Args, Clone, Debug, Default)]
+#[group(skip)]
 pub struct Options {
     /// Directory of an ACME authority: objects with `berth.dev/acme: "true"` get certificates
     #[arg(long, value_name = "URL")]

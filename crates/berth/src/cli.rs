@@ -146,3 +146,15 @@ fn version(global: &Global) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     global.output.print(&serde_json::json!({ "version": version }), || format!("berth {version}\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_command_can_be_parsed_and_completed() {
+        Cli::command().debug_assert();
+    }
+}
