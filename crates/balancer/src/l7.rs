@@ -38,7 +38,7 @@
 
 mod access_log;
 mod answers;
-mod certificates;
+pub(crate) mod certificates;
 pub(crate) mod clusters;
 mod connections;
 pub(crate) mod health;

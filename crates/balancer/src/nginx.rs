@@ -20,6 +20,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressBackend};
 use kube::ResourceExt;
 
 use crate::l7::Snapshot;
+use crate::l7::certificates;
 use crate::l7::clusters::{Backends, PortWanted};
 use crate::l7::pick::{BackendSet, HashOn, Pick, Sets};
 use crate::rendered::{Beside, Rendered};
@@ -64,6 +65,7 @@ pub fn render(snapshot: &Snapshot, options: &Options) -> Rendered {
     let mut made = Made {
         backends: Backends::new(snapshot, &before),
         upstreams: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         rendered: Rendered::default(),
     };
     let mut servers: BTreeMap<String, Server> = BTreeMap::new();
@@ -80,6 +82,15 @@ pub fn render(snapshot: &Snapshot, options: &Options) -> Rendered {
     let any = servers.remove("").unwrap_or_default();
     if options.whole || !any.exact.is_empty() || !any.prefixes.is_empty() || default.is_some() {
         server(&mut text, "", &any, default.as_ref(), options);
+    }
+    if options.whole && any.secret.is_none() && servers.values().any(|one| one.secret.is_some()) {
+        // Else the first of those with a certificate would answer for every host.
+        let port = options.https;
+        writeln!(
+            text,
+            "server {{\n  listen {port} ssl default_server;\n  ssl_reject_handshake on;\n}}"
+        )
+        .expect(NEVER);
     }
     for (host, rules) in &servers {
         server(&mut text, host, rules, default.as_ref(), options);
@@ -167,6 +178,8 @@ struct Made<'a> {
     backends: Backends<'a>,
     /// By name; what stands in its braces.
     upstreams: BTreeMap<String, String>,
+    /// The Secrets looked at so far, `NAMESPACE/NAME`: the name of their files, or what is wrong.
+    secrets: BTreeMap<String, Result<String, String>>,
     rendered: Rendered,
 }
 
@@ -214,7 +227,10 @@ impl Made<'_> {
 
     fn refuse(&mut self, ingress: &Ingress, why: &str) {
         let name = format!("{}/{}", ingress.namespace().unwrap_or_default(), ingress.name_any());
-        self.rendered.refused.push(format!("Ingress {name}: {why}"));
+        let why = format!("Ingress {name}: {why}");
+        if !self.rendered.refused.contains(&why) {
+            self.rendered.refused.push(why);
+        }
     }
 
     fn target(&mut self, ingress: &Ingress, backend: &IngressBackend) -> Target {
@@ -313,24 +329,43 @@ impl Made<'_> {
         let is_for = |hosts: &Vec<String>| hosts.iter().any(|name| name.eq_ignore_ascii_case(host));
         let entry = tls.iter().find(|tls| tls.hosts.as_ref().is_none_or(is_for))?;
         let name = entry.secret_name.as_ref()?;
-        let is_it = |secret: &&std::sync::Arc<Secret>| {
-            secret.namespace() == ingress.namespace() && secret.name_any() == *name
-        };
-        let secret = snapshot.secrets.iter().find(is_it);
-        let part = |key: &str| Some(secret?.data.as_ref()?.get(key)?.0.clone());
-        let (Some(certificate), Some(key)) = (part("tls.crt"), part("tls.key")) else {
-            self.refuse(ingress, &format!("the Secret {name:?} has no certificate and key"));
-            return None;
-        };
-        let file = plain(&format!("{}.{name}", ingress.namespace().unwrap_or_default()));
-        for (end, content) in [("pem", certificate), ("key", key)] {
-            let beside = Beside { name: format!("{file}.{end}"), content };
-            if !self.rendered.beside.contains(&beside) {
-                self.rendered.beside.push(beside);
+        let named = format!("{}/{name}", ingress.namespace().unwrap_or_default());
+        let known = match self.secrets.get(&named) {
+            Some(known) => known.clone(),
+            None => {
+                let is_it = |secret: &&std::sync::Arc<Secret>| {
+                    secret.namespace() == ingress.namespace() && secret.name_any() == *name
+                };
+                let known = self.files(snapshot.secrets.iter().find(is_it).map(|one| &**one));
+                self.secrets.insert(named, known.clone());
+                known
             }
-        }
-        Some(file)
+        };
+        known.map_err(|why| self.refuse(ingress, &format!("the Secret {name:?}: {why}"))).ok()
     }
+
+    /// The name of the files that the certificate in `secret` is written to, or why it is not.
+    fn files(&mut self, secret: Option<&Secret>) -> Result<String, String> {
+        let secret = secret.ok_or("there is no such Secret of type kubernetes.io/tls")?;
+        certificates::read(secret).map_err(|error| chain(&error))?;
+        let name = plain(&format!(
+            "{}.{}",
+            secret.namespace().unwrap_or_default(),
+            secret.name_any()
+        ));
+        for (end, part) in [("pem", "tls.crt"), ("key", "tls.key")] {
+            let content = secret.data.as_ref().and_then(|data| data.get(part));
+            let content = content.map(|bytes| bytes.0.clone()).unwrap_or_default();
+            self.rendered.beside.push(Beside { name: format!("{name}.{end}"), content });
+        }
+        Ok(name)
+    }
+}
+
+/// What `error` says, and why.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A host as Ingress allows it: nothing in it means anything else to nginx.

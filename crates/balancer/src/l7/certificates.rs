@@ -34,6 +34,9 @@ pub enum CertificateError {
         /// What is wrong with it.
         source: rustls_pki_types::pem::Error,
     },
+    /// One of the chain is none.
+    #[error("read a certificate in tls.crt")]
+    Chain(#[from] pingora_x509::nom::Err<pingora_x509::error::X509Error>),
     /// Certificate and key are of no use together.
     #[error("use the certificate with its key")]
     Use(#[from] rustls::Error),
@@ -156,7 +159,11 @@ impl ByName {
     }
 }
 
-fn read(secret: &Secret) -> Result<CertifiedKey, CertificateError> {
+/// The certificate in `secret`, if it is one whole: a chain of certificates, and the first one's key.
+///
+/// # Errors
+/// When a part is missing, cannot be read, or does not belong to the others.
+pub(crate) fn read(secret: &Secret) -> Result<CertifiedKey, CertificateError> {
     let part = |name: &'static str| {
         let data = secret.data.as_ref().and_then(|data| data.get(name));
         data.map(|bytes| bytes.0.as_slice()).ok_or(CertificateError::Missing(name))
@@ -166,6 +173,10 @@ fn read(secret: &Secret) -> Result<CertifiedKey, CertificateError> {
         .map_err(|source| CertificateError::Pem { part: "tls.crt", source })?;
     if chain.is_empty() {
         return Err(CertificateError::Missing("certificate in tls.crt"));
+    }
+    // rustls looks into the first alone; clients look into all, and so does nginx.
+    for certificate in &chain {
+        pingora_x509::parse_x509_certificate(certificate)?;
     }
     let key = PrivateKeyDer::from_pem_slice(part("tls.key")?)
         .map_err(|source| CertificateError::Pem { part: "tls.key", source })?;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use berth_balancer::l7::Snapshot;
 use berth_balancer::nginx::{Options, render};
-use berth_balancer::rendered::{Destination, LoadError, Loaded, load};
+use berth_balancer::rendered::{Destination, LoadError, Loaded, Rendered, load};
 
 use crate::streams::{SOON, free_port};
 
@@ -146,12 +146,19 @@ async fn nginx_takes_what_is_written_and_follows_endpoints() {
     // An endpoint changes.
     assert_eq!(load(&render(&snapshot(b, None), &options), &to).await.unwrap(), Loaded::Told);
     until(port, "/api", "b 200").await;
-    // A certificate that is none: nginx says no, and goes on with what it has.
+    // A certificate that is none costs its host TLS, and nobody anything else.
     let rubbish = json!({"metadata": {"name": "cert", "namespace": "n"}, "type": "kubernetes.io/tls",
         "data": {"tls.crt": "cnViYmlzaA==", "tls.key": "cnViYmlzaA=="}});
-    let refused = load(&render(&snapshot(a, Some(rubbish)), &options), &to).await.unwrap_err();
+    let rendered = render(&snapshot(a, Some(rubbish)), &options);
+    let [why, ..] = &rendered.refused[..] else { panic!("nothing is refused") };
+    assert!(why.starts_with("Ingress n/web: the Secret \"cert\": "), "{why}");
+    assert_eq!(load(&rendered, &to).await.unwrap(), Loaded::Told);
+    until(port, "/api", "a 200").await;
+    // What nginx itself refuses is never in force.
+    let broken = Rendered { text: "nonsense".into(), ..rendered };
+    let refused = load(&broken, &to).await.unwrap_err();
     assert!(matches!(refused, LoadError::Refused { .. }), "{refused}");
-    assert_eq!(get(port, "web.example", "/api").await, "b 200");
+    assert_eq!(get(port, "web.example", "/api").await, "a 200");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(nginx.id().unwrap()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(nginx.wait().await.unwrap().success());
