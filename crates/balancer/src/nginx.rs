@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend};
@@ -38,8 +39,8 @@ pub struct Options {
     pub whole: bool,
     /// Where nginx writes its process id, in a whole one.
     pub pid: String,
-    /// The directory of certificates, with its slash.
-    pub dir: String,
+    /// The file that it will be; certificates lie beside it.
+    pub file: PathBuf,
     /// Connections that a worker may have, in a whole one.
     pub connections: u32,
 }
@@ -49,8 +50,11 @@ pub struct Options {
 struct Server {
     exact: BTreeMap<String, Target>,
     prefixes: BTreeMap<String, Target>,
-    secret: Option<String>,
+    secret: Option<Files>,
 }
+
+/// Where a certificate and its key lie.
+type Files = [String; 2];
 
 #[derive(Clone)]
 enum Target {
@@ -66,6 +70,7 @@ pub fn render(snapshot: &Snapshot, options: &Options) -> Rendered {
         backends: Backends::new(snapshot, &before),
         upstreams: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        options,
         rendered: Rendered::default(),
     };
     let mut servers: BTreeMap<String, Server> = BTreeMap::new();
@@ -140,13 +145,12 @@ fn server(
         text.push('\n');
     };
     let is_default = if host.is_empty() { " default_server" } else { "" };
-    let dir = &options.dir;
     line(format_args!("server {{"));
     line(format_args!("  listen {}{is_default};", options.http));
-    if let Some(secret) = &rules.secret {
+    if let Some([certificate, key]) = &rules.secret {
         line(format_args!("  listen {} ssl http2{is_default};", options.https));
-        line(format_args!("  ssl_certificate \"{dir}{secret}.pem\";"));
-        line(format_args!("  ssl_certificate_key \"{dir}{secret}.key\";"));
+        line(format_args!("  ssl_certificate \"{certificate}\";"));
+        line(format_args!("  ssl_certificate_key \"{key}\";"));
     }
     line(format_args!("  server_name {};", if host.is_empty() { "_" } else { host }));
     let location = |matched: &str, target: &Target| match target {
@@ -178,8 +182,9 @@ struct Made<'a> {
     backends: Backends<'a>,
     /// By name; what stands in its braces.
     upstreams: BTreeMap<String, String>,
-    /// The Secrets looked at so far, `NAMESPACE/NAME`: the name of their files, or what is wrong.
-    secrets: BTreeMap<String, Result<String, String>>,
+    /// The Secrets looked at so far, `NAMESPACE/NAME`: their files, or what is wrong.
+    secrets: BTreeMap<String, Result<Files, String>>,
+    options: &'a Options,
     rendered: Rendered,
 }
 
@@ -323,8 +328,8 @@ impl Made<'_> {
         body
     }
 
-    /// The name of the files with the certificate for `host`, which is written beside.
-    fn secret(&mut self, ingress: &Ingress, host: &str, snapshot: &Snapshot) -> Option<String> {
+    /// The files with the certificate for `host`, which are written beside.
+    fn secret(&mut self, ingress: &Ingress, host: &str, snapshot: &Snapshot) -> Option<Files> {
         let tls = ingress.spec.as_ref()?.tls.as_ref()?;
         let is_for = |hosts: &Vec<String>| hosts.iter().any(|name| name.eq_ignore_ascii_case(host));
         let entry = tls.iter().find(|tls| tls.hosts.as_ref().is_none_or(is_for))?;
@@ -344,21 +349,20 @@ impl Made<'_> {
         known.map_err(|why| self.refuse(ingress, &format!("the Secret {name:?}: {why}"))).ok()
     }
 
-    /// The name of the files that the certificate in `secret` is written to, or why it is not.
-    fn files(&mut self, secret: Option<&Secret>) -> Result<String, String> {
+    /// The files that the certificate in `secret` is written to, or why it is not.
+    fn files(&mut self, secret: Option<&Secret>) -> Result<Files, String> {
         let secret = secret.ok_or("there is no such Secret of type kubernetes.io/tls")?;
         certificates::read(secret).map_err(|error| chain(&error))?;
-        let name = plain(&format!(
-            "{}.{}",
-            secret.namespace().unwrap_or_default(),
-            secret.name_any()
-        ));
-        for (end, part) in [("pem", "tls.crt"), ("key", "tls.key")] {
+        let namespace = secret.namespace().unwrap_or_default();
+        let about = plain(&format!("{namespace}.{}", secret.name_any()));
+        Ok([("pem", "tls.crt"), ("key", "tls.key")].map(|(kind, part)| {
             let content = secret.data.as_ref().and_then(|data| data.get(part));
             let content = content.map(|bytes| bytes.0.clone()).unwrap_or_default();
-            self.rendered.beside.push(Beside { name: format!("{name}.{end}"), content });
-        }
-        Ok(name)
+            let beside = Beside::new(&about, kind, content);
+            let path = beside.path(&self.options.file).display().to_string();
+            self.rendered.beside.push(beside);
+            path
+        }))
     }
 }
 
@@ -431,7 +435,7 @@ mod tests {
             https: 443,
             whole: false,
             pid: "/run/nginx.pid".into(),
-            dir: "/etc/nginx/".into(),
+            file: "/etc/nginx/berth.conf".into(),
             connections: 1024,
         }
     }

@@ -7,7 +7,13 @@
 //!
 //! A text that is in force already is not written again and nobody is told: endpoints that change
 //! back and forth between two looks cost nothing.
+//!
+//! The files that a configuration needs beside it are named by what is in them, so a new one never
+//! takes the place of one that the configuration in force names. They go once neither that nor the
+//! one before names them: who was told may still be reading.
 
+use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -24,11 +30,38 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A file beside the configuration that it needs: a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beside {
-    /// Its name in the directory of the configuration.
-    pub name: String,
-    /// What is in it. May be a key: nobody else may read it.
-    pub content: Vec<u8>,
+    end: String,
+    content: Vec<u8>,
 }
+
+impl Beside {
+    /// `content`, which nobody else may read: it may be a key. `about` says what it is, `kind` is
+    /// what its name ends in.
+    pub fn new(about: &str, kind: &str, content: Vec<u8>) -> Self {
+        // Of one name there are as many as a Secret was renewed, so 64 bits tell them apart.
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        Self { end: format!(".{about}.{:016x}.{kind}", hasher.finish()), content }
+    }
+
+    /// Where it lies when the configuration is `file`.
+    pub fn path(&self, file: &Path) -> PathBuf {
+        with_suffix(file, &self.end)
+    }
+}
+
+/// Whether a file whose name goes on like this after a configuration's is one beside it.
+fn is_beside(end: &str) -> bool {
+    let end = end.strip_suffix(PART).unwrap_or(end);
+    let mut words = end.rsplit('.');
+    let (Some(_kind), Some(hash), Some(_about)) = (words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    end.starts_with('.') && hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// What a file is called until it is whole.
+const PART: &str = ".part";
 
 /// What a configuration was made into.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,16 +144,17 @@ pub async fn load(rendered: &Rendered, to: &Destination) -> Result<Loaded, LoadE
         let path = path.display().to_string();
         move |source| LoadError::Write { path, source }
     };
-    let dir = to.file.parent().unwrap_or(Path::new("."));
+    let in_force = std::fs::read(&to.file).unwrap_or_default();
     let mut same = true;
-    for Beside { name, content } in &rendered.beside {
-        let path = dir.join(name);
-        if std::fs::read(&path).ok().as_ref() != Some(content) {
+    for beside in &rendered.beside {
+        let path = beside.path(&to.file);
+        if std::fs::read(&path).ok().as_ref() != Some(&beside.content) {
             same = false;
-            write(&path, content).map_err(failed(&path))?;
+            write(&path, &beside.content).map_err(failed(&path))?;
         }
     }
-    if same && std::fs::read(&to.file).is_ok_and(|text| text == rendered.text.as_bytes()) {
+    if same && in_force == rendered.text.as_bytes() {
+        sweep(&to.file, &[&in_force]);
         return Ok(Loaded::Same);
     }
     let draft = with_suffix(&to.file, ".new");
@@ -128,11 +162,36 @@ pub async fn load(rendered: &Rendered, to: &Destination) -> Result<Loaded, LoadE
     // One that is refused stays, to be looked at.
     check(&draft, &to.check).await?;
     std::fs::rename(&draft, &to.file).map_err(failed(&to.file))?;
+    let told = tell(to)?;
+    sweep(&to.file, &[&in_force, rendered.text.as_bytes()]);
+    Ok(told)
+}
+
+/// Tells who runs.
+fn tell(to: &Destination) -> Result<Loaded, LoadError> {
     let Some(pid) = to.pid.as_deref().and_then(|file| running(file, to.program)) else {
         return Ok(Loaded::Written);
     };
     kill(pid, Signal::SIGHUP).map_err(|source| LoadError::Tell { pid: pid.as_raw(), source })?;
     Ok(Loaded::Told)
+}
+
+/// Removes what lies beside `file` and none of `texts` names.
+fn sweep(file: &Path, texts: &[&[u8]]) {
+    let (Some(dir), Some(own)) = (file.parent(), file.file_name().and_then(OsStr::to_str)) else {
+        return;
+    };
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let is_named = |text: &&[u8]| memchr::memmem::find(text, name.as_bytes()).is_some();
+        if name.strip_prefix(own).is_some_and(is_beside)
+            && !texts.iter().any(is_named)
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!(name, %error, "a file that is not needed any more stays");
+        }
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -143,7 +202,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Whole or not at all, and for us alone.
 fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let draft = with_suffix(path, ".part");
+    let draft = with_suffix(path, PART);
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .write(true)
@@ -193,8 +252,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn rendered(text: &str) -> Rendered {
-        let key = Beside { name: "a.key".into(), content: b"secret".to_vec() };
-        Rendered { text: text.into(), beside: vec![key], refused: Vec::new() }
+        let key = Beside::new("a", "key", b"secret".to_vec());
+        let text = format!("{text} {}", key.path(Path::new("conf")).display());
+        Rendered { text, beside: vec![key], refused: Vec::new() }
     }
 
     #[tokio::test]
@@ -209,8 +269,8 @@ mod tests {
         assert_eq!(load(&rendered("good 1"), &to).await.unwrap(), Loaded::Same);
         let refused = load(&rendered("bad"), &to).await.unwrap_err();
         assert!(matches!(refused, LoadError::Refused { .. }), "{refused}");
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "good 1");
-        let key = dir.path().join("a.key");
+        assert!(std::fs::read_to_string(&file).unwrap().starts_with("good 1 "));
+        let key = rendered("").beside[0].path(&file);
         assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         // Another process under that id is let alone; ours ends by the signal.
         std::fs::write(&pid, std::process::id().to_string()).unwrap();
@@ -226,5 +286,35 @@ mod tests {
         assert!(!sleep.wait().await.unwrap().success());
         std::fs::remove_file(&key).unwrap();
         assert_eq!(load(&rendered("good 3"), &to).await.unwrap(), Loaded::Written);
+    }
+    #[tokio::test]
+    async fn files_beside_stay_as_long_as_what_is_in_force_names_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("conf");
+        let check = ["grep", "-q", "good", "{}"].map(str::to_owned).to_vec();
+        let to = Destination { file: file.clone(), check, pid: None, program: "sleep" };
+        let with = |text: &str, content: &str| {
+            let beside = Beside::new("n.cert", "pem", content.into());
+            let path = beside.path(&file);
+            let text = format!("{text} {}", path.display());
+            (Rendered { text, beside: vec![beside], refused: Vec::new() }, path)
+        };
+        // Not ours, though they look much like it.
+        let others = ["conf.mine.pem", "conf2.n.cert.0123456789abcdef.pem", "ca.pem"];
+        for name in others {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let (first, at_first) = with("good", "one");
+        load(&first, &to).await.unwrap();
+        let (bad, at_bad) = with("bad", "two");
+        load(&bad, &to).await.unwrap_err();
+        assert_eq!(std::fs::read(&at_first).unwrap(), b"one", "what is in force is whole");
+        let (next, at_next) = with("good", "three");
+        load(&next, &to).await.unwrap();
+        assert_eq!(std::fs::read(&at_next).unwrap(), b"three");
+        assert!(!at_bad.exists() && at_first.exists());
+        assert_eq!(load(&next, &to).await.unwrap(), Loaded::Same);
+        assert!(!at_first.exists() && at_next.exists());
+        assert!(others.iter().all(|name| dir.path().join(name).exists()));
     }
 }

@@ -250,10 +250,9 @@ async fn probe(address: SocketAddr) -> Result<()> {
 fn render_nginx(global: Global, options: NginxOptions) -> Result<()> {
     let NginxOptions { output, ingress_class, http, https, fragment, sites: elsewhere } = options;
     let file = output.file.clone().map(std::path::absolute).transpose()?;
-    let dir = file.as_deref().and_then(Path::parent).unwrap_or(Path::new("/etc/nginx"));
-    let dir = format!("{}/", dir.display());
+    let at = file.clone().unwrap_or_else(|| "/etc/nginx/berth.conf".into());
     let pid = output.pid.clone().unwrap_or_else(|| "/run/nginx.pid".into()).display().to_string();
-    for word in [&dir, &pid] {
+    for word in [&at.display().to_string(), &pid] {
         ensure!(!word.contains(['"', ';', '$', ' ']), "a path that nginx cannot have: {word}");
     }
     let written = nginx::Options {
@@ -262,7 +261,7 @@ fn render_nginx(global: Global, options: NginxOptions) -> Result<()> {
         https,
         whole: !fragment,
         pid,
-        dir,
+        file: at,
         connections: 8192,
     };
     let check = match &file {

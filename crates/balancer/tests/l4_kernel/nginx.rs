@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use base64::Engine;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -85,6 +86,14 @@ async fn get(port: u16, host: &str, path: &str) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
+/// The same over TLS, whoever signed what is shown.
+async fn secure(port: u16, host: &str) -> String {
+    let (url, at) = (format!("https://{host}:{port}/api"), format!("{host}:{port}:127.0.0.1"));
+    let arguments = ["-sk", "-m", "5", "-w", " %{http_code}", "--resolve", &at, &url];
+    let done = Command::new("curl").args(arguments).output().await.unwrap();
+    String::from_utf8(done.stdout).unwrap()
+}
+
 async fn until(port: u16, path: &str, expected: &str) {
     let started = Instant::now();
     loop {
@@ -119,7 +128,7 @@ async fn nginx_takes_what_is_written_and_follows_endpoints() {
         https: free_port(),
         whole: true,
         pid: pid.display().to_string(),
-        dir: format!("{}/", dir.path().display()),
+        file: dir.path().join("nginx.conf"),
         connections: 64,
     };
     let to = destination(dir.path(), &pid);
@@ -154,11 +163,26 @@ async fn nginx_takes_what_is_written_and_follows_endpoints() {
     assert!(why.starts_with("Ingress n/web: the Secret \"cert\": "), "{why}");
     assert_eq!(load(&rendered, &to).await.unwrap(), Loaded::Told);
     until(port, "/api", "a 200").await;
+    // One that is: it is shown for its host, and no other host is answered with it.
+    let made = rcgen::generate_simple_self_signed(["web.example".to_owned()]).unwrap();
+    let base64 = |text: String| base64::prelude::BASE64_STANDARD.encode(text);
+    let good = json!({"metadata": {"name": "cert", "namespace": "n"}, "type": "kubernetes.io/tls",
+        "data": {"tls.crt": base64(made.cert.pem()),
+            "tls.key": base64(made.signing_key.serialize_pem())}});
+    let rendered = render(&snapshot(b, Some(good)), &options);
+    assert_eq!(rendered.refused, [] as [String; 0]);
+    assert_eq!(load(&rendered, &to).await.unwrap(), Loaded::Told);
+    let started = Instant::now();
+    while secure(options.https, "web.example").await != "b 200" {
+        assert!(started.elapsed() < SOON, "{}", secure(options.https, "web.example").await);
+    }
+    assert_eq!(secure(options.https, "other.example").await, " 000");
+    until(port, "/api", "b 200").await;
     // What nginx itself refuses is never in force.
     let broken = Rendered { text: "nonsense".into(), ..rendered };
     let refused = load(&broken, &to).await.unwrap_err();
     assert!(matches!(refused, LoadError::Refused { .. }), "{refused}");
-    assert_eq!(get(port, "web.example", "/api").await, "a 200");
+    until(port, "/api", "b 200").await;
     let pid = nix::unistd::Pid::from_raw(i32::try_from(nginx.id().unwrap()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(nginx.wait().await.unwrap().success());
