@@ -8,6 +8,9 @@
 //! A text that is in force already is not written again and nobody is told: endpoints that change
 //! back and forth between two looks cost nothing.
 //!
+//! Whoever was not told of a text in force is told at the next try, also by another process of
+//! ours: `FILE.untold` lies there until then.
+//!
 //! The files that a configuration needs beside it are named by what is in them, so a new one never
 //! takes the place of one that the configuration in force names. They go once neither that nor the
 //! one before names them: who was told may still be reading.
@@ -92,7 +95,7 @@ pub struct Destination {
 pub enum Loaded {
     /// It was in force.
     Same,
-    /// It is written, and nobody runs who could be told.
+    /// It is written, and nobody runs who could be told: to be tried again.
     Written,
     /// It is written, and who runs was told.
     Told,
@@ -153,26 +156,34 @@ pub async fn load(rendered: &Rendered, to: &Destination) -> Result<Loaded, LoadE
             write(&path, &beside.content).map_err(failed(&path))?;
         }
     }
+    let untold = with_suffix(&to.file, ".untold");
     if same && in_force == rendered.text.as_bytes() {
+        let told = if untold.exists() { tell(to, &untold)? } else { Loaded::Same };
         sweep(&to.file, &[&in_force]);
-        return Ok(Loaded::Same);
+        return Ok(told);
     }
     let draft = with_suffix(&to.file, ".new");
     write(&draft, rendered.text.as_bytes()).map_err(failed(&draft))?;
     // One that is refused stays, to be looked at.
     check(&draft, &to.check).await?;
+    if to.pid.is_some() {
+        write(&untold, b"").map_err(failed(&untold))?;
+    }
     std::fs::rename(&draft, &to.file).map_err(failed(&to.file))?;
-    let told = tell(to)?;
+    let told = tell(to, &untold)?;
     sweep(&to.file, &[&in_force, rendered.text.as_bytes()]);
     Ok(told)
 }
 
-/// Tells who runs.
-fn tell(to: &Destination) -> Result<Loaded, LoadError> {
+/// Tells who runs, after which nobody is `untold`.
+fn tell(to: &Destination, untold: &Path) -> Result<Loaded, LoadError> {
     let Some(pid) = to.pid.as_deref().and_then(|file| running(file, to.program)) else {
+        // One that is just starting may have read what was in force before.
         return Ok(Loaded::Written);
     };
     kill(pid, Signal::SIGHUP).map_err(|source| LoadError::Tell { pid: pid.as_raw(), source })?;
+    let path = || untold.display().to_string();
+    std::fs::remove_file(untold).map_err(|source| LoadError::Write { path: path(), source })?;
     Ok(Loaded::Told)
 }
 
@@ -266,7 +277,7 @@ mod tests {
         let to =
             Destination { file: file.clone(), check, pid: Some(pid.clone()), program: "sleep" };
         assert_eq!(load(&rendered("good 1"), &to).await.unwrap(), Loaded::Written);
-        assert_eq!(load(&rendered("good 1"), &to).await.unwrap(), Loaded::Same);
+        assert_eq!(load(&rendered("good 1"), &to).await.unwrap(), Loaded::Written, "still untold");
         let refused = load(&rendered("bad"), &to).await.unwrap_err();
         assert!(matches!(refused, LoadError::Refused { .. }), "{refused}");
         assert!(std::fs::read_to_string(&file).unwrap().starts_with("good 1 "));
@@ -282,10 +293,12 @@ mod tests {
         while running(&pid, "sleep").is_none() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(load(&rendered("good 3"), &to).await.unwrap(), Loaded::Told);
+        // What was written before it ran: once, and then no more.
+        assert_eq!(load(&rendered("good 2"), &to).await.unwrap(), Loaded::Told);
         assert!(!sleep.wait().await.unwrap().success());
+        assert_eq!(load(&rendered("good 2"), &to).await.unwrap(), Loaded::Same);
         std::fs::remove_file(&key).unwrap();
-        assert_eq!(load(&rendered("good 3"), &to).await.unwrap(), Loaded::Written);
+        assert_eq!(load(&rendered("good 2"), &to).await.unwrap(), Loaded::Written);
     }
     #[tokio::test]
     async fn files_beside_stay_as_long_as_what_is_in_force_names_them() {

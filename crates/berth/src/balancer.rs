@@ -314,7 +314,9 @@ fn render_keepalived(global: Global, options: KeepalivedOptions) -> Result<()> {
     // What makes no sense is said before anybody is asked.
     let offline = keepalived::render(&[], &written)?;
     if options.offline {
-        return crate::cli::on_one_thread(async { put(&offline, to.as_ref()).await.map(drop) });
+        return crate::cli::on_one_thread(async {
+            put(&offline, to.as_ref(), true).await.map(drop)
+        });
     }
     follow(global, output.watch, to, async move |client, tasks| {
         let mut services = keepalived::follow(&client, &tasks);
@@ -367,17 +369,25 @@ where
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                changed = rendered.changed() => changed.context("the cluster is not followed any more")?,
-                () = retry => {}
+            let is_new = tokio::select! {
+                changed = rendered.changed() => {
+                    changed.context("the cluster is not followed any more")?;
+                    true
+                }
+                () = retry => false,
                 () = tasks.stopping() => return Ok(()),
-            }
+            };
             if watching {
                 tokio::time::sleep(GATHER).await;
             }
             let Some(done) = rendered.borrow_and_update().clone() else { continue };
-            match put(&done, to.as_ref()).await {
+            let has_reader = to.as_ref().is_some_and(|to| to.pid.is_some());
+            match put(&done, to.as_ref(), is_new).await {
                 Ok(_) if !watching => return Ok(()),
+                // Nobody could be told yet.
+                Ok(Loaded::Written) if has_reader => {
+                    again = Some(tokio::time::Instant::now() + AGAIN);
+                }
                 Ok(_) => again = None,
                 Err(error) if !watching => return Err(error),
                 Err(error) => {
@@ -389,8 +399,9 @@ where
     })
 }
 
-async fn put(rendered: &Rendered, to: Option<&Destination>) -> Result<Loaded> {
-    for why in &rendered.refused {
+/// What was said of it is not said again when it is not `is_new`.
+async fn put(rendered: &Rendered, to: Option<&Destination>, is_new: bool) -> Result<Loaded> {
+    for why in rendered.refused.iter().filter(|_| is_new) {
         tracing::warn!("{why}");
     }
     let Some(to) = to else {
@@ -398,8 +409,9 @@ async fn put(rendered: &Rendered, to: Option<&Destination>) -> Result<Loaded> {
         return Ok(Loaded::Written);
     };
     let loaded = load(rendered, to).await?;
-    if loaded != Loaded::Same {
-        tracing::info!(file = %to.file.display(), told = loaded == Loaded::Told, "written");
+    let told = loaded == Loaded::Told;
+    if told || (loaded == Loaded::Written && is_new) {
+        tracing::info!(file = %to.file.display(), told, "written");
     }
     Ok(loaded)
 }

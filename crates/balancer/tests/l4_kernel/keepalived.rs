@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 
 use berth_balancer::keepalived::{Options, render};
-use berth_balancer::rendered::{Destination, load};
+use berth_balancer::rendered::{Destination, Loaded, load};
 
 use crate::{may_run, run};
 
@@ -81,7 +81,13 @@ fn connect(to: Ipv4Addr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn configuration(dir: &Path, host: &str, addresses: &[Ipv4Addr]) -> Destination {
+/// Where the configuration of `host` goes, and what came of it.
+fn configuration(
+    dir: &Path,
+    host: &str,
+    addresses: &[Ipv4Addr],
+    pid: Option<&Path>,
+) -> (Destination, Loaded) {
     let hosts = [("a", [10, 77, 0, 1]), ("b", [10, 77, 0, 2])];
     let options = Options {
         host: host.to_owned(),
@@ -94,22 +100,84 @@ fn configuration(dir: &Path, host: &str, addresses: &[Ipv4Addr]) -> Destination 
     let to = Destination {
         file: dir.join(format!("{host}.conf")),
         check: ["keepalived", "-t", "-f", "{}"].map(str::to_owned).to_vec(),
-        pid: None,
+        pid: pid.map(Path::to_owned),
         program: "keepalived",
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(load(&rendered, &to)).unwrap();
-    to
+    let loaded = runtime.block_on(load(&rendered, &to)).unwrap();
+    (to, loaded)
+}
+
+/// Whether keepalived is there; on CI it has to be.
+fn has_keepalived() -> bool {
+    if Command::new("/usr/sbin/keepalived").arg("-v").output().is_ok() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "keepalived is missing");
+    eprintln!("skipped: keepalived is missing");
+    false
+}
+
+/// keepalived in the namespace `name`, with its pid files in `dir`.
+fn start(name: &str, dir: &Path, role: &str, to: &Destination) -> Child {
+    let file = |end: &str| dir.join(format!("{role}.{end}")).display().to_string();
+    Command::new("ip")
+        .args(["netns", "exec", name, "/usr/sbin/keepalived", "-n", "-P", "-l"])
+        .args(["-f", &to.file.display().to_string()])
+        .args(["-p", &file("pid"), "-r", &file("vrrp")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn an_address_that_comes_is_held_without_another_start() {
+    if !may_run() || !has_keepalived() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut ground = Ground::default();
+    let name = format!("bkr{}", std::process::id());
+    run(&format!("ip netns add {name}"));
+    ground.namespaces.push(name.clone());
+    run(&format!("ip -n {name} link set lo up"));
+    run(&format!("ip -n {name} link add eth0 type veth peer name far"));
+    run(&format!("ip -n {name} link set far up"));
+    run(&format!("ip -n {name} address add 10.77.0.1/24 dev eth0"));
+    run(&format!("ip -n {name} link set eth0 up"));
+    let [one, other] = [100, 101].map(|last| Ipv4Addr::new(10, 77, 0, last));
+    let pid = dir.path().join("a.pid");
+    let (to, loaded) = configuration(dir.path(), "a", &[one], Some(&pid));
+    assert_eq!(loaded, Loaded::Written);
+    ground.children.push(start(&name, dir.path(), "a", &to));
+    let holds = |address: Ipv4Addr| {
+        let shown = Command::new("ip").args(["-n", &name, "-4", "address", "show"]).output();
+        String::from_utf8(shown.unwrap().stdout).unwrap().contains(&format!(" {address}/"))
+    };
+    let until_held = |address| {
+        let started = Instant::now();
+        while !holds(address) {
+            assert!(started.elapsed() < Duration::from_secs(20), "{address} is not held");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until_held(one);
+    assert!(!holds(other));
+    let running = std::fs::read_to_string(&pid).unwrap();
+    let (_, loaded) = configuration(dir.path(), "a", &[one, other], Some(&pid));
+    assert_eq!(loaded, Loaded::Told);
+    until_held(other);
+    assert!(holds(one));
+    assert_eq!(std::fs::read_to_string(&pid).unwrap(), running, "it is the same process");
+    let (_, loaded) = configuration(dir.path(), "a", &[one, other], Some(&pid));
+    assert_eq!(loaded, Loaded::Same);
 }
 
 #[test]
 fn an_address_moves_within_three_seconds_and_the_survivors_connections_stay() {
-    if !may_run() {
+    if !may_run() || !has_keepalived() {
         return;
-    }
-    if Command::new("/usr/sbin/keepalived").arg("-v").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "keepalived is missing");
-        return eprintln!("skipped: keepalived is missing");
     }
     let dir = tempfile::tempdir().unwrap();
     let id = std::process::id();
@@ -135,16 +203,8 @@ fn an_address_moves_within_three_seconds_and_the_survivors_connections_stay() {
     let addresses: Vec<_> = (100..106).map(|last| Ipv4Addr::new(10, 77, 0, last)).collect();
     for (role, _) in namespaces {
         serve(&name(role), role.as_bytes()[0]);
-        let to = configuration(dir.path(), role, &addresses);
-        let file = |end: &str| dir.path().join(format!("{role}.{end}")).display().to_string();
-        let child = Command::new("ip")
-            .args(["netns", "exec", &name(role), "/usr/sbin/keepalived", "-n", "-P", "-l"])
-            .args(["-f", &to.file.display().to_string()])
-            .args(["-p", &file("pid"), "-r", &file("vrrp")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let (to, _) = configuration(dir.path(), role, &addresses, None);
+        let child = start(&name(role), dir.path(), role, &to);
         ground.children.push(child);
     }
     let cut = |who: u8| format!("ip -n {} link set to-{} down", name("c"), char::from(who));
