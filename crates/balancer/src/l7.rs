@@ -48,6 +48,7 @@ pub(crate) mod outlier;
 pub(crate) mod pick;
 mod plain;
 mod proxy;
+pub(crate) mod renewals;
 mod routes;
 mod saved;
 pub(crate) mod secured;
@@ -70,6 +71,8 @@ use tokio::sync::watch;
 use berth_daemon::Tasks;
 
 use crate::streams::NotHad;
+
+use renewals::Renewals;
 
 pub use clusters::{Elsewhere, Sites, follow_others};
 pub use lenient::Lenient;
@@ -212,8 +215,9 @@ pub fn follow_ingresses(
     let (sender, snapshots) = watch::channel(None);
     let class = class.to_owned();
     tasks.spawn_until_stop("ingress-lists", async move {
+        let mut renewals = Renewals::default();
         while worlds.changed().await.is_ok() {
-            let world = worlds.borrow_and_update().clone();
+            let world = worlds.borrow_and_update().clone().map(|world| renewals.taking(world));
             let snapshot = world.map(|world| Arc::new(world.relevant(&class)));
             sender.send_replace(snapshot);
         }

@@ -24,6 +24,7 @@ use crate::l7::Snapshot;
 use crate::l7::certificates;
 use crate::l7::clusters::{Backends, PortWanted};
 use crate::l7::pick::{BackendSet, HashOn, Pick, Sets};
+use crate::l7::renewals::refused;
 use crate::rendered::{Beside, Rendered};
 
 /// How it is written.
@@ -335,24 +336,29 @@ impl Made<'_> {
         let entry = tls.iter().find(|tls| tls.hosts.as_ref().is_none_or(is_for))?;
         let name = entry.secret_name.as_ref()?;
         let named = format!("{}/{name}", ingress.namespace().unwrap_or_default());
+        let is_it = |secret: &&std::sync::Arc<Secret>| {
+            secret.namespace() == ingress.namespace() && secret.name_any() == *name
+        };
+        let secret = snapshot.secrets.iter().find(is_it).map(|one| &**one);
         let known = match self.secrets.get(&named) {
             Some(known) => known.clone(),
             None => {
-                let is_it = |secret: &&std::sync::Arc<Secret>| {
-                    secret.namespace() == ingress.namespace() && secret.name_any() == *name
-                };
-                let known = self.files(snapshot.secrets.iter().find(is_it).map(|one| &**one));
+                let known = self.files(secret);
                 self.secrets.insert(named, known.clone());
                 known
             }
         };
+        if let (Ok(_), Some(why)) = (&known, secret.and_then(refused)) {
+            let what = format!("the Secret {name:?}: {why}; the certificate before it stays");
+            self.refuse(ingress, &what);
+        }
         known.map_err(|why| self.refuse(ingress, &format!("the Secret {name:?}: {why}"))).ok()
     }
 
     /// The files that the certificate in `secret` is written to, or why it is not.
     fn files(&mut self, secret: Option<&Secret>) -> Result<Files, String> {
         let secret = secret.ok_or("there is no such Secret of type kubernetes.io/tls")?;
-        certificates::read(secret).map_err(|error| chain(&error))?;
+        certificates::read(secret).map_err(|error| error.with_causes())?;
         let namespace = secret.namespace().unwrap_or_default();
         let about = plain(&format!("{namespace}.{}", secret.name_any()));
         Ok([("pem", "tls.crt"), ("key", "tls.key")].map(|(kind, part)| {
@@ -364,12 +370,6 @@ impl Made<'_> {
             path
         }))
     }
-}
-
-/// What `error` says, and why.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A host as Ingress allows it: nothing in it means anything else to nginx.

@@ -418,6 +418,22 @@ async fn certificates_follow_their_secrets_and_http2_is_spoken() {
         Command::new("curl").args(arguments).output().await.unwrap().status.success()
     })
     .await;
+    // A renewal that is of no use changes nothing, for Ingresses that come later either.
+    let rubbish = json!({"metadata": {"namespace": "n", "name": "cert"},
+        "type": "kubernetes.io/tls", "data": {"tls.crt": "cnViYmlzaA==", "tls.key": ""}});
+    let mut routes = with(&rubbish);
+    let mut last = routes.ingresses[0].as_ref().clone();
+    last.metadata.name = Some("last".to_owned());
+    let rules = last.spec.as_mut().unwrap().rules.as_mut().unwrap();
+    rules[0].host = Some("last.example".to_owned());
+    routes.ingresses.push(Arc::new(last));
+    balancer.publish(routes);
+    let mut client = Client::new(balancer.config.http);
+    until("the renewal is there", async || {
+        client.get("last.example", "/").await.unwrap().status == 200
+    })
+    .await;
+    curl(&["--cacert", &trusting(&second), "--resolve", &resolve, &url]).await;
     // Another name gets the certificate that we made, and its routes all the same.
     let other = format!("https://web.example:{port}/echo");
     let resolve = format!("web.example:{port}:127.0.0.1");

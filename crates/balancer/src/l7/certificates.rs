@@ -1,11 +1,13 @@
 //! Which certificate a TLS client sees: by the name it asks for (SNI).
 //!
 //! From the Secrets that `spec.tls` names, the older Ingress first where two claim a name. A
-//! Secret that cannot be read is logged and passed over, and what it was before stays no longer:
-//! clients then see the default, which we make ourselves at the start and nobody trusts.
+//! Secret that cannot be read is logged and passed over: clients then see the default, which we
+//! make ourselves at the start and nobody trusts. (One that could be read before does not get so
+//! far, see `renewals`.)
 //! Connections that are open keep the certificate they began with.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -43,6 +45,15 @@ pub enum CertificateError {
     /// None could be made.
     #[error("make the default certificate")]
     Make(#[from] rcgen::Error),
+}
+
+impl CertificateError {
+    /// What it says, and why.
+    pub(crate) fn with_causes(&self) -> String {
+        let first: &(dyn Error + 'static) = self;
+        let causes = std::iter::successors(Some(first), |error| (*error).source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
 }
 
 /// The certificates by name, exchanged as a whole.
@@ -148,7 +159,7 @@ impl ByName {
             Ok(key) => Some(Arc::new(key)),
             Err(error) => {
                 let namespace = secret.namespace().unwrap_or_default();
-                let error: &dyn std::error::Error = &error;
+                let error: &dyn Error = &error;
                 tracing::warn!(secret = %format!("{namespace}/{}", secret.name_any()), error,
                     "the Secret is of no use for TLS");
                 None
@@ -159,7 +170,7 @@ impl ByName {
     }
 }
 
-/// The certificate in `secret`, if it is one whole: a chain of certificates, and the first one's key.
+/// The certificate in `secret`, if it is a whole one: a chain, and the key of its first.
 ///
 /// # Errors
 /// When a part is missing, cannot be read, or does not belong to the others.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,7 @@ use super::connections::{self, Clients, Resets, Service};
 use super::health::Findings;
 use super::plain::{Plain, Pool};
 use super::proxy::{Copier, LONGEST_HEADER, MOST_TRIES, Proxy};
+use super::renewals::Renewals;
 use super::routes::{Scope, Table};
 use super::upgrade::RequestFirst;
 use super::{Config, World, health, saved};
@@ -122,6 +123,7 @@ async fn serve_and_drain(
 
     let state = State {
         scope: config.scope(),
+        renewals: Arc::default(),
         table: Arc::default(),
         certificates: Arc::new(Certificates::new()?),
         told,
@@ -254,13 +256,17 @@ fn acceptor(certificates: Arc<Certificates>) -> Result<Acceptor, rustls::Error> 
 #[derive(Clone)]
 struct State {
     scope: Scope,
+    renewals: Arc<Mutex<Renewals>>,
     table: Arc<ArcSwap<Table>>,
     certificates: Arc<Certificates>,
     told: watch::Sender<Option<Arc<Table>>>,
 }
 
 impl State {
-    fn apply(&self, world: &World) {
+    fn apply(&self, world: World) {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = &renewals.taking(world);
+        drop(renewals);
         let before = self.table.load_full();
         let table = Arc::new(before.next(world, &self.scope));
         tracing::debug!(rules = table.rules(), "routes loaded");
@@ -285,7 +291,7 @@ impl State {
         if let Some(path) = &config.snapshot {
             match saved::load(path) {
                 Ok(Some(snapshot)) => {
-                    self.apply(&World::from(&snapshot));
+                    self.apply(World::from(&snapshot));
                     return Ok(());
                 }
                 Ok(None) => {}
@@ -298,7 +304,7 @@ impl State {
         let known = worlds.wait_for(Option::is_some).await;
         let known = known.map_err(|_| ServeError::NoSource)?.clone();
         if let Some(world) = known {
-            self.apply(&world);
+            self.apply(world);
         }
         Ok(())
     }
@@ -308,7 +314,7 @@ impl State {
         while worlds.changed().await.is_ok() {
             let world = worlds.borrow_and_update().clone();
             if let Some(world) = world {
-                self.apply(&world);
+                self.apply(world);
             }
         }
     }

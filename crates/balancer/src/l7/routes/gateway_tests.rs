@@ -264,7 +264,11 @@ fn listeners_say_what_is_wrong_with_them() {
         let pem = "LS0tLS1CRUdJTiBYLS0tLS0="; // the first line of a PEM file
         let secret = json!({"kind": "Secret", "metadata": {"namespace": "n", "name": "cert"},
             "type": "kubernetes.io/tls", "data": {"tls.crt": pem, "tls.key": pem}});
-        let table = table(&[gateway(listeners.clone()), secret]);
+        let mut kept = secret.clone();
+        kept["metadata"]["name"] = json!("kept");
+        kept["metadata"]["annotations"] =
+            json!({"balancer.berth.dev/refused-renewal": "it is rubbish"});
+        let table = table(&[gateway(listeners.clone()), secret, kept]);
         let gateway = &table.reports().gateways[0];
         let listener = gateway.listeners.iter().find(|one| one.name == name).unwrap();
         let found: Vec<_> = listener
@@ -295,6 +299,11 @@ fn listeners_say_what_is_wrong_with_them() {
         tls(json!({"name": "cert"})),
         "a",
         &["ResolvedRefs=ResolvedRefs", "Programmed=Programmed"],
+    );
+    check(
+        tls(json!({"name": "kept"})),
+        "a",
+        &["ResolvedRefs=InvalidCertificateRef!", "Programmed=Programmed"],
     );
     check(tls(json!({"name": "none"})), "a", &["ResolvedRefs=InvalidCertificateRef!"]);
     let far = json!({"name": "cert", "namespace": "m"});

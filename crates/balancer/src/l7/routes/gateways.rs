@@ -19,6 +19,7 @@ use super::{DoorName, Scope};
 use crate::kept::Key;
 use crate::l7::World;
 use crate::l7::lenient::Lenient;
+use crate::l7::renewals::refused;
 use crate::l7::world::Objects;
 
 /// What may be referred to across namespaces.
@@ -252,10 +253,10 @@ impl Ground {
         };
         let (kinds, mut resolved) = kinds(listener);
         let conflict = conflict(gateway, listener);
-        let mut secrets = Vec::new();
+        let (mut secrets, mut outdated) = (Vec::new(), None);
         if listener.protocol == "HTTPS" {
             match self.certificates(&namespace, listener, world) {
-                Ok(found) => secrets = found,
+                Ok(found) => (secrets, outdated) = found,
                 Err(found) => resolved = found,
             }
         }
@@ -276,7 +277,8 @@ impl Ground {
             ..Found::not("Conflicted", "NoConflicts", "")
         });
         if resolved.is_so {
-            resolved = Found::so("ResolvedRefs");
+            // It works on, but not with what it names.
+            resolved = outdated.unwrap_or(Found::so("ResolvedRefs"));
         }
         let at = Listening {
             namespace,
@@ -291,13 +293,15 @@ impl Ground {
         };
         (at, vec![accepted, conflicted, resolved, programmed])
     }
-    /// The Secrets of an HTTPS listener, `NAMESPACE/NAME`, or what is wrong with them.
+
+    /// The Secrets of an HTTPS listener, `NAMESPACE/NAME`, and what there is to say where one shows
+    /// an earlier certificate; or what is wrong with them.
     fn certificates(
         &mut self,
         namespace: &str,
         listener: &Listener,
         world: &World,
-    ) -> Result<Vec<String>, Found> {
+    ) -> Result<(Vec<String>, Option<Found>), Found> {
         let wrong = |reason, message: String| Found::not("ResolvedRefs", reason, message);
         let tls = listener.tls.as_ref();
         if tls.and_then(|tls| tls.mode.as_deref()).unwrap_or("Terminate") != "Terminate" {
@@ -308,7 +312,8 @@ impl Ground {
         if named.is_empty() {
             return Err(wrong("InvalidCertificateRef", "HTTPS needs a certificateRef".to_owned()));
         }
-        named
+        let mut outdated = None;
+        let keys = named
             .iter()
             .map(|SecretRef { group, kind, name, namespace: of }| {
                 let of = of.as_deref().unwrap_or(namespace);
@@ -332,10 +337,17 @@ impl Ground {
                         "InvalidCertificateRef",
                         format!("Secret {key} has no certificate"),
                     )),
-                    Some(_) => Ok(key),
+                    Some(secret) => {
+                        let say = |why: &str| format!("Secret {key}: {why}; the one before stays");
+                        let why = refused(secret).map(say);
+                        outdated =
+                            why.map(|why| wrong("InvalidCertificateRef", why)).or(outdated.take());
+                        Ok(key)
+                    }
                 }
             })
-            .collect()
+            .collect::<Result<_, _>>()?;
+        Ok((keys, outdated))
     }
 }
 
