@@ -101,6 +101,9 @@ pub struct Config {
     pub access_log: AccessLog,
     /// The proxies before us: what they say in `X-Forwarded-*` and `Forwarded` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The proxies before us that begin each connection with a PROXY header, which is demanded of
+    /// them: the client that it names is the peer of all that follows.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Whether pods get RFC 7239's `Forwarded` beside `X-Forwarded-*`.
     pub forwarded: bool,
     /// Whether answers are compressed for clients that ask for it.
@@ -137,6 +140,7 @@ impl Config {
             snapshot: None,
             access_log: AccessLog::Errors,
             trusted_proxies: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             forwarded: false,
             compress: false,
             max_body: None,

@@ -24,7 +24,7 @@ pub(super) struct Line<'a> {
     pub(super) id: &'a str,
     /// As the trusted proxies say.
     pub(super) client: String,
-    /// The other end of the connection.
+    /// The other end of the connection, or who that is by the PROXY header.
     pub(super) peer: String,
     pub(super) scheme: &'a str,
     pub(super) protocol: &'a str,

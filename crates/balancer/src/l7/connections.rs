@@ -2,6 +2,7 @@
 
 mod bounds;
 mod guarded;
+mod proxied;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ use super::proxy::Proxy;
 pub(super) use bounds::{Clients, Resets};
 use guarded::Guarded;
 pub(super) use guarded::HeaderSeen;
+use proxied::HeaderError;
+pub(super) use proxied::Proxies;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -72,6 +75,7 @@ pub(super) struct Service {
     /// One permit a connection.
     pub(super) room: Arc<Semaphore>,
     pub(super) clients: Clients,
+    pub(super) proxies: Proxies,
     pub(super) resets: Resets,
     pub(super) header_timeout: Duration,
     pub(super) tasks: Tasks,
@@ -113,14 +117,43 @@ fn start(
     service: &Service,
     permit: OwnedSemaphorePermit,
 ) {
+    let connection = service.clone();
+    if service.proxies.have(peer.ip()) {
+        service.tasks.spawn("proxied-connection", async move {
+            behind(stream, peer, tls, connection).await;
+            drop(permit);
+        });
+        return;
+    }
     let Some(place) = service.clients.enter(peer.ip()) else {
         return tracing::debug!(%peer, "too many connections of one client");
     };
-    let connection = service.clone();
     service.tasks.spawn("connection", async move {
         serve(stream, peer, tls, connection).await;
         drop((permit, place));
     });
+}
+
+/// A connection that `proxy` says first whose it is.
+async fn behind(
+    mut stream: TcpStream,
+    proxy: SocketAddr,
+    tls: Option<Arc<Acceptor>>,
+    service: Service,
+) {
+    let said = tokio::time::timeout(service.header_timeout, proxied::header(&mut stream)).await;
+    let client = match said {
+        Ok(Ok(client)) => client,
+        // As some look whether the port is open.
+        Ok(Err(HeaderError::Left)) => return tracing::debug!(%proxy, "the proxy left"),
+        Ok(Err(error)) => return tracing::warn!(%proxy, %error, "connection refused"),
+        Err(_) => return tracing::warn!(%proxy, "the PROXY header is late, connection refused"),
+    };
+    let peer = client.unwrap_or(proxy);
+    let Some(_place) = service.clients.enter(peer.ip()) else {
+        return tracing::debug!(%peer, %proxy, "too many connections of one client");
+    };
+    serve(stream, peer, tls, service).await;
 }
 
 async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Acceptor>>, service: Service) {

@@ -19,7 +19,7 @@ use berth_daemon::{Ready, Tasks};
 
 use super::access_log::Log;
 use super::certificates::{CertificateError, Certificates};
-use super::connections::{self, Clients, Resets, Service};
+use super::connections::{self, Clients, Proxies, Resets, Service};
 use super::health::Findings;
 use super::plain::{Plain, Pool};
 use super::proxy::{Copier, LONGEST_HEADER, MOST_TRIES, Proxy};
@@ -152,10 +152,13 @@ async fn serve_and_drain(
     });
     let pool = plain.clone();
     lasting.spawn_until_stop("idle-pods", async move { pool.pool.keep_swept().await });
+    let proxies = config.trusted_proxies.iter().chain(&config.proxy_protocol_from);
+    let unbounded: Vec<_> = proxies.copied().collect();
     let service = Service {
         proxy: Arc::new(proxy(&config, &state, log, resets.clone(), shutdown.clone(), lasting)),
         plain,
-        clients: Clients::new(config.max_connections_each, &config.trusted_proxies),
+        clients: Clients::new(config.max_connections_each, &unbounded),
+        proxies: Proxies::new(&config.proxy_protocol_from),
         resets,
         shutdown,
         room: room.clone(),

@@ -42,6 +42,10 @@ pub struct BalancerOptions {
     #[arg(long = "trusted-proxy", value_name = "CIDR", env = "BERTH_TRUSTED_PROXIES")]
     #[arg(value_delimiter = ',')]
     trusted_proxies: Vec<ipnet::IpNet>,
+    /// Proxies before this one, by network, that begin each connection with a PROXY header
+    #[arg(long, value_name = "CIDR,...", env = "BERTH_PROXY_PROTOCOL_FROM")]
+    #[arg(value_delimiter = ',')]
+    proxy_protocol_from: Vec<ipnet::IpNet>,
     /// Tell pods of clients by RFC 7239's Forwarded too
     #[arg(long, env = "BERTH_FORWARDED")]
     forwarded: bool,
@@ -77,6 +81,7 @@ pub fn balancer(options: BalancerOptions) -> Result<()> {
     config.addresses = options.address.into_iter().map(address).collect();
     config.snapshot = options.snapshot;
     config.trusted_proxies = options.trusted_proxies;
+    config.proxy_protocol_from = options.proxy_protocol_from;
     config.forwarded = options.forwarded;
     config.compress = options.compress;
     config.max_body = options.max_body;
