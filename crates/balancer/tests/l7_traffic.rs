@@ -19,6 +19,8 @@ mod hostile;
 mod plain;
 #[path = "support/pods.rs"]
 mod pods;
+#[path = "l7/policies.rs"]
+mod policies;
 #[path = "l7/proxied.rs"]
 mod proxied;
 #[path = "l7/secured.rs"]
