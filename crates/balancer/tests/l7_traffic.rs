@@ -15,6 +15,8 @@ mod gateway;
 mod hello;
 #[path = "l7/hostile.rs"]
 mod hostile;
+#[path = "l7/log.rs"]
+mod log;
 #[path = "l7/plain.rs"]
 mod plain;
 #[path = "support/pods.rs"]
