@@ -5,6 +5,8 @@
 mod acme;
 #[path = "l7/chaos.rs"]
 mod chaos;
+#[path = "l7/clients.rs"]
+mod clients;
 #[path = "l7/cluster.rs"]
 mod cluster;
 #[path = "l7/dns.rs"]
