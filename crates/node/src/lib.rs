@@ -31,6 +31,7 @@ mod downward;
 pub mod environment;
 pub mod logs;
 mod machine;
+mod meters;
 mod mounts;
 pub mod network;
 mod node_status;

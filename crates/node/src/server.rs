@@ -36,6 +36,7 @@ use berth_daemon::Tasks;
 
 use crate::Config;
 use crate::cri::Cri;
+use crate::meters::Meters;
 use crate::pod::PodTable;
 
 pub use connections::ServerError;
@@ -49,6 +50,7 @@ struct Node {
     config: Config,
     cri: Cri,
     pods: PodTable,
+    meters: Meters,
     sessions: Arc<Semaphore>,
     tasks: Tasks,
 }
@@ -57,14 +59,16 @@ struct Node {
 ///
 /// # Errors
 /// When the certificates cannot be used or the port is taken.
-pub async fn start(
+pub(crate) async fn start(
     config: Config,
     cri: Cri,
     pods: PodTable,
+    meters: Meters,
     tasks: &Tasks,
 ) -> Result<(), ServerError> {
     let sessions = Arc::new(Semaphore::new(SESSIONS));
-    let node = Node { config: config.clone(), cri, pods, sessions, tasks: tasks.clone() };
+    let own = tasks.clone();
+    let node = Node { config: config.clone(), cri, pods, meters, sessions, tasks: own };
     connections::serve(&config, routes(node), tasks).await
 }
 

@@ -3,6 +3,7 @@
 use berth_daemon::Tasks;
 
 use crate::containerd::{Containerd, ContainerdError};
+use crate::meters::Meters;
 use crate::network::NetworkError;
 use crate::pod::PodTable;
 use crate::server::ServerError;
@@ -32,7 +33,8 @@ pub async fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Resul
     network::start(&config).await?;
     let cri = Containerd::start(&config, tasks).await?.cri();
     let pods = PodTable::default();
-    server::start(config.clone(), cri.clone(), pods.clone(), tasks).await?;
+    let meters = Meters::start(&config, pods.clone(), tasks);
+    server::start(config.clone(), cri.clone(), pods.clone(), meters, tasks).await?;
     node_status::start(client.clone(), config.clone(), cri.clone(), tasks);
     volumes::start_refreshing(&config, &client, pods.clone(), tasks);
     volumes::start_reclaiming(&config, &client, tasks);

@@ -3,7 +3,9 @@
 
 mod client;
 mod image;
+mod meters;
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +19,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::containerd::{Containerd, running_pid};
 use crate::cri::{Cri, v1};
-use crate::pod::{ContainerEntry, ContainerRef, PodEntry, PodTable};
+use crate::meters::Meters;
+use crate::pod::{ContainerEntry, ContainerRef, PodEntry, PodTable, labels};
 use crate::{Config, cgroups, mounts, network, preflight, server, teardown};
 
 use client::Caller;
 
 /// Below the ports that the kernel gives to clients.
 const HOST_PORT: u16 = 18_731;
+const V4: &str = "v4.channel.k8s.io";
+const V5: &str = "v5.channel.k8s.io";
 const UID: &str = "11111111-2222-3333-4444-555555555555";
 
 /// Whether this machine can run the test. Says why not; CI always can.
@@ -72,13 +77,15 @@ async fn run(config: &Config, callers: &client::Certificates, tasks: &Tasks) {
     pods.put(UID, entry);
     let mut served = config.clone();
     served.kubelet_port = 10_250;
-    server::start(served, cri.clone(), pods.clone(), tasks).await.expect("a server");
+    let meters = Meters::start(config, pods.clone(), tasks);
+    server::start(served, cri.clone(), pods.clone(), meters, tasks).await.expect("a server");
     network::start_host_ports(config, pods, tasks);
     check_host_port().await;
     let caller = Caller::new(config, callers, 10_250);
     check_refusals(&caller, callers).await;
     check_streams(&caller).await;
     check_logs(&caller).await;
+    meters::check(&caller).await;
     survives(config, &cri, tasks, &sandbox).await;
 }
 
@@ -94,7 +101,9 @@ async fn start_pod(config: &Config, cri: &Cri) -> (PodEntry, String) {
     .expect("a pod");
     let parent = cgroups::create_pod(config, &pod).expect("a cgroup");
     let logs = config.pod_logs_dir("shop", "web", UID);
-    std::fs::create_dir_all(logs.join("a")).expect("a directory");
+    for name in ["a", "b"] {
+        std::fs::create_dir_all(logs.join(name)).expect("a directory");
+    }
     let metadata = v1::PodSandboxMetadata {
         name: "web".to_owned(),
         uid: UID.to_owned(),
@@ -111,21 +120,33 @@ async fn start_pod(config: &Config, cri: &Cri) -> (PodEntry, String) {
     let sandbox = cri.run_pod_sandbox(sandbox_config.clone()).await.expect("a sandbox");
     let script = "echo one; echo oops >&2; echo two; echo hello > /page; \
                   exec /bin/busybox httpd -f -p 80 -h /";
-    let container = v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata { name: "a".to_owned(), attempt: 0 }),
-        image: Some(v1::ImageSpec { image: config.sandbox_image.clone(), ..Default::default() }),
-        command: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
-        log_path: "a/0.log".to_owned(),
-        ..Default::default()
-    };
-    let id = cri.create_container(&sandbox, container, sandbox_config).await.expect("a container");
-    cri.start_container(&id).await.expect("it starts");
-    let log_path = logs.join("a/0.log");
-    let current = ContainerRef { id, attempt: 0, running: true, ended: false, log_path };
+    let mut containers = BTreeMap::new();
+    for (name, script) in [("a", script), ("b", "exec /bin/busybox sleep 100000")] {
+        let mut marks = labels::of_sandbox(&config.instance, "shop", "web", UID);
+        marks.insert(labels::CONTAINER_NAME.to_owned(), name.to_owned());
+        let container = v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            image: Some(v1::ImageSpec {
+                image: config.sandbox_image.clone(),
+                ..Default::default()
+            }),
+            command: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
+            log_path: format!("{name}/0.log"),
+            labels: marks.into_iter().collect(),
+            ..Default::default()
+        };
+        let made = cri.create_container(&sandbox, container, sandbox_config.clone()).await;
+        let id = made.expect("a container");
+        cri.start_container(&id).await.expect("it starts");
+        let log_path = logs.join(name).join("0.log");
+        let started_at = Some(jiff::Timestamp::now());
+        let current =
+            ContainerRef { id, attempt: 0, running: true, ended: false, started_at, log_path };
+        let entry = ContainerEntry { current: Some(current), previous: None };
+        containers.insert(name.to_owned(), entry);
+    }
     let network = cri.pod_sandbox_status(&sandbox).await.expect("a status").network;
     let ip = network.expect("a network").ip;
-    let containers =
-        [("a".to_owned(), ContainerEntry { current: Some(current), previous: None })].into();
     let entry = PodEntry {
         pod: Arc::new(pod),
         sandbox_id: Some(sandbox.clone()),
@@ -169,8 +190,6 @@ fn exec(flags: &str, command: &[&str]) -> String {
 }
 
 async fn check_streams(caller: &Caller) {
-    const V4: &str = "v4.channel.k8s.io";
-    const V5: &str = "v5.channel.k8s.io";
     // The half-close that version 5 is for: cat ends because its input does.
     let path = exec("input=1&output=1&error=1", &["/bin/busybox", "cat"]);
     let said = caller.exec(&path, V5, b"hi there").await;

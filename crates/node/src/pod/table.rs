@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 /// A read handle on every pod of this node. Cheap to clone; workers keep it current.
@@ -43,6 +44,8 @@ pub struct ContainerRef {
     pub running: bool,
     /// Whether it will write no more; one that is made and not yet started will.
     pub ended: bool,
+    /// When it began to run.
+    pub started_at: Option<Timestamp>,
     /// Its log file.
     pub log_path: PathBuf,
 }

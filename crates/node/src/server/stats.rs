@@ -1,6 +1,16 @@
-//! `/metrics/resource` and `/stats/summary`: what containers use, as the runtime counts it.
+//! `/metrics/resource` and `/stats/summary`: what containers use, as the runtime and [`Meters`]
+//! count it.
+//!
+//! The summary is Kubernetes' own, with more in it for a container, which its clients skip:
+//!
+//! | field | |
+//! | --- | --- |
+//! | `load` | `averages` over 1, 5 and 15 minutes, `tasks` and the `active` ones among them |
+//! | `io` | `readBytes`, `writtenBytes`, and `reads`, `writes` where the kernel counts them |
+//!
+//! [`Meters`]: crate::meters::Meters
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 use axum::extract::State;
@@ -12,6 +22,7 @@ use serde_json::{Value, json};
 use super::{Node, Refusal};
 use crate::cri::v1::ContainerStats;
 use crate::machine;
+use crate::meters::Reading;
 use crate::pod::labels;
 
 /// What the kernel counts in for programs, on every platform of Linux (`USER_HZ`).
@@ -33,11 +44,13 @@ struct Usage {
     /// With all of it.
     all_bytes: u64,
     written_bytes: u64,
+    reading: Reading,
 }
 
 impl Usage {
-    fn of(stats: &ContainerStats) -> Option<Self> {
-        let labels = &stats.attributes.as_ref()?.labels;
+    fn of(stats: &ContainerStats, readings: &HashMap<String, Reading>) -> Option<Self> {
+        let attributes = stats.attributes.as_ref()?;
+        let labels = &attributes.labels;
         let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
         let cpu = stats.cpu.as_ref();
         let memory = stats.memory.as_ref();
@@ -55,6 +68,7 @@ impl Usage {
             rss_bytes: memory.and_then(|m| m.rss_bytes.as_ref()).map_or(0, |v| v.value),
             all_bytes: memory.and_then(|m| m.usage_bytes.as_ref()).map_or(0, |v| v.value),
             written_bytes: layer.and_then(|l| l.used_bytes.as_ref()).map_or(0, |v| v.value),
+            reading: readings.get(&attributes.id).cloned().unwrap_or_default(),
         })
     }
 }
@@ -66,7 +80,11 @@ async fn usages(node: &Node) -> Result<Vec<Usage>, Refusal> {
         .list_container_stats(&ours)
         .await
         .map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error.reason()))?;
-    Ok(stats.iter().filter_map(Usage::of).collect())
+    let meters = node.meters.clone();
+    let readings = tokio::task::spawn_blocking(move || meters.readings())
+        .await
+        .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(stats.iter().filter_map(|one| Usage::of(one, &readings)).collect())
 }
 
 pub(super) async fn metrics(State(node): State<Node>) -> Result<Response, Refusal> {
@@ -141,8 +159,9 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
             .iter()
             .map(|usage| {
                 let at = usage.at.to_string();
-                json!({
+                let mut container = json!({
                     "name": usage.container,
+                    "startTime": usage.reading.started_at.map(second),
                     "cpu": { "time": at, "usageCoreNanoSeconds": usage.cpu_nanos },
                     "memory": {
                         "time": now,
@@ -151,7 +170,9 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
                         "rssBytes": usage.rss_bytes,
                     },
                     "rootfs": { "time": now, "usedBytes": usage.written_bytes },
-                })
+                });
+                measured(&mut container, &usage.reading, now);
+                container
             })
             .collect();
         let first = usages.first().copied().cloned().unwrap_or_default();
@@ -165,15 +186,70 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
     by_pod.into_values().map(pod).collect()
 }
 
+/// As Kubernetes writes times: no parts of a second.
+fn second(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+/// What no kubelet tells.
+fn measured(container: &mut Value, reading: &Reading, now: &str) {
+    if let Some(load) = reading.load {
+        // Hundredths, as uptime shows them.
+        let averages = load.0.map(|mean| (mean * 100.0).round() / 100.0);
+        let tasks = reading.tasks;
+        container["load"] = json!({
+            "time": now, "averages": averages, "tasks": tasks.all, "active": tasks.active,
+        });
+    }
+    if let Some(io) = reading.io {
+        container["io"] = json!({
+            "time": now, "readBytes": io.read_bytes, "writtenBytes": io.written_bytes,
+        });
+        if let Some((reads, writes)) = io.operations {
+            container["io"]["reads"] = json!(reads);
+            container["io"]["writes"] = json!(writes);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meters::{Io, Load, Tally};
 
     #[test]
     fn a_machine_is_busy_when_it_is_not_idle() {
         let stat = "cpu  100 20 30 4000 500 6 7 8 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
         assert_eq!(busy_ticks(stat), 171);
         assert_eq!(busy_ticks(""), 0);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out() {
+        let started_at = Some("2026-11-21T19:00:07.9Z".parse().expect("a time"));
+        let mut usage = Usage {
+            uid: "u".to_owned(),
+            reading: Reading { started_at, ..Reading::default() },
+            ..Usage::default()
+        };
+        let of = |usage: &Usage| {
+            pods(std::slice::from_ref(usage), "2026-11-21T20:00:00Z")[0]["containers"][0].clone()
+        };
+        let container = of(&usage);
+        assert_eq!(container["startTime"], "2026-11-21T19:00:07Z");
+        assert!(container.get("load").is_none() && container.get("io").is_none(), "{container}");
+
+        usage.reading.load = Some(Load([1.236, 0.5, 0.0]));
+        usage.reading.tasks = Tally { active: 2, all: 9 };
+        usage.reading.io = Some(Io { read_bytes: 1, written_bytes: 2, operations: Some((3, 4)) });
+        let container = of(&usage);
+        let time = "2026-11-21T20:00:00Z";
+        let load = json!({ "time": time, "averages": [1.24, 0.5, 0.0], "tasks": 9, "active": 2 });
+        assert_eq!(container["load"], load);
+        let io = json!({
+            "time": time, "readBytes": 1, "writtenBytes": 2, "reads": 3, "writes": 4,
+        });
+        assert_eq!(container["io"], io);
     }
 
     #[test]

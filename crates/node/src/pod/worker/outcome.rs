@@ -170,6 +170,7 @@ impl Worker {
                 attempt: record.attempt,
                 running: record.life == Life::Running,
                 ended: !matches!(record.life, Life::Created | Life::Running),
+                started_at: record.started_at,
                 log_path: record.log_path.clone().into(),
             };
             let shown: &mut ContainerEntry =
