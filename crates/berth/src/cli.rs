@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::output::Format;
 use crate::{
     advise, app, backup, balancer, completion, console, controllers, defrag, deploy, down, exec,
-    images, install, instance, logs, release, report, restore, scheduler, sim, status, up, why,
+    images, install, instance, logs, release, report, restore, scheduler, sim, status, top, up,
+    why,
 };
 
 /// A container cloud in one binary.
@@ -55,6 +56,8 @@ enum Command {
     Status(status::Options),
     /// Print what an app's containers print
     Logs(logs::Options),
+    /// Show what containers do: CPU, memory, load, I/O, each its own
+    Top(top::Options),
     /// Run a command in one of an app's containers
     Exec(exec::Options),
     /// Print the path of the kubeconfig
@@ -110,6 +113,7 @@ impl Cli {
             Command::Release(options) => on_one_thread(release::run(&global, options)),
             Command::Status(options) => on_one_thread(status::run(&global, options)),
             Command::Logs(options) => on_one_thread(logs::run(&global, options)),
+            Command::Top(options) => on_one_thread(top::run(&global, options)),
             Command::Exec(options) => exec::run(&global, options),
             Command::Kubeconfig => instance::print_kubeconfig(&global),
             Command::Images(options) => images::run(&global, &options),

@@ -30,6 +30,7 @@ mod scheduler;
 mod sim;
 mod status;
 mod store;
+mod top;
 mod up;
 mod why;
 
