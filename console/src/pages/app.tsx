@@ -25,8 +25,8 @@ import { Logs, collected, printed } from "../parts/logs";
 import { bytes, cores, image } from "../parts/quantity";
 import { ScaleTrail } from "../parts/scale";
 import { LiveTable } from "../parts/table";
-import { since, useWhen } from "../parts/time";
-import { measures, useTrends } from "../parts/trends";
+import { elapsed, since, useWhen } from "../parts/time";
+import { doing, measures, useTrends } from "../parts/trends";
 
 const NAME = "app.kubernetes.io/name";
 const APP = "berth.dev/app";
@@ -46,6 +46,9 @@ const COLUMNS = [
   "RSS",
   "rssAndCache",
   "workingSet",
+  "load",
+  "readAndWritten",
+  "uptime",
   "node",
   "age",
 ] as const;
@@ -201,7 +204,7 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
   const points = useTrends(namespace, name);
   const last = points?.at(-1);
   return (
-    <Table.ScrollContainer minWidth={860}>
+    <Table.ScrollContainer minWidth={1100}>
       <Table>
         <Table.Thead>
           <Table.Tr>
@@ -213,6 +216,7 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
         <Table.Tbody>
           {rows.map((row) => {
             const used = last?.pods[row.name] ? measures(last, row.name) : null;
+            const does = last ? doing(last, row.name) : null;
             return (
               <Table.Tr key={row.uid}>
                 <Table.Td>
@@ -232,6 +236,11 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
                 <Table.Td>{said(used?.rss, bytes)}</Table.Td>
                 <Table.Td>{said(used?.weighed, bytes)}</Table.Td>
                 <Table.Td>{said(used?.workingSet, bytes)}</Table.Td>
+                <Table.Td>{does?.load?.map((mean) => mean.toFixed(2)).join(" ") ?? "–"}</Table.Td>
+                <Table.Td>
+                  {said(does?.read, bytes)} / {said(does?.written, bytes)}
+                </Table.Td>
+                <Table.Td>{said(does?.started, (at) => elapsed(Date.now() - at))}</Table.Td>
                 <Table.Td>{cell(table, row, "Node")}</Table.Td>
                 <Table.Td>{row.created ? since(row.created) : ""}</Table.Td>
               </Table.Tr>

@@ -15,15 +15,16 @@ export function useTurn(every: number): number {
 
 /** `5s`, `12m`, `3h`, `9d`: how long ago. */
 export function since(then: string): string {
-  return said(Date.now() - Date.parse(then));
+  return elapsed(Date.now() - Date.parse(then));
 }
 
 /** As long as from one to the other; nothing where one of them is not known. */
 export function between(from: string | undefined, to: string | undefined): string {
-  return from && to ? said(Date.parse(to) - Date.parse(from)) : "";
+  return from && to ? elapsed(Date.parse(to) - Date.parse(from)) : "";
 }
 
-function said(milliseconds: number): string {
+/** As long as that: `5s`, `12m`. */
+export function elapsed(milliseconds: number): string {
   const seconds = Math.max(0, Math.floor(milliseconds / 1000));
   if (seconds < 120) return `${seconds}s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)}m`;

@@ -3,7 +3,10 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { send } from "../api";
 
-/** Cores; bytes of RSS, cache and working set; answers, failures and seconds, a second. */
+/**
+ * Cores; bytes of RSS, cache and working set; answers, failures and seconds, a second; load over 1,
+ * 5 and 15 minutes; bytes read and written, a second; when the youngest container began.
+ */
 type Values = (number | null)[];
 
 export interface Point {
@@ -38,6 +41,7 @@ export function useTrends(namespace: string, app: string): Point[] | undefined {
 }
 
 const [CPU, RSS, CACHE, SET, ANSWERS, FAILURES, SECONDS] = [0, 1, 2, 3, 4, 5, 6] as const;
+const [LOAD, READ, WRITTEN, STARTED] = [7, 10, 11, 12] as const;
 
 export interface Measures {
   cpu: number | null;
@@ -50,6 +54,29 @@ export interface Measures {
   success: number | null;
   /** Milliseconds until an answer began, on average. */
   latency: number | null;
+}
+
+/** What one instance does beside, where its node counts it. */
+export interface Doing {
+  /** Over 1, 5 and 15 minutes. */
+  load: number[] | null;
+  /** Bytes a second. */
+  read: number | null;
+  written: number | null;
+  /** Milliseconds since 1970. */
+  started: number | null;
+}
+
+export function doing(point: Point, pod: string): Doing {
+  const values = point.pods[pod] ?? [];
+  const load = values.slice(LOAD, LOAD + 3).filter((value) => value !== null);
+  const of = (index: number) => values[index] ?? null;
+  return {
+    load: load.length === 3 ? load : null,
+    read: of(READ),
+    written: of(WRITTEN),
+    started: of(STARTED),
+  };
 }
 
 /** Of one instance, or of all together. */

@@ -47,8 +47,9 @@ const AT_ONCE: usize = 8;
 type Key = (String, String);
 
 /// Cores; bytes of RSS, of cache and of the working set; answers, failures among them, and seconds
-/// until they began, a second. None where nobody counts.
-pub(crate) type Values = [Option<f64>; 7];
+/// until they began, a second; load over 1, 5 and 15 minutes; bytes read and written a second; when
+/// its youngest container began to run, in milliseconds since 1970. None where nobody counts.
+pub(crate) type Values = [Option<f64>; 13];
 
 /// One moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -79,6 +79,12 @@ pub(super) struct Used {
     rss: Option<u64>,
     all: Option<u64>,
     working_set: Option<u64>,
+    /// Over 1, 5 and 15 minutes.
+    load: Option<[f64; 3]>,
+    /// When I/O was counted, and the bytes read and written.
+    io: Option<(Timestamp, [u64; 2])>,
+    /// When the youngest container began to run.
+    started: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -100,10 +106,28 @@ struct PodRef {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct SummaryContainer {
+    start_time: Option<Timestamp>,
     cpu: Cpu,
     memory: Memory,
+    load: Option<Load>,
+    io: Io,
+}
+
+/// Told by Berth's nodes alone.
+#[derive(Deserialize)]
+struct Load {
+    averages: [f64; 3],
+}
+
+/// A kubelet's has neither of the bytes.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Io {
+    time: Option<Timestamp>,
+    read_bytes: Option<u64>,
+    written_bytes: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -146,8 +170,20 @@ fn read(pod: SummaryPod) -> (String, Used) {
         rss: sum(&|one| one.memory.rss_bytes),
         all: sum(&|one| one.memory.usage_bytes),
         working_set: sum(&|one| one.memory.working_set_bytes),
+        load: load(&pod.containers),
+        io: pod.containers.iter().filter_map(|one| one.io.time).max().and_then(|at| {
+            Some((at, [sum(&|one| one.io.read_bytes)?, sum(&|one| one.io.written_bytes)?]))
+        }),
+        started: pod.containers.iter().filter_map(|one| one.start_time).max(),
     };
     (pod.pod_ref.uid, used)
+}
+
+/// Of all the pod's containers together.
+fn load(containers: &[SummaryContainer]) -> Option<[f64; 3]> {
+    let loads: Option<Vec<[f64; 3]>> =
+        containers.iter().map(|one| Some(one.load.as_ref()?.averages)).collect();
+    loads?.into_iter().reduce(|sum, one| std::array::from_fn(|index| sum[index] + one[index]))
 }
 
 /// All that was counted of an App until one moment.
@@ -196,6 +232,13 @@ impl Look {
             let came = counts.as_ref().zip(old.and_then(|(.., old)| old.as_ref()));
             let came = came.map(|(now, old)| difference(old, now));
             let rate = |of: &dyn Fn(&Count) -> f64| came.as_ref().map(|sum| of(sum) / seconds);
+            let io = old.and_then(|(_, old, _)| {
+                let ((at, now), (before, old)) = (used.io?, old.io?);
+                let spent = at.duration_since(before).as_secs_f64();
+                let came = [now[0].checked_sub(old[0])?, now[1].checked_sub(old[1])?];
+                (spent > 0.0).then(|| came.map(|bytes| bytes as f64 / spent))
+            });
+            let load = |over: usize| used.load.map(|load| load[over]);
             let values = [
                 cpu,
                 bytes(used.rss),
@@ -204,6 +247,12 @@ impl Look {
                 rate(&|sum| sum.answers),
                 rate(&|sum| sum.failures),
                 rate(&|sum| sum.seconds),
+                load(0),
+                load(1),
+                load(2),
+                io.map(|[read, _]| read),
+                io.map(|[_, written]| written),
+                used.started.map(|at| at.as_millisecond() as f64),
             ];
             (name.clone(), values)
         });
@@ -265,7 +314,24 @@ mod tests {
         let two = json!([container(5_000_000_000, 100, 300), container(1_000_000_000, 10, 10)]);
         let values = after(looked(10, "u", two, Some(&[count(20.0, 1.0, 0.5)])), &one);
         let wanted = [0.6, 110.0, 200.0, 310.0, 2.0, 0.1, 0.05].map(Some);
-        assert_eq!(values, wanted);
+        assert_eq!(values[..7], wanted);
+        assert_eq!(values[7..], [None; 6], "a kubelet's summary has no load and no I/O");
+    }
+
+    #[test]
+    fn load_io_and_start_are_those_of_all_containers() {
+        let one = |second: u8, load: f64, written: u64, started: u8| {
+            json!({ "startTime": format!("2026-11-21T18:00:{started:02}Z"),
+                    "load": { "averages": [load, 0.25, 0.0] },
+                    "io": { "time": format!("2026-11-21T19:00:{second:02}Z"),
+                            "readBytes": 10, "writtenBytes": written } })
+        };
+        let before = json!([one(0, 0.0, 0, 1), one(0, 0.0, 100, 2)]);
+        let now = json!([one(10, 1.5, 4000, 1), one(10, 0.5, 1100, 2)]);
+        let values = after(looked(10, "u", now, None), &looked(0, "u", before, None));
+        let started: Timestamp = "2026-11-21T18:00:02Z".parse().unwrap();
+        let wanted = [2.0, 0.5, 0.0, 0.0, 500.0, started.as_millisecond() as f64];
+        assert_eq!(values[7..], wanted.map(Some));
     }
 
     #[test]
@@ -273,7 +339,7 @@ mod tests {
         let silent = json!([{ "cpu": { "usageCoreNanoSeconds": 1 } }]);
         let one = looked(0, "u", silent.clone(), None);
         assert_eq!(after(looked(10, "u", silent, None), &one), {
-            let mut values = [None; 7];
+            let mut values = [None; 13];
             values[0] = Some(0.0);
             values
         });
