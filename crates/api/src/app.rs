@@ -10,7 +10,9 @@ mod strategy;
 use std::collections::BTreeMap;
 
 pub use logs::Logs;
-pub use runs::{Config, Cron, Init, Port, Probe, Probes, Scale, SecretUse, Storage, TcpRoute};
+pub use runs::{
+    Config, Cron, Init, Port, Probe, Probes, Scale, Scratch, SecretUse, Storage, TcpRoute,
+};
 pub use strategy::{Check, Header, Measure, Step, Strategy, StrategyType};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -100,6 +102,10 @@ pub struct AppSpec {
     /// Disks that stay with an instance; with one, the App is a StatefulSet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub storage: Vec<Storage>,
+    /// Directories that stay as long as their instance's pod does: through crashes and through
+    /// releases in place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scratch: Vec<Scratch>,
     /// Whether instances have names and an order, as a StatefulSet's do; cannot change later.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stateful: bool,

@@ -178,6 +178,32 @@ pub struct Storage {
     pub class: Option<String>,
 }
 
+/// A directory of each instance that is there as long as its pod is: it outlives a crash of the
+/// container and a new image in the same pod, and goes with the pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Scratch {
+    /// Its name. Absent: its place in the list, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 55))]
+    pub name: Option<String>,
+    /// Where it is in the container.
+    #[schemars(length(min = 1))]
+    pub path: String,
+    /// How much of its node's disk it may take: `10Gi`. Absent: as much as there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+}
+
+impl Scratch {
+    /// The volume's name, for the one at place `number` of its App.
+    pub fn volume(&self, number: usize) -> String {
+        match &self.name {
+            Some(name) => format!("scratch-{name}"),
+            None => format!("scratch-{number}"),
+        }
+    }
+}
+
 /// Between how many instances an App has, and what decides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Scale {

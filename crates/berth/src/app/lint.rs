@@ -221,6 +221,7 @@ fn sense(root: &Node, faults: &mut Vec<Fault>) {
     strategy(spec, faults);
     files(spec, faults);
     log_directories(spec, faults);
+    scratch(spec, faults);
     let bound = |key| spec.get("scale").and_then(|scale| scale.get(key)).map(|node| &node.what);
     if let (Some(What::Number(min)), Some(What::Number(max))) = (bound("min"), bound("max"))
         && min > max
@@ -263,7 +264,8 @@ fn amounts(spec: &Node, faults: &mut Vec<Fault>) {
         .into_iter()
         .filter_map(|kind| spec.get("resources")?.get(kind))
         .flat_map(|part| ["cpu", "memory"].into_iter().filter_map(|key| part.get(key)));
-    let sizes = list(spec, "storage").iter().filter_map(|disk| disk.get("size"));
+    let disks = list(spec, "storage").iter().chain(list(spec, "scratch"));
+    let sizes = disks.filter_map(|disk| disk.get("size"));
     let quota = spec.get("logs").and_then(|logs| logs.get("quota"));
     for node in resources.chain(sizes).chain(quota) {
         if let Some(text) = node.text()
@@ -277,7 +279,7 @@ fn amounts(spec: &Node, faults: &mut Vec<Fault>) {
 
 /// What is named in a list is named once.
 fn names(spec: &Node, faults: &mut Vec<Fault>) {
-    for key in ["ports", "init", "cron", "storage"] {
+    for key in ["ports", "init", "cron", "storage", "scratch"] {
         let mut seen = BTreeSet::new();
         for node in list(spec, key).iter().filter_map(|item| item.get("name")) {
             let Some(text) = node.text() else { continue };
@@ -306,6 +308,35 @@ fn log_directories(spec: &Node, faults: &mut Vec<Fault>) {
             faults.push(Fault { at: node.at, message });
         } else if !seen.insert(text) {
             let message = format!("spec.logs.directories has `{text}` twice");
+            faults.push(Fault { at: node.at, message });
+        }
+    }
+}
+
+/// A scratch directory is a volume: where another one is, or under another one's name, it cannot be.
+fn scratch(spec: &Node, faults: &mut Vec<Fault>) {
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    let mut paths: BTreeSet<&str> = list(spec, "storage")
+        .iter()
+        .filter_map(|disk| disk.get("path"))
+        .chain(spec.get("logs").into_iter().flat_map(|logs| list(logs, "directories")))
+        .filter_map(Node::text)
+        .collect();
+    for (number, item) in list(spec, "scratch").iter().enumerate() {
+        let name = item.get("name").and_then(Node::text);
+        if !names.insert(name.map_or_else(|| number.to_string(), str::to_owned)) && name.is_none() {
+            let message =
+                format!("spec.scratch has `{number}` as a name; this one, without name, is it too");
+            faults.push(Fault { at: item.at, message });
+        }
+        let Some(node) = item.get("path") else { continue };
+        let Some(text) = node.text() else { continue };
+        if berth_api::app::logs::named(text) != [text] {
+            let message =
+                format!("`{text}` is no absolute path below /, without .. and / at its end");
+            faults.push(Fault { at: node.at, message });
+        } else if !paths.insert(text) {
+            let message = format!("spec.scratch has `{text}`, where another volume is");
             faults.push(Fault { at: node.at, message });
         }
     }
@@ -410,6 +441,22 @@ mod tests {
             (
                 "spec:\n  image: a\n  scale: {min: 5, max: 2}\n",
                 "6:10: spec.scale.min is 5, above spec.scale.max, which is 2",
+            ),
+            (
+                "spec:\n  image: a\n  scratch: [{path: models}]\n",
+                "6:20: `models` is no absolute path below /, without .. and / at its end",
+            ),
+            (
+                "spec:\n  image: a\n  scratch: [{path: /m, size: 8GB+}]\n",
+                "6:30: `8GB+` is no amount; such as 500m, 2, 512Mi, 1Gi is wanted",
+            ),
+            (
+                "spec:\n  image: a\n  logs: {directories: [/m]}\n  scratch: [{path: /m}]\n",
+                "7:20: spec.scratch has `/m`, where another volume is",
+            ),
+            (
+                "spec:\n  image: a\n  scratch: [{name: \"1\", path: /a}, {path: /b}]\n",
+                "6:36: spec.scratch has `1` as a name; this one, without name, is it too",
             ),
         ] {
             assert_eq!(faults(spec), [expected], "{spec}");

@@ -11,6 +11,8 @@ const NAMES: [&str; 7] =
     ["mountPath", "name", "containerPort", "host", "port", "uid", "secretName"];
 /// Under these keys `1` and `1000m` are the same.
 const AMOUNTS: [&str; 2] = ["limits", "requests"];
+/// So they are where this is the field itself.
+const AMOUNT: &str = "sizeLimit";
 
 /// One step down into an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +123,8 @@ fn plain(value: &Value) -> String {
 
 fn same_amount(path: &[Part], wanted: &Value, found: &Value) -> bool {
     let holder = path.len().checked_sub(2).and_then(|index| path.get(index));
-    let amount = matches!(holder, Some(Part::Field(name)) if AMOUNTS.contains(&name.as_str()));
+    let amount = matches!(holder, Some(Part::Field(name)) if AMOUNTS.contains(&name.as_str()))
+        || matches!(path.last(), Some(Part::Field(name)) if name == AMOUNT);
     let parse = |value: &Value| plain(value).parse::<Quantity>().ok();
     amount && parse(wanted).is_some() && parse(wanted) == parse(found)
 }
@@ -205,6 +208,9 @@ mod tests {
         assert!(between(&limits("1000m"), &limits("1")).is_empty());
         assert_eq!(between(&limits("1"), &limits("2")).len(), 1);
         assert_eq!(between(&json!({ "env": "1000m" }), &json!({ "env": "1" })).len(), 1);
+        let scratch = |size: &str| json!({ "emptyDir": { "sizeLimit": size } });
+        assert!(between(&scratch("1024Mi"), &scratch("1Gi")).is_empty());
+        assert_eq!(fields(scratch("2Gi"), scratch("1Gi")), ["emptyDir.sizeLimit"]);
     }
 
     #[test]

@@ -184,8 +184,16 @@ fn volumes(spec: &AppSpec, name: &str) -> Vec<Volume> {
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     });
+    let scratch = spec.scratch.iter().enumerate().map(|(number, each)| Volume {
+        name: each.volume(number),
+        empty_dir: Some(EmptyDirVolumeSource {
+            size_limit: each.size.clone().map(KubeQuantity),
+            medium: None,
+        }),
+        ..Volume::default()
+    });
     let config = config::volume(spec, name).into_iter();
-    config.chain(secrets.map(|each| secret(&each.name))).chain(logs).collect()
+    config.chain(secrets.map(|each| secret(&each.name))).chain(logs).chain(scratch).collect()
 }
 
 fn mounts(spec: &AppSpec) -> Vec<VolumeMount> {
@@ -207,7 +215,13 @@ fn mounts(spec: &AppSpec) -> Vec<VolumeMount> {
         mount_path: path.to_owned(),
         ..VolumeMount::default()
     });
-    config::mounts(spec).into_iter().chain(secrets).chain(disks).chain(logs).collect()
+    let scratch = spec.scratch.iter().enumerate().map(|(number, each)| VolumeMount {
+        name: each.volume(number),
+        mount_path: each.path.clone(),
+        ..VolumeMount::default()
+    });
+    let disks = disks.chain(logs).chain(scratch);
+    config::mounts(spec).into_iter().chain(secrets).chain(disks).collect()
 }
 
 fn ports(spec: &AppSpec) -> Vec<ContainerPort> {

@@ -158,3 +158,23 @@ fn log_directories_are_volumes_that_the_node_is_told_of() {
     let silent = wanted(json!({ "image": "hello:1" }));
     assert!(silent["deployment"]["spec"]["template"]["metadata"]["annotations"].is_null());
 }
+
+#[test]
+fn scratch_is_a_volume_of_the_pod_with_its_bound() {
+    let all = wanted(json!({
+        "image": "hello:1", "stateful": true,
+        "scratch": [{ "name": "models", "path": "/models", "size": "10Gi" }, { "path": "/tmp" }],
+    }));
+    let pod = &all["statefulSet"]["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["volumes"],
+        json!([{ "name": "scratch-models", "emptyDir": { "sizeLimit": "10Gi" } },
+               { "name": "scratch-1", "emptyDir": {} }])
+    );
+    assert_eq!(
+        pod["containers"][0]["volumeMounts"],
+        json!([{ "name": "scratch-models", "mountPath": "/models" },
+               { "name": "scratch-1", "mountPath": "/tmp" }])
+    );
+    assert!(all["statefulSet"]["spec"]["volumeClaimTemplates"].is_null(), "no claim");
+}
