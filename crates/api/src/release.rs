@@ -15,6 +15,9 @@ use crate::app::{AppSpec, Strategy};
 pub const LABEL: &str = "berth.dev/release";
 /// On a pod, `true`: its node keeps its address for the App's next one (strategy `keepAddress`).
 pub const KEEP_ADDRESS: &str = "berth.dev/keep-address";
+/// On pods whose image may be swapped in place: `on` while they take requests, `off` from some
+/// seconds before the swap until the new container is ready.
+pub const TRAFFIC: &str = "berth.dev/traffic";
 /// The label of a Release: its App's name.
 pub const APP_LABEL: &str = "berth.dev/app";
 /// On a workload: the name of the Release whose template it has.

@@ -27,7 +27,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use serde::Serialize;
 
-pub use pod::TRAFFIC;
 pub use workload::{Target, candidate, deployment, stateful_set};
 
 use crate::workloads::hash;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use berth_api::app::{App, AppSpec};
 use berth_api::gateway::{Gateway, HTTPRoute};
 use berth_api::labels;
-use berth_api::release::{self, Phase, Release, ReleaseSpec};
+use berth_api::release::{self, Phase, Release, ReleaseSpec, TRAFFIC};
 use berth_daemon::Tasks;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::plan::{Plan, Room, Snapshot, plan};
 use super::swap::Touch;
 use super::{balancer, freeze, prometheus, scene};
-use crate::apps::template::{self, TRAFFIC, Target, Traffic};
+use crate::apps::template::{self, Target, Traffic};
 use crate::driver::{Cache, Error, Key, Labelled, Objects, World, follow, gone_is_none};
 
 /// Where freezes for everything are written: windows under `windows`, exceptions under `except`.

@@ -13,7 +13,6 @@ use serde_json::Value;
 use super::plan::{Main, Room};
 use super::swap::Instance;
 use super::transfer::Side;
-use crate::apps::template::TRAFFIC;
 use crate::driver::{Key, World, controller_of};
 use crate::workloads::pod;
 
@@ -143,7 +142,7 @@ fn instance(pod: &Pod, app: &str) -> Instance {
     Instance {
         name: pod.name_any(),
         release: pod.labels().get(release::LABEL).cloned(),
-        serves: pod.labels().get(TRAFFIC).map(|value| value == "on"),
+        serves: pod.labels().get(release::TRAFFIC).map(|value| value == "on"),
         ready: pod::is_ready(pod),
         image: wanted.and_then(|container| container.image.clone()),
         container: main.and_then(|status| status.container_id.clone()),
@@ -163,7 +162,14 @@ pub fn room(reservation: Option<&ConfigMap>, slots: i32) -> Room {
     if set >= i64::from(slots) {
         return Room::Held;
     }
-    Room::Missing(format!("{set} of {slots} reserved"))
+    let data = reservation.and_then(|map| map.data.as_ref());
+    let amount = |key: &str, word: &str| {
+        data.and_then(|data| data.get(key)).map(|amount| format!("{amount} {word}"))
+    };
+    let each: Vec<String> =
+        [amount("cpu", "CPU"), amount("memory", "memory")].into_iter().flatten().collect();
+    let each = if each.is_empty() { String::new() } else { format!(" (each {})", each.join(", ")) };
+    Room::Missing(format!("{set} of {slots} reserved{each}"))
 }
 
 /// Whether two templates differ in nothing but the images of their containers and their labels.

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::trial::{self, Trial};
-use super::{Domain, PORT_NAME, TRAFFIC, Traffic, selector};
+use super::{Domain, PORT_NAME, Traffic, selector};
 
 /// The HTTP port of an App's Service.
 const SERVICE_PORT: i32 = 80;
@@ -156,7 +156,7 @@ impl Network<'_> {
             picked.insert(release::LABEL.to_owned(), release.clone());
         }
         if traffic.marked {
-            picked.insert(TRAFFIC.to_owned(), "on".to_owned());
+            picked.insert(release::TRAFFIC.to_owned(), "on".to_owned());
         }
         picked
     }

@@ -16,8 +16,6 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{DRAIN_SECONDS, PORT_NAME, config};
 
-/// On pods whose image may be swapped in place: `on` while they take requests.
-pub const TRAFFIC: &str = "berth.dev/traffic";
 /// An instance that does not answer this long after its start is started again.
 const START_SECONDS: i32 = 120;
 
@@ -25,7 +23,7 @@ const START_SECONDS: i32 = 120;
 pub fn template(spec: &AppSpec, name: &str, meta: &ObjectMeta) -> PodTemplateSpec {
     let mut labels = meta.labels.clone().unwrap_or_default();
     if spec.strategy.as_ref().is_some_and(|strategy| strategy.kind == StrategyType::InPlace) {
-        labels.insert(TRAFFIC.to_owned(), "on".to_owned());
+        labels.insert(release::TRAFFIC.to_owned(), "on".to_owned());
     }
     let mut pod = base(spec, name);
     pod.containers = vec![container(spec, name)];

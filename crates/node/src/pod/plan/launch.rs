@@ -79,6 +79,11 @@ fn correct_running(view: &View<'_>, now: Timestamp, plan: &mut Plan) {
         let until = now.saturating_add(grace(view.pod)).unwrap_or(Timestamp::MAX);
         let name = &container.name;
         if record.wanted_image.is_some() && record.wanted_image != container.image {
+            // What comes is fetched while what is there still works.
+            if !view.facts.images.contains_key(name) {
+                push(view, plan, Action::PullImage { container: name.clone() });
+                continue;
+            }
             let message = format!("Container {name} definition changed, will be restarted");
             kill(view, plan, record, until, message);
         } else if let Some(kind) = view.probes.fatal(&record.id) {

@@ -24,6 +24,9 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }
 
+/// How long a failed fetch waits for the next.
+const PULL_WAIT: Duration = Duration::from_secs(10);
+
 /// The time in every case.
 const NOW: i64 = 1_000_000;
 
@@ -197,7 +200,7 @@ fn a_failed_liveness_probe_ends_the_container() {
 
 #[test]
 fn another_image_ends_the_container_and_other_resources_do_not() {
-    let mut case = Case::new(one()).prepared(&[]).container("a", 0, Life::Running, 0);
+    let mut case = Case::new(one()).prepared(&["a"]).container("a", 0, Life::Running, 0);
     case.pod.spec.as_mut().expect("a spec").containers[0].image = Some("y".to_owned());
     case.expect(&["kill/a0"]);
     let mut sized = Case::new(json!({"containers": [
@@ -271,6 +274,24 @@ fn nothing_starts_in_a_deleted_pod_and_what_is_starting_is_waited_for() {
     Case::new(one()).prepared(&["a"]).deleted(5).expect(&["stop/s0"]);
     Case::new(one()).prepared(&["a"]).deleted(5).busy("start/a").expect(&[]);
     assert_eq!(Case::new(one()).deleted(5).plan().actions, [Action::Finish]);
+}
+
+#[test]
+fn a_container_works_until_its_next_image_was_fetched_or_cannot_be() {
+    let spec = json!({"containers": [{"name": "a", "image": "y"}]});
+    let running = |images: &[&str]| {
+        Case::new(spec.clone()).prepared(images).container("a", 0, Life::Running, 0)
+    };
+    running(&[]).expect(&["image/a"]);
+    running(&[]).busy("image/a").expect(&[]);
+    let plan = running(&["a"]).expect(&["kill/a0"]);
+    assert!(matches!(plan.actions[0], Action::Kill { pre_stop: true, .. }));
+    let mut case = running(&[]);
+    let mut step = Step::Untried;
+    step.fail("ErrImagePull", "gone".to_owned(), at(NOW), (PULL_WAIT, PULL_WAIT));
+    let Step::Failed(failure) = step else { panic!("it failed") };
+    case.facts.images.insert("a".to_owned(), ImageFact::Failed(failure));
+    case.expect(&["kill/a0"]);
 }
 
 #[test]

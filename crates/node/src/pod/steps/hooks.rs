@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::LifecycleHandler;
+use berth_api::release;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{LifecycleHandler, Pod};
 
 use super::Step;
 use crate::pod::plan::grace;
 use crate::probes::ask::{self, Target};
 use crate::probes::verdict::Answer;
-use jiff::Timestamp;
 
 /// A postStart hook has no limit in Kubernetes; one that takes this long will not end.
 const POST_START_LIMIT: Duration = Duration::from_secs(3600);
@@ -40,6 +41,9 @@ impl Step {
     pub(super) async fn pre_stop(&self, name: &str, id: &str, limit: Duration) -> bool {
         let lifecycle = self.container(name).and_then(|container| container.lifecycle);
         let Some(hook) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop) else { return false };
+        if hook.sleep.is_some() && is_drained(&self.pod) {
+            return false;
+        }
         if limit.is_zero() {
             return true;
         }
@@ -75,5 +79,36 @@ impl Step {
     /// Where the pod answers: on the machine's network, the node's address.
     fn address(&self) -> IpAddr {
         self.runtime.address().unwrap_or(IpAddr::V4(self.shared.config.address))
+    }
+}
+
+/// Whether a release took the pod out of service before it swaps an image in it: then the pause
+/// that an end has for that purpose was made already, and would keep the instance away longer.
+fn is_drained(pod: &Pod) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    let off = labels.and_then(|all| all.get(release::TRAFFIC)).is_some_and(|word| word == "off");
+    off && pod.metadata.deletion_timestamp.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_a_pod_that_stays_and_takes_no_requests_is_drained() {
+        for (meta, expected) in [
+            (json!({}), false),
+            (json!({ "labels": { "berth.dev/traffic": "on" } }), false),
+            (json!({ "labels": { "berth.dev/traffic": "off" } }), true),
+            (
+                json!({ "labels": { "berth.dev/traffic": "off" },
+                        "deletionTimestamp": "2026-11-11T00:00:00Z" }),
+                false,
+            ),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({ "metadata": meta })).expect("a pod");
+            assert_eq!(is_drained(&pod), expected, "{meta}");
+        }
     }
 }
