@@ -2,6 +2,7 @@
 //!
 //! Everything here drives the built binary (`target/release/berth`) and real clients, as people do.
 
+pub mod apps;
 mod cluster;
 mod kubernetes;
 mod load;
@@ -11,7 +12,7 @@ mod wait;
 
 pub use cluster::{Cluster, Ran};
 pub use kubernetes::{Kubernetes, TOKEN};
-pub use load::{Load, Report, get};
+pub use load::{Load, Report, get, get_with};
 pub use machine::{can_run_clusters, leftovers, root};
 pub use ports::free_ports;
 pub use wait::{until, within};

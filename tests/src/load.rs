@@ -124,7 +124,21 @@ fn send(
 /// # Errors
 /// When no whole answer comes.
 pub fn get(address: SocketAddr, host: &str, path: &str) -> io::Result<(u16, String)> {
-    request(&mut None, address, host, path, false)
+    get_with(address, host, path, "")
+}
+
+/// The same with more header lines, each with its end: `x-try: new\r\n`.
+///
+/// # Errors
+/// When no whole answer comes.
+pub fn get_with(
+    address: SocketAddr,
+    host: &str,
+    path: &str,
+    headers: &str,
+) -> io::Result<(u16, String)> {
+    let host = format!("{host}\r\n{}", headers.trim_end_matches("\r\n"));
+    request(&mut None, address, host.trim_end(), path, false)
 }
 
 fn request(

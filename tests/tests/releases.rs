@@ -3,150 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use berth_tests::{Cluster, Load, can_run_clusters, get, root, until};
-use serde_json::{Value, json};
+use berth_tests::apps::{Ground, HOST, PATIENCE, RATE};
+use berth_tests::{Load, can_run_clusters, until};
+use serde_json::json;
 
-const HOST: &str = "svc.apps.berth.local";
 const PREVIEW: &str = "svc-preview.apps.berth.local";
-const RATE: u32 = 200;
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A cluster with an App `svc` that there are two images of.
-struct Ground {
-    cluster: Cluster,
-    images: [String; 2],
-    /// Of a version that answers 500 to 40 per cent of the requests.
-    failing: String,
-    scratch: tempfile::TempDir,
-}
-
-impl Ground {
-    fn start() -> Result<Self> {
-        let cluster = Cluster::up()?;
-        // Builds the example's program, of which both images are made.
-        cluster.berth(&["deploy", "examples/hello", "--name", "built", "--no-wait"])?;
-        let scratch = tempfile::tempdir()?;
-        let mut images = Vec::new();
-        for (word, fails) in [("one", 0), ("two", 0), ("bad", 40)] {
-            let dir = scratch.path().join(word);
-            std::fs::create_dir(&dir)?;
-            let program = root().join("examples/hello/target/release/hello");
-            let file = format!(
-                "entrypoint = [\"/bin/hello\"]\nport = 8080\nhealth = \"/healthz\"\n[files]\n\
-                 \"{}\" = \"/bin/hello\"\n[env]\nGREETING = \"{word}\"\nFAILS = \"{fails}\"\n",
-                program.display()
-            );
-            std::fs::write(dir.join("berth.toml"), file)?;
-            let dir = dir.display().to_string();
-            let words = ["deploy", &dir, "--replicas", "0", "--no-wait", "-o", "json"];
-            let said: Value = serde_json::from_str(&cluster.berth(&words)?.out)?;
-            images.push(said["image"].as_str().context("an image")?.to_owned());
-        }
-        let failing = images.pop().context("three images")?;
-        let images = images.try_into().map_err(|_| anyhow::anyhow!("two images"))?;
-        Ok(Self { cluster, images, failing, scratch })
-    }
-
-    /// Makes the App be of this image and come this way.
-    fn apply(&self, image: usize, strategy: &Value) -> Result<()> {
-        self.apply_image(&self.images[image], strategy)
-    }
-
-    /// Makes it so, and has the release taken back when some instances are new.
-    fn abort_half_way(&self, image: usize, strategy: &Value, revision: i64) -> Result<()> {
-        self.apply(image, strategy)?;
-        until("some are new", PATIENCE, || {
-            self.release().is_ok_and(|release| {
-                let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
-                at.contains("(1/4)") || at.contains("(2/4)")
-            })
-        })?;
-        self.steer("abort")?;
-        self.comes_to("Aborted", revision)?;
-        Ok(())
-    }
-
-    fn apply_image(&self, image: &str, strategy: &Value) -> Result<()> {
-        let app = json!({
-            "apiVersion": "berth.dev/v1", "kind": "App", "metadata": { "name": "svc" },
-            "spec": {
-                "image": image, "replicas": 4, "port": 8080,
-                "health": { "path": "/healthz" }, "strategy": strategy,
-                "resources": { "limits": { "cpu": "500m", "memory": "128Mi" } },
-            },
-        });
-        let path = self.scratch.path().join("app.yaml");
-        std::fs::write(&path, serde_json::to_string_pretty(&app)?)?;
-        self.cluster.berth(&["app", "apply", "-f", &path.display().to_string()])?;
-        Ok(())
-    }
-
-    /// The newest release.
-    fn release(&self) -> Result<Value> {
-        let words = ["release", "status", "svc", "-o", "json"];
-        Ok(serde_json::from_str(&self.cluster.berth(&words)?.out)?)
-    }
-
-    fn steer(&self, verb: &str) -> Result<()> {
-        self.cluster.berth(&["release", verb, "svc"])?;
-        Ok(())
-    }
-
-    /// Waits until the newest release, after `revision`, is in `phase`; its revision.
-    fn comes_to(&self, phase: &str, revision: i64) -> Result<i64> {
-        let mut last = Value::Null;
-        let came = until(&format!("release is {phase}"), PATIENCE, || {
-            last = self.release().unwrap_or_default();
-            last["status"]["phase"] == phase
-                && last["spec"]["revision"].as_i64().is_some_and(|is| is >= revision)
-        });
-        came.with_context(|| {
-            let pods =
-                self.cluster.kubectl(&["get", "pods,rs,deploy", "-o", "wide", "--show-labels"]);
-            let pods = pods.map(|ran| ran.out).unwrap_or_default();
-            format!("{}\n{pods}", last["status"])
-        })?;
-        last["spec"]["revision"].as_i64().context("a revision")
-    }
-
-    /// Which of the images answer, of so many requests.
-    fn answers(&self, host: &str, count: usize) -> Result<[usize; 2]> {
-        let mut seen = [0, 0];
-        for _ in 0..count {
-            let (status, body) = get(self.cluster.http(), host, "/")?;
-            anyhow::ensure!(status == 200, "{host} answers {status} {body}");
-            seen[usize::from(body.starts_with("two"))] += 1;
-        }
-        Ok(seen)
-    }
-
-    /// Does `what` under load, and finds that nothing was lost.
-    fn loses_nothing(&self, name: &str, what: impl FnOnce() -> Result<()>) -> Result<()> {
-        let load = Load::start(self.cluster.http(), HOST, RATE);
-        let done = what();
-        // What goes last takes its leave under load too.
-        let settled = done.and_then(|()| {
-            until("only what is wanted is there", PATIENCE, || {
-                let words = ["get", "pods", "-l", "app.kubernetes.io/instance=svc", "-o", "name"];
-                self.cluster.kubectl(&words).is_ok_and(|ran| ran.out.lines().count() == 4)
-            })
-        });
-        // What was quick is watched for a second longer: what it broke may show late.
-        let settled = settled
-            .and_then(|_| until("the load has run", PATIENCE, || load.sent() > RATE as usize));
-        let report = load.stop();
-        settled.with_context(|| name.to_owned())?;
-        eprintln!("{name}: {} of {} requests failed", report.failures.len(), report.sent);
-        assert!(
-            report.failures.is_empty(),
-            "{name}: {} of {}: {:#?}",
-            report.failures.len(),
-            report.sent,
-            report.failures
-        );
-        Ok(())
-    }
-}
 
 #[test]
 fn no_strategy_and_no_abort_loses_a_request() -> Result<()> {
@@ -211,16 +72,25 @@ fn blue_green(ground: &Ground) -> Result<()> {
 
 fn canary(ground: &Ground) -> Result<()> {
     let way = json!({ "type": "canary", "steps": [{ "weight": 50 }] });
+    let by_header = json!({ "type": "canary", "steps": [{ "weight": 50 }],
+        "header": { "name": "x-try", "value": "new" } });
     ground.loses_nothing("canary, aborted", || {
-        ground.apply(1, &way)?;
+        ground.apply(1, &by_header)?;
         let revision = ground.comes_to("Paused", 6)?;
         let seen = ground.answers(HOST, 60)?;
         assert!(seen[0] > 5 && seen[1] > 5, "both versions answer: {seen:?}");
+        until("the header goes to the new version", PATIENCE, || {
+            ground.answers_to(HOST, "x-try: new\r\n", 20).is_ok_and(|seen| seen == [0, 20])
+        })?;
+        let seen = ground.answers_to(HOST, "x-try: old\r\n", 60)?;
+        assert!(seen[0] > 5 && seen[1] > 5, "another value is no header of it: {seen:?}");
         ground.steer("abort")?;
         ground.comes_to("Aborted", revision)?;
         Ok(())
     })?;
     assert_eq!(ground.answers(HOST, 8)?, [8, 0]);
+    let seen = ground.answers_to(HOST, "x-try: new\r\n", 8)?;
+    assert_eq!(seen, [8, 0], "the header means nothing any more");
     ground.apply(0, &way)?;
     ground.loses_nothing("canary", || {
         ground.apply(1, &way)?;
