@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 pub use logs::Logs;
 pub use runs::{
-    Config, Cron, Init, Port, Probe, Probes, Scale, Scratch, SecretUse, Storage, TcpRoute,
+    Config, Cron, Init, Port, Probe, Probes, Scale, Scratch, SecretUse, Source, Storage, TcpRoute,
 };
 pub use strategy::{Check, Header, Measure, Step, Strategy, StrategyType};
 
@@ -45,6 +45,9 @@ pub struct AppSpec {
     /// The image to run, by tag or digest.
     #[schemars(length(min = 1))]
     pub image: String,
+    /// Where the image was built from, if anybody says; `berth deploy DIRECTORY` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     /// How many instances run.
     #[serde(default = "one")]
     #[schemars(range(min = 0))]

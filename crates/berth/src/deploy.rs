@@ -1,5 +1,6 @@
 //! `berth deploy`: image from a directory → registry → App → running and reachable.
 
+mod origin;
 mod rollout;
 
 use std::collections::BTreeMap;
@@ -174,7 +175,10 @@ async fn write(client: &Client, options: &Options, name: &str, source: &Source) 
     if !env.is_empty() {
         spec.insert("env".into(), json!(env));
     }
-    let commit = options.commit.clone().or_else(|| commit(options));
+    let commit = options.commit.clone().or_else(|| origin::commit(options.directory.as_deref()?));
+    // What was built elsewhere has another source than what ran before.
+    let origin = options.directory.as_deref().map(|dir| origin::of(dir, commit.clone()));
+    spec.insert("source".into(), json!(origin));
     let notes = Why { commit, cause: options.cause.clone(), author: None }.annotations();
     let written = match api.get_opt(name).await? {
         Some(_) => {
@@ -198,17 +202,6 @@ async fn write(client: &Client, options: &Options, name: &str, source: &Source) 
     })
 }
 
-/// The commit that the directory is at; none where git does not know it, or is not there.
-fn commit(options: &Options) -> Option<String> {
-    let directory = options.directory.as_ref()?;
-    let mut git = std::process::Command::new("git");
-    let asked =
-        git.arg("-C").arg(directory).args(["describe", "--always", "--dirty", "--abbrev=12"]);
-    let said = asked.stderr(std::process::Stdio::null()).output().ok()?;
-    let text = String::from_utf8(said.stdout).ok()?;
-    Some(text.trim().to_owned()).filter(|text| said.status.success() && !text.is_empty())
-}
-
 fn without_nulls(mut notes: Value) -> Value {
     if let Some(notes) = notes.as_object_mut() {
         notes.retain(|_, value| !value.is_null());
@@ -217,6 +210,7 @@ fn without_nulls(mut notes: Value) -> Value {
 }
 
 fn without_null(mut spec: Map<String, Value>) -> Map<String, Value> {
+    spec.retain(|_, value| !value.is_null());
     if let Some(Value::Object(env)) = spec.get_mut("env") {
         env.retain(|_, value| !value.is_null());
     }
