@@ -26,6 +26,7 @@ interface Step {
   reachedAt?: string;
   endedAt?: string;
   checks?: { name: string; value?: number; good: number; bad: number; message?: string }[];
+  answers?: { requests: number; failures: number; success: number; latency: number };
 }
 
 interface Release {
@@ -41,7 +42,7 @@ interface Release {
     appSpec: Record<string, unknown>;
     paused?: boolean;
   };
-  status?: { phase?: string; message?: string; step?: number; steps?: Step[] };
+  status?: { phase?: string; message?: string; notes?: string[]; step?: number; steps?: Step[] };
 }
 
 interface App {
@@ -105,6 +106,11 @@ function Facts({ release, namespace }: { release: Release; namespace: string }) 
       {status?.message && (
         <Alert color={OVER.has(phase) ? "gray" : "yellow"}>{status.message}</Alert>
       )}
+      {status?.notes?.map((note) => (
+        <Text size="sm" key={note}>
+          {note}
+        </Text>
+      ))}
       <dl className="facts">
         {facts.map(
           ([word, fact]) =>
@@ -231,6 +237,11 @@ function Steps({ steps, at }: { steps: Step[]; at: number }) {
                 <Table.Td>{between(step.startedAt, step.reachedAt ?? end)}</Table.Td>
                 <Table.Td>{between(step.reachedAt, end)}</Table.Td>
                 <Table.Td>
+                  {step.answers && (
+                    <Text size="sm" className={step.answers.failures > 0 ? "ill" : undefined}>
+                      {t("answered", step.answers)}
+                    </Text>
+                  )}
                   {step.checks?.map((check) => (
                     <Text size="sm" key={check.name} className={check.bad > 0 ? "ill" : undefined}>
                       {check.name}: {check.value ?? check.message ?? "–"} (

@@ -112,6 +112,9 @@ pub struct ReleaseStatus {
     /// All steps, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepStatus>,
+    /// What people should know about the way it goes, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// When the first step began, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
@@ -187,6 +190,25 @@ pub struct StepStatus {
     /// What was measured during it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Measured>,
+    /// What the balancer counted of the new instances during it, whether or not a check asks for
+    /// that; absent where no request came to them by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Answers>,
+}
+
+/// What came of requests, as the balancer counted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Answers {
+    /// How many there were.
+    pub requests: i64,
+    /// Those with 500 and above, or without an answer.
+    pub failures: i64,
+    /// Per cent of good answers.
+    pub success: f64,
+    /// Milliseconds until an answer began, on average.
+    pub latency: f64,
+    /// When it was counted last, RFC 3339.
+    pub at: String,
 }
 
 /// What a check said.

@@ -211,6 +211,9 @@ async fn status(global: &Global, client: &Client, which: &Which) -> Result<()> {
                 text += &format!("{word:10} {value}\n");
             }
         }
+        for note in &status.notes {
+            text += &format!("note       {note}\n");
+        }
         text.push('\n');
         let at = usize::try_from(status.step).unwrap_or(0);
         let rows: Vec<_> =
@@ -232,14 +235,15 @@ fn row(step: &StepStatus, now: bool) -> Vec<String> {
         Some(weight) => format!("{} {weight}%", step.kind),
         None => step.kind.clone(),
     };
-    let measured: Vec<String> = step
-        .checks
-        .iter()
-        .map(|one| {
-            let value = one.value.map_or_else(|| one.message.clone(), |value| value.to_string());
-            format!("{}={value} ({} good, {} bad)", one.name, one.good, one.bad)
-        })
-        .collect();
+    let answers = step
+        .answers
+        .as_ref()
+        .map(|one| format!("{} requests: {}% good, {} ms", one.requests, one.success, one.latency));
+    let checks = step.checks.iter().map(|one| {
+        let value = one.value.map_or_else(|| one.message.clone(), |value| value.to_string());
+        format!("{}={value} ({} good, {} bad)", one.name, one.good, one.bad)
+    });
+    let measured: Vec<String> = answers.into_iter().chain(checks).collect();
     let mark = match (now && ended.is_none() && begun.is_some(), ended) {
         (true, _) => "→",
         (_, Some(_)) => "✓",

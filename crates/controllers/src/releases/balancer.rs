@@ -29,6 +29,8 @@ const NAMESPACE: &str = "berth-system";
 const NAME: &str = "berth-balancer";
 /// An answer that takes longer is none.
 const LIMIT: Duration = Duration::from_secs(3);
+/// Between two looks at what a step's instances answer.
+pub const PAUSE: Duration = Duration::from_secs(5);
 /// Looks that nobody came back to are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
@@ -39,6 +41,25 @@ type Counts = HashMap<(String, String), Count>;
 #[derive(Debug, Default)]
 pub struct Balancers {
     looks: Mutex<HashMap<String, (Instant, Counts)>>,
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+/// A look at all instances of an App while a release of it is on its way.
+#[derive(Debug)]
+struct Seen {
+    at: Instant,
+    /// Whether a balancer ever answered.
+    looked: bool,
+    /// All that was ever counted, last numbers: addresses may change hands.
+    counts: Counts,
+    /// Endpoints of the release's own instances.
+    new: Vec<String>,
+}
+
+impl Seen {
+    fn nothing(at: Instant) -> Self {
+        Self { at, looked: false, counts: Counts::new(), new: Vec::new() }
+    }
 }
 
 impl Balancers {
@@ -58,7 +79,7 @@ impl Balancers {
         if checks.is_empty() {
             return Vec::new();
         }
-        let seen = look(world, &of(release, pods)).await;
+        let seen = look(world, &of(release, pods, true)).await;
         let mut readings = Vec::new();
         for (check, measure) in checks {
             let name = format!("{key}/{}/{}", release.name_any(), check.name);
@@ -74,6 +95,41 @@ impl Balancers {
             readings.push(Reading { check: check.name.clone(), value, at: Timestamp::now() });
         }
         readings
+    }
+
+    /// What the release's instances answered since the last look at them. That was [`PAUSE`] ago,
+    /// or a step ends (`at_once`). The first look has nothing before it; where no balancer answers
+    /// there is none.
+    pub async fn answered(
+        &self,
+        world: &World,
+        key: &Key,
+        release: &Release,
+        pods: &[Arc<Pod>],
+        at_once: bool,
+    ) -> Option<Count> {
+        let name = format!("{key}/{}", release.name_any());
+        let now = Instant::now();
+        let all = of(release, pods, false);
+        {
+            let mut seen = self.seen.lock().expect("no holder of the lock panics");
+            seen.retain(|_, seen| now.duration_since(seen.at) < FORGOTTEN);
+            let early = |seen: &Seen| now.duration_since(seen.at) < PAUSE;
+            if all.is_empty() || (!at_once && seen.get(&name).is_some_and(early)) {
+                return None;
+            }
+            // What does not answer is not asked again at once either.
+            seen.entry(name.clone()).or_insert_with(|| Seen::nothing(now)).at = now;
+        }
+        let counts = look(world, &all).await.ok()?;
+        let new = of(release, pods, true);
+        let mut seen = self.seen.lock().expect("no holder of the lock panics");
+        let before = seen.remove(&name).unwrap_or_else(|| Seen::nothing(now));
+        let found = before.looked.then(|| gained(&before, &counts, &new));
+        let mut known = before.counts;
+        known.extend(counts);
+        seen.insert(name, Seen { at: now, looked: true, counts: known, new });
+        found
     }
 
     /// What came since the last look that is old enough; `counts` are looked at from then on.
@@ -106,13 +162,27 @@ fn value(measure: Measure, sum: Count) -> Result<f64, String> {
     })
 }
 
-/// The endpoints of the release's instances.
-fn of(release: &Release, pods: &[Arc<Pod>]) -> Vec<String> {
+/// What `new` answered since `before`. An endpoint that was another version's then, and changed
+/// hands in between, cannot be told apart: it counts from the next look on.
+fn gained(before: &Seen, counts: &Counts, new: &[String]) -> Count {
+    let is_known = |endpoint: &String| before.counts.keys().any(|(_, known)| known == endpoint);
+    let fresh = counts.iter().filter(|((_, endpoint), _)| {
+        new.contains(endpoint) && (before.new.contains(endpoint) || !is_known(endpoint))
+    });
+    let fresh: Counts = fresh.map(|(of, count)| (of.clone(), *count)).collect();
+    difference(&before.counts, &fresh)
+}
+
+/// The endpoints of the App's instances, or of the release's alone.
+fn of(release: &Release, pods: &[Arc<Pod>], alone: bool) -> Vec<String> {
     let number = release.spec.revision.to_string();
     let spec = &release.spec.app_spec;
     let ports: Vec<i32> = spec.port.into_iter().chain(spec.ports.iter().map(|p| p.port)).collect();
-    let new = pods.iter().filter(|pod| pod.labels().get(release::LABEL) == Some(&number));
-    let addresses = new.filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
+    let is_new = |pod: &&Arc<Pod>| pod.labels().get(release::LABEL) == Some(&number);
+    let addresses = pods
+        .iter()
+        .filter(|pod| !alone || is_new(pod))
+        .filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
     addresses.flat_map(|ip| ports.iter().map(move |port| format!("{ip}:{port}"))).collect()
 }
 
@@ -178,6 +248,34 @@ mod tests {
         assert_eq!(value(Measure::Success, anew), Ok(90.0), "a process that began anew");
         let fresh = difference(&Counts::new(), &counts(10, 5, 1.0));
         assert_eq!(value(Measure::Success, fresh), Ok(50.0));
+    }
+
+    #[test]
+    fn an_address_that_changed_hands_counts_from_the_next_look_on() {
+        let endpoint = |n: u8| format!("10.0.0.{n}:8080");
+        let of = |counts: [(u8, f64); 2]| -> Counts {
+            let place = "10.0.0.1:10260".to_owned();
+            let count = |answers| Count { answers, failures: 0.0, seconds: 0.0 };
+            counts.map(|(n, answers)| ((place.clone(), endpoint(n)), count(answers))).into()
+        };
+        let seen = |counts, new: &[u8]| Seen {
+            at: Instant::now(),
+            looked: true,
+            counts,
+            new: new.iter().map(|n| endpoint(*n)).collect(),
+        };
+        let new = [endpoint(5), endpoint(6)];
+        let answers = |before: &Seen, now| gained(before, &of(now), &new).answers;
+        let none = seen(Counts::new(), &[]);
+        assert_eq!(
+            answers(&none, [(5, 7.0), (9, 50.0)]),
+            7.0,
+            "came since; 9 is another version's"
+        );
+        let mine = seen(of([(5, 7.0), (9, 50.0)]), &[5]);
+        assert_eq!(answers(&mine, [(5, 10.0), (6, 4.0)]), 7.0, "3 more, and 4 of one that came");
+        let old = seen(of([(5, 100.0), (6, 100.0)]), &[6]);
+        assert_eq!(answers(&old, [(5, 120.0), (6, 101.0)]), 1.0, "5 was the old version's");
     }
 
     #[tokio::test(start_paused = true)]

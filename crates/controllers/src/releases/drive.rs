@@ -155,6 +155,7 @@ impl Releases {
             frozen: self.frozen(world, app, &active),
             room: Room::NotKept,
             readings: &[],
+            counted: None,
         };
         if self.reserves || app.spec.scheduler_name.as_deref() == Some(labels::BERTH) {
             let map = self.maps.get(&key.namespace, &reservation(&active));
@@ -168,7 +169,15 @@ impl Releases {
         let mut decided = plan(&snapshot, Timestamp::now());
         let mut readings = prometheus::ask(world, key, &active, &decided.ask).await;
         readings.extend(self.balancers.ask(world, key, &active, &decided.ask, pods).await);
-        if !readings.is_empty() {
+        if decided.count {
+            // What came until a step's end is the step's.
+            let is = active.status.clone().unwrap_or_default();
+            let then = &decided.status;
+            let ends =
+                then.step != is.step || then.phase.is_over() || then.phase == Phase::Aborting;
+            snapshot.counted = self.balancers.answered(world, key, &active, pods, ends).await;
+        }
+        if !readings.is_empty() || snapshot.counted.is_some() {
             snapshot.readings = &readings;
             decided = plan(&snapshot, Timestamp::now());
         }
@@ -264,7 +273,8 @@ impl Releases {
                 app: name.clone(),
                 revision,
                 image: app.spec.image.clone(),
-                commit: said(release::COMMIT),
+                commit: said(release::COMMIT)
+                    .or_else(|| app.spec.source.as_ref().and_then(|source| source.commit.clone())),
                 author,
                 cause,
                 template,

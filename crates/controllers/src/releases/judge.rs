@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use berth_api::answers::Count;
 use berth_api::app::Check;
-use berth_api::release::{Measured, StepStatus};
+use berth_api::release::{Answers, Measured, StepStatus};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -44,6 +45,25 @@ pub fn take_in(checks: &[Check], readings: &[Reading], step: &mut StepStatus) ->
         let measured = step.checks.iter().find(|one| one.name == check.name)?;
         (measured.bad >= check.failures).then(|| complaint(check, measured))
     })
+}
+
+/// Adds to `step` what the balancer counted since the last time.
+pub fn count(step: &mut StepStatus, counted: Count, now: Timestamp) {
+    if counted.answers < 1.0 {
+        return;
+    }
+    let before = step.answers.take().unwrap_or_default();
+    let requests = before.requests + counted.answers.round() as i64;
+    let failures = before.failures + counted.failures.round() as i64;
+    let milliseconds = before.latency * before.requests as f64 + 1000.0 * counted.seconds;
+    let rounded = |number: f64| (number * 100.0).round() / 100.0;
+    step.answers = Some(Answers {
+        requests,
+        failures,
+        success: rounded(100.0 * (requests - failures) as f64 / requests as f64),
+        latency: rounded(milliseconds / requests as f64),
+        at: now.to_string(),
+    });
 }
 
 fn holds(check: &Check, value: f64) -> bool {

@@ -4,6 +4,7 @@ mod gates;
 
 use std::time::Duration;
 
+use berth_api::answers::Count;
 use berth_api::app::StrategyType;
 use berth_api::release::{Phase, Release, ReleaseStatus, StepStatus};
 use jiff::Timestamp;
@@ -89,6 +90,8 @@ pub struct Snapshot<'a> {
     pub room: Room,
     /// Answers to checks that the plan before asked for.
     pub readings: &'a [Reading],
+    /// What the balancer counted of the new instances since it was asked last.
+    pub counted: Option<Count>,
 }
 
 /// What is to be done.
@@ -110,6 +113,8 @@ pub struct Plan {
     pub goal: Option<String>,
     /// Checks to ask now, by their place among the strategy's.
     pub ask: Vec<usize>,
+    /// Whether the balancer is asked what the new instances answer.
+    pub count: bool,
     /// The release's status.
     pub status: ReleaseStatus,
     /// When to look again although nothing changes.
@@ -128,9 +133,10 @@ pub fn plan(snapshot: &Snapshot<'_>, now: Timestamp) -> Plan {
         let (steps, note) = steps::of(snapshot.release, ground);
         status.steps = steps;
         status.from = snapshot.stable.map(name);
-        status.message = note.unwrap_or_default().to_owned();
+        status.notes.extend(note.map(str::to_owned));
     }
-    let mut run = Run { snapshot, now, plan: Plan { status, ..Plan::default() } };
+    let plan = Plan { status, ..Plan::default() };
+    let mut run = Run { snapshot, now, counted: snapshot.counted, plan };
     run.go();
     run.plan
 }
@@ -151,6 +157,8 @@ fn number(release: &Release) -> String {
 struct Run<'a> {
     snapshot: &'a Snapshot<'a>,
     now: Timestamp,
+    /// Until a step has it.
+    counted: Option<Count>,
     plan: Plan,
 }
 
@@ -388,23 +396,6 @@ impl Run<'_> {
         let doubles = self.plan.status.steps.iter().any(|step| Kind::of(step) == Kind::Preview);
         let slots = if doubles { replicas } else { self.bounds().surge.min(replicas) };
         (slots > 0).then_some(slots)
-    }
-
-    fn reserve(&mut self) -> bool {
-        self.plan.reserve = self.slots();
-        let Some(slots) = self.plan.reserve else { return true };
-        match &self.snapshot.room {
-            Room::NotKept => {
-                self.plan.reserve = None;
-                true
-            }
-            Room::Held => true,
-            Room::Missing(what) => {
-                self.plan.status.message = format!("waits for room for {slots} more: {what}");
-                self.plan.again = Some(LOOK);
-                false
-            }
-        }
     }
 
     fn roll(&mut self) -> bool {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use berth_api::release::Phase;
 
 use super::{
-    CHECKS, Kind, ON_REQUEST, Run, TO_BE_PROMOTED, describe, name, number, parse, portion,
+    CHECKS, Kind, LOOK, ON_REQUEST, Room, Run, TO_BE_PROMOTED, describe, name, number, parse,
+    portion,
 };
-use crate::releases::{judge, swap};
+use crate::releases::{balancer, judge, swap};
 
 impl Run<'_> {
     /// Whether new instances come into the addresses of those before.
@@ -30,6 +31,35 @@ impl Run<'_> {
         }
     }
 
+    /// Whether room for what comes in addition is set aside, or nobody does that here.
+    pub(super) fn reserve(&mut self) -> bool {
+        self.plan.reserve = self.slots();
+        let Some(slots) = self.plan.reserve else { return true };
+        match &self.snapshot.room {
+            Room::NotKept => {
+                self.plan.reserve = None;
+                self.note(format!(
+                    "room for {slots} more was not reserved: the pods' scheduler keeps no \
+                     reservations, so new instances may wait for a node"
+                ));
+                true
+            }
+            Room::Held => true,
+            Room::Missing(what) => {
+                self.plan.status.message = format!("waits for room for {slots} more: {what}");
+                self.plan.again = Some(LOOK);
+                false
+            }
+        }
+    }
+
+    fn note(&mut self, note: String) {
+        let notes = &mut self.plan.status.notes;
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
     /// Why the release cannot be carried out on this ground.
     pub(super) fn impossible(&self) -> Option<String> {
         let why = self.snapshot.loses_addresses.as_ref().filter(|_| self.hands_on())?;
@@ -39,7 +69,15 @@ impl Run<'_> {
     /// Why the release has to be taken back, by what was measured.
     pub(super) fn judge(&mut self, index: usize) -> Option<String> {
         let spec = &self.snapshot.release.spec;
-        if spec.rollback_to.is_some() || !self.kind().is_judged() {
+        if !self.kind().is_judged() {
+            return None;
+        }
+        self.plan.count = true;
+        self.plan.again = sooner(self.plan.again, balancer::PAUSE);
+        if let Some(counted) = self.counted.take() {
+            judge::count(&mut self.plan.status.steps[index], counted, self.now);
+        }
+        if spec.rollback_to.is_some() {
             return None;
         }
         let fresh = self.fresh();

@@ -1,5 +1,6 @@
 //! A world of numbers: workloads that follow what they are told, a little late.
 
+use berth_api::answers::Count;
 use berth_api::app::StrategyType;
 use berth_api::release::{Release, ReleaseStatus};
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +26,8 @@ pub fn release(revision: i64, strategy: Value) -> Release {
 /// An App that runs release 1 and is to run release 2.
 pub struct Model {
     pub replicas: i32,
+    /// Whether the instances are a StatefulSet's.
+    pub stateful: bool,
     pub release: Release,
     pub main: Main,
     pub candidate: Side,
@@ -39,6 +42,8 @@ pub struct Model {
     pub broken: bool,
     /// What Prometheus says.
     pub answer: Option<Result<f64, String>>,
+    /// What the balancer counts a second.
+    pub counted: Option<Count>,
     /// The most instances there ever were.
     pub most: i32,
     /// The fewest pods that ever took requests.
@@ -48,6 +53,8 @@ pub struct Model {
     readings: Vec<Reading>,
     /// Pods of the main workload that are not of its template yet.
     old: i32,
+    /// For a StatefulSet: how many stay as they are.
+    stays: i32,
     containers: u32,
 }
 
@@ -64,6 +71,7 @@ impl Model {
         });
         Self {
             replicas,
+            stateful: false,
             release: release(2, strategy),
             main: Main {
                 release: Some("web-1".into()),
@@ -83,12 +91,14 @@ impl Model {
             room: Room::NotKept,
             broken: false,
             answer: None,
+            counted: None,
             most: replicas,
             fewest: replicas,
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             stable: release(1, json!({})),
             readings: Vec::new(),
             old: 0,
+            stays: 0,
             containers: 0,
         }
     }
@@ -105,7 +115,7 @@ impl Model {
     pub fn look(&mut self) -> Plan {
         let snapshot = Snapshot {
             replicas: self.replicas,
-            stateful: false,
+            stateful: self.stateful,
             release: &self.release,
             newer: self.newer,
             stable: Some(&self.stable),
@@ -118,6 +128,7 @@ impl Model {
             frozen: self.frozen.clone(),
             room: self.room.clone(),
             readings: &self.readings,
+            counted: self.counted,
         };
         let plan = plan(&snapshot, self.now);
         self.readings.clear();
@@ -173,7 +184,21 @@ impl Model {
         self.candidate.available = (self.candidate.available - count / 2).max(0);
     }
 
+    /// An autoscaler looks: each instance uses so many per cent of what is aimed at, whatever it
+    /// does, as memory is used. It counts the instances that get requests.
+    pub fn scale(&mut self, plan: &Plan, percent: i32) {
+        let counted = match plan.traffic.only.as_deref() {
+            Some("1") => self.main.side.there,
+            Some(_) => self.candidate.there,
+            None => self.main.side.there + self.candidate.there,
+        };
+        if (percent - 100).abs() > 10 {
+            self.replicas = (counted * percent + 99) / 100;
+        }
+    }
+
     fn take(&mut self, target: &Target) {
+        self.stays = if target.on_delete { i32::MAX } else { target.partition };
         self.main.side.asked = target.replicas;
         self.main.paused = target.paused;
         self.main.observed = true;
@@ -217,12 +242,16 @@ impl Model {
         self.now += SignedDuration::from_secs(1);
         let new_is_broken = |release: Option<&str>| self.broken && release == Some("web-2");
         // One old pod gives way a second, as a rolling update does.
-        if self.old > 0 && !self.main.paused && !new_is_broken(self.main.release.as_deref()) {
+        let broken = new_is_broken(self.main.release.as_deref());
+        if self.old > 0 && !self.main.paused && self.stays < self.old && !broken {
             self.old -= 1;
         }
         let main_broken = new_is_broken(self.main.release.as_deref());
         let candidate_broken = self.broken;
         follow(&mut self.main.side, main_broken && self.old == 0);
+        if self.only_images {
+            self.follow_pods();
+        }
         self.old = self.old.min(self.main.side.there);
         self.main.updated = self.main.side.there - self.old;
         if main_broken {
@@ -234,6 +263,31 @@ impl Model {
         self.most = self.most.max(self.main.side.there + self.candidate.there);
         let serving = self.pods.iter().filter(|pod| pod.ready && pod.serves != Some(false));
         self.fewest = self.fewest.min(i32::try_from(serving.count()).unwrap());
+    }
+}
+
+impl Model {
+    /// Pods come and go with what the workload asks for; new ones have its set's template.
+    fn follow_pods(&mut self) {
+        let wanted = usize::try_from(self.main.side.there).unwrap();
+        self.pods.truncate(wanted);
+        let release = self.main.set_release.map(|number| number.to_string());
+        while self.pods.len() < wanted {
+            self.containers += 1;
+            self.pods.push(Instance {
+                name: format!("q{}", self.containers),
+                release: release.clone(),
+                serves: Some(true),
+                ready: true,
+                image: release.as_ref().map(|number| format!("web:{number}")),
+                container: Some(format!("q{}", self.containers)),
+                ..Instance::default()
+            });
+        }
+        if self.stateful && self.stays == i32::MAX {
+            let old = self.pods.iter().filter(|pod| pod.release != release);
+            self.old = i32::try_from(old.count()).unwrap();
+        }
     }
 }
 
