@@ -221,6 +221,7 @@ impl Controller for Apps {
             pods,
             url: wanted.url,
             release: outcome.shown,
+            only: outcome.traffic.only,
             drifted: found.drifted,
         };
         let status = status::plan(&app, &seen, Timestamp::now());

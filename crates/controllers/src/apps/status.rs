@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use berth_api::app::{App, AppCondition, AppStatus, Drifted};
+use berth_api::release;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -39,6 +40,8 @@ pub struct Seen {
     pub url: Option<String>,
     /// The release that runs or is on its way.
     pub release: Option<String>,
+    /// The number of the release whose instances alone get requests, while others stand beside.
+    pub only: Option<String>,
     /// What others did just now.
     pub drifted: Vec<Drifted>,
 }
@@ -51,8 +54,12 @@ pub fn plan(app: &App, seen: &Seen, now: Timestamp) -> AppStatus {
         replicas += candidate.there;
         ready += candidate.available;
     }
+    let mut selector = selector(name);
+    // What an autoscaler averages over and multiplies with. Instances that only stand by are not
+    // asked for: counted, they would be, and then as many again stand by.
+    selector.extend(seen.only.iter().map(|only| (release::LABEL.to_owned(), only.clone())));
     let selector: Vec<String> =
-        selector(name).iter().map(|(key, value)| format!("{key}={value}")).collect();
+        selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let before = app.status.clone().unwrap_or_default();
     let mut conditions = conditions(app, seen);
     for condition in &mut conditions {
@@ -209,6 +216,23 @@ mod tests {
         known.conditions[0].last_transition_time = Some("earlier".into());
         let again = check(deployment, json!([]), Some(known));
         assert_eq!(again.conditions[0].last_transition_time.as_deref(), Some("earlier"));
+    }
+
+    #[test]
+    fn an_autoscaler_is_shown_only_those_that_get_requests() {
+        let app: App = serde_json::from_value(json!({
+            "apiVersion": "berth.dev/v1", "kind": "App",
+            "metadata": { "name": "hello" }, "spec": { "image": "hello:1" },
+        }))
+        .unwrap();
+        let all = "app.kubernetes.io/instance=hello,app.kubernetes.io/name=hello";
+        for (only, expected) in
+            [(None, all.to_owned()), (Some("2"), format!("{all},berth.dev/release=2"))]
+        {
+            let seen = Seen { only: only.map(str::to_owned), ..Seen::default() };
+            let status = plan(&app, &seen, Timestamp::UNIX_EPOCH);
+            assert_eq!(status.selector, Some(expected));
+        }
     }
 
     #[test]
