@@ -140,6 +140,14 @@ impl Acts {
     }
 }
 
+/// Keeps one act of somebody who works on the console's database without the console.
+///
+/// # Errors
+/// When the database does not take it.
+pub async fn keep(pool: &AnyPool, act: Act) -> Result<(), DatabaseError> {
+    Ok(write(pool, &[act]).await?)
+}
+
 async fn write(pool: &AnyPool, batch: &[Act]) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     for act in batch {

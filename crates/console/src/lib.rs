@@ -40,6 +40,7 @@ use berth_daemon::Tasks;
 use kube::Client;
 
 pub use accounts::{Account, AccountError, Accounts, new_password};
+pub use acts::{Act, keep as keep_act};
 pub use connections::ServeError;
 pub use database::{Copied, DatabaseError, check_database, copy_database, open as open_database};
 pub use oidc::{Oidc, OidcError, TokenFault};

@@ -34,7 +34,14 @@ impl Recorder {
             }
             _ => None,
         };
-        let Some(address) = address.or(own.as_deref()) else { return Ok(Self(None)) };
+        let Some(address) = address.or(own.as_deref()) else {
+            // Not on standard output, which is the command's.
+            eprintln!(
+                "warning: this session is not recorded: no console's database is known here \
+                 (--console-database, BERTH_CONSOLE_DATABASE)"
+            );
+            return Ok(Self(None));
+        };
         let opened = async { Transcript::begin(open_database(address).await?, about).await };
         let transcript =
             opened.await.context("the session cannot be recorded, so it is not begun")?;
