@@ -284,6 +284,10 @@ fn next(
             if !restart::restarts(container, policy, record.exit_code) {
                 return None;
             }
+            if record.wanted_image.is_some() && record.wanted_image != container.image {
+                // Another program: how often the one before ended is not held against it.
+                return Some(first(view, container, Duration::ZERO));
+            }
             let (at, restart_delay) = restart::next_start(record);
             if at <= now {
                 return Some(first(view, container, restart_delay));

@@ -277,6 +277,18 @@ fn nothing_starts_in_a_deleted_pod_and_what_is_starting_is_waited_for() {
 }
 
 #[test]
+fn another_image_does_not_wait_for_how_often_the_one_before_ended() {
+    let image = |image: &str| json!({"containers": [{"name": "a", "image": image}]});
+    let ended = |image_now: &str| {
+        Case::new(image(image_now)).prepared(&["a"]).container("a", 3, Life::Exited, 1)
+    };
+    ended("x").expect(&[]);
+    let plan = ended("y").expect(&["start/a"]);
+    let Action::Start { attempt, restart_delay, .. } = &plan.actions[0] else { panic!("a start") };
+    assert_eq!((*attempt, *restart_delay), (4, Duration::ZERO));
+}
+
+#[test]
 fn a_container_works_until_its_next_image_was_fetched_or_cannot_be() {
     let spec = json!({"containers": [{"name": "a", "image": "y"}]});
     let running = |images: &[&str]| {
