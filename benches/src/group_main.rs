@@ -1,10 +1,14 @@
 //! Group `main`: one machine, one command.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use berth_tests::apps::Ground;
 use berth_tests::{Cluster, Load, get, until};
+use serde_json::json;
 
 use crate::budget::{Budget, median};
 use crate::peer::Peer;
@@ -33,6 +37,8 @@ pub fn measure() -> Result<Vec<Budget>> {
     budgets.push(first_answer(&cluster)?);
     budgets.push(rolling_update(&cluster)?);
     budgets.extend(kills(&cluster)?);
+    drop(cluster);
+    budgets.push(in_place()?);
     Ok(budgets)
 }
 
@@ -133,6 +139,50 @@ fn rolling_update(cluster: &Cluster) -> Result<Budget> {
         report.quantile(0.99)
     );
     Ok(failed("main-rolling-update-failed-requests", &report.failures))
+}
+
+/// How long an instance answers nothing while the image in its pod is swapped: five releases in
+/// place, one after the other, of one instance that is asked at its own address all the time.
+fn in_place() -> Result<Budget> {
+    let ground = Ground::start()?;
+    let (way, alone) = (json!({ "type": "inPlace" }), json!({ "replicas": 1 }));
+    ground.apply_with(&ground.images[0], &way, &alone)?;
+    let mut revision = ground.comes_to("Succeeded", 1)?;
+    let path = "jsonpath={.items[0].status.podIP}";
+    let pods = ["get", "pods", "-l", "app.kubernetes.io/instance=svc", "-o", path];
+    let address = format!("{}:8080", ground.cluster.kubectl(&pods)?.out).parse()?;
+    let mut samples = Vec::new();
+    for n in 1..=5 {
+        let over = AtomicBool::new(false);
+        let away = std::thread::scope(|scope| {
+            let away = scope.spawn(|| longest_silence(address, &over));
+            let done = ground
+                .apply_with(&ground.images[n % 2], &way, &alone)
+                .and_then(|()| ground.comes_to("Succeeded", revision + 1));
+            over.store(true, Ordering::Relaxed);
+            let away = away.join().map_err(|_| anyhow::anyhow!("the watcher ended"))?;
+            done.map(|is| {
+                revision = is;
+                away
+            })
+        })?;
+        samples.push(away.as_secs_f64() * 1000.0);
+    }
+    println!("in place: away for {samples:.0?} ms");
+    Ok(Budget::at_most("main-in-place-away_ms", 250.0, samples))
+}
+
+/// The longest time from an answer of `address` to its next one, until it is `over`.
+fn longest_silence(address: SocketAddr, over: &AtomicBool) -> Duration {
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+    while !over.load(Ordering::Relaxed) {
+        if get(address, HOST, "/").is_ok_and(|(status, _)| status == 200) {
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(2)); // the rate of asking
+    }
+    longest.max(last.elapsed())
 }
 
 fn kills(cluster: &Cluster) -> Result<Vec<Budget>> {
