@@ -9,6 +9,7 @@ import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
 import { whatAnAppWritesIntoFilesIsReadToo } from "./logs.mjs";
 import { whoAProviderNamesGetsIn } from "./oidc.mjs";
+import * as own from "./own.mjs";
 import * as pages from "./pages.mjs";
 import * as people from "./people.mjs";
 import { whoScaledAnAppIsToldWithTheRule } from "./scale.mjs";
@@ -25,6 +26,8 @@ const STORIES = [
   changes.aChangeIsLookedAtBeforeItIsMade,
   changes.aCanaryIsStoppedAndTakenBack,
   changes.whoDidWhatIsWrittenDown,
+  own.anAppHasItsOwnInstancesAndEventsAlone,
+  own.aNodeAtRestIsWellAndAPodThatDoesNotEndIsNot,
   whoIsAskedForGetsInAndGoesWithTheRequest,
   whatAnAppWritesIntoFilesIsReadToo,
   whatAnAppUsesAndAnswersIsDrawn,

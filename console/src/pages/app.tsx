@@ -22,13 +22,13 @@ import { Charts } from "../parts/charts";
 import { excepts, shut, useFreezes, useWhose } from "../parts/freeze";
 import { tone } from "../parts/health";
 import { Logs, collected, printed } from "../parts/logs";
+import { isInstance, useOwned } from "../parts/own";
 import { bytes, cores, image } from "../parts/quantity";
 import { ScaleTrail } from "../parts/scale";
 import { LiveTable } from "../parts/table";
 import { elapsed, since, useWhen } from "../parts/time";
 import { doing, measures, useTrends } from "../parts/trends";
 
-const NAME = "app.kubernetes.io/name";
 const APP = "berth.dev/app";
 
 interface App {
@@ -64,15 +64,7 @@ export default function AppPage({ params }: { params: { namespace: string; name:
     refetchInterval: 5_000,
   });
   const pods = useLive(`/api/v1/namespaces/${namespace}/pods`);
-  const own = useMemo(() => pods.rows.filter((row) => row.labels[NAME] === name), [pods, name]);
-  const mine = useCallback(
-    (row: Row, table: Live) => {
-      const object = cell(table, row, "Object");
-      const of = object.slice(object.indexOf("/") + 1);
-      return of === name || of.startsWith(`${name}-`);
-    },
-    [name],
-  );
+  const own = useMemo(() => pods.rows.filter((row) => isInstance(row, name)), [pods, name]);
   const released = useCallback((row: Row) => row.labels[APP] === name, [name]);
 
   return (
@@ -123,12 +115,7 @@ export default function AppPage({ params }: { params: { namespace: string; name:
           />
         </Tabs.Panel>
         <Tabs.Panel value="events" pt="md">
-          <LiveTable
-            title={t("events")}
-            path={`/api/v1/namespaces/${namespace}/events`}
-            keep={mine}
-            short
-          />
+          <Events namespace={namespace} name={name} />
         </Tabs.Panel>
         <Tabs.Panel value="configuration" pt="md">
           <Link href={`/item/berth.dev/v1/apps/${namespace}/${name}`}>{t("edit")}</Link>
@@ -168,6 +155,21 @@ function Frozen(given: { namespace: string; name: string; notes?: Record<string,
       <Link href="/releases/freezes">{t("freezes")}</Link>
     </Alert>
   );
+}
+
+/** What happened to it and to all that is made of it. */
+function Events({ namespace, name }: { namespace: string; name: string }) {
+  const { t } = useTranslation();
+  const owned = useOwned(namespace, name);
+  const mine = useCallback(
+    (row: Row, table: Live) => {
+      const object = cell(table, row, "Object");
+      return owned(object.slice(object.indexOf("/") + 1));
+    },
+    [owned],
+  );
+  const path = `/api/v1/namespaces/${namespace}/events`;
+  return <LiveTable title={t("events")} path={path} keep={mine} short />;
 }
 
 /** What its containers print, or what the nodes collected of its log directories. */

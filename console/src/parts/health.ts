@@ -2,13 +2,15 @@
 
 import { type Row, type Table, cell } from "../live";
 
-const FINE = new Set(["Running", "Completed", "Succeeded", "Terminating"]);
+const FINE = new Set(["Running", "Completed", "Succeeded"]);
 const STARTING = new Set(["Pending", "ContainerCreating", "PodInitializing"]);
-/** A pod may take so long to start before it counts as broken, milliseconds. */
+/** A pod may take so long to start, or to end past its grace, before it counts as broken: ms. */
 const PATIENCE = 60_000;
 
 export function podFault(table: Table, row: Row): string {
   const status = cell(table, row, "Status");
+  // The time at which it is to be gone: its grace is in it.
+  if (row.ending) return Date.now() - Date.parse(row.ending) > PATIENCE ? status : "";
   const age = Date.now() - Date.parse(row.created ?? "");
   if (STARTING.has(status) || status.startsWith("Init:")) return age > PATIENCE ? status : "";
   if (!FINE.has(status)) return status;
@@ -17,9 +19,10 @@ export function podFault(table: Table, row: Row): string {
   return "";
 }
 
+/** A node that was told to take no more pods is as well as before. */
 export function nodeFault(table: Table, row: Row): string {
   const status = cell(table, row, "Status");
-  return status === "Ready" ? "" : status;
+  return status.split(",").includes("Ready") ? "" : status;
 }
 
 export function workloadFault(table: Table, row: Row): string {

@@ -11,9 +11,8 @@ use serde::Deserialize;
 
 use super::Values;
 use berth_api::answers::{Count, difference};
+use berth_api::labels;
 
-/// Under which an App's pods are known.
-const APP: &str = "app.kubernetes.io/name";
 const CALL: Duration = Duration::from_secs(5);
 /// Instances of an App that are drawn.
 const MOST: u32 = 100;
@@ -59,7 +58,9 @@ pub(super) async fn instances(
     app: &str,
 ) -> Option<Vec<Instance>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let params = ListParams::default().labels(&format!("{APP}={app}")).limit(MOST);
+    // What runs by its clock has its name, and is no instance of it.
+    let own = format!("{}={app},{}={app}", labels::NAME, labels::INSTANCE);
+    let params = ListParams::default().labels(&own).limit(MOST);
     match tokio::time::timeout(CALL, api.list(&params)).await {
         Ok(Ok(pods)) => Some(pods.items.iter().filter_map(Instance::of).collect()),
         Ok(Err(error)) => {
