@@ -1,5 +1,7 @@
 // Requests to the console's server: the session, and the Kubernetes API as the person logged in.
 
+import { refusal } from "./words/served";
+
 export interface Person {
   name: string;
   groups: string[];
@@ -67,7 +69,7 @@ export async function send(path: string, init: RequestInit = {}): Promise<Respon
     // Not every refusal is a Status: its text is shown.
   }
   if (answer.status === 401 && path !== "/session") for (const left of leavers) left();
-  throw new Refused(answer.status, reason, message);
+  throw new Refused(answer.status, reason, refusal(message));
 }
 
 const JSON_BODY = { "content-type": "application/json" };
@@ -120,6 +122,8 @@ export async function change<T>(
 }
 
 export interface Act {
+  /** Its place among all. */
+  id: string;
   at: number;
   account: string;
   address: string;
@@ -131,4 +135,48 @@ export interface Act {
 
 export async function acts(query: URLSearchParams): Promise<Act[]> {
   return (await (await send(`/acts?${query}`)).json()).items;
+}
+
+/** A part of the cluster, as the console's server finds it. */
+export interface Component {
+  name: string;
+  kind: "process" | "nodes" | "leader" | "Deployment" | "DaemonSet";
+  namespace: string;
+  well: boolean;
+  /** How many of how many, a version, or who leads. */
+  said: string;
+}
+
+export async function components(): Promise<Component[]> {
+  return (await (await send("/components")).json()).items;
+}
+
+/** Millicores and bytes. */
+export interface Amount {
+  cpu: number;
+  memory: number;
+}
+
+export interface AppLoad {
+  namespace: string;
+  app: string;
+  requested: Amount;
+  used: Amount | null;
+}
+
+export async function appLoads(namespace: string): Promise<AppLoad[]> {
+  const query = new URLSearchParams({ namespace });
+  return (await (await send(`/load/apps?${query}`)).json()).items;
+}
+
+export interface NodeLoad {
+  name: string;
+  allocatable: Amount;
+  requested: Amount;
+  pods: number;
+  used: Amount | null;
+}
+
+export async function nodeLoads(): Promise<NodeLoad[]> {
+  return (await (await send("/load/nodes")).json()).items;
 }

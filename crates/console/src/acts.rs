@@ -3,6 +3,7 @@
 //! A row is written for each request that changes something, whatever came of it. Rows wait in a
 //! bounded queue for a writer that takes them in batches; when it is full, requests wait.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -38,6 +39,24 @@ pub struct Act {
     pub milliseconds: i64,
 }
 
+/// One that was written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// Its place among all: later acts have greater ones.
+    pub id: String,
+    /// What was done.
+    #[serde(flatten)]
+    pub act: Act,
+}
+
+impl Deref for Kept {
+    type Target = Act;
+
+    fn deref(&self) -> &Act {
+        &self.act
+    }
+}
+
 /// What is looked for.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 pub struct Filter {
@@ -47,8 +66,19 @@ pub struct Filter {
     /// Whose path holds this.
     #[serde(default)]
     pub path: String,
+    /// Of this verb alone.
+    #[serde(default)]
+    pub verb: String,
+    /// In this namespace alone.
+    #[serde(default)]
+    pub namespace: String,
+    /// Not before this time, milliseconds since 1970.
+    pub from: Option<i64>,
     /// Before this time, milliseconds since 1970.
-    pub before: Option<i64>,
+    pub to: Option<i64>,
+    /// Before the act of this id; with none, from the latest on.
+    #[serde(default)]
+    pub before: String,
 }
 
 /// The database's acts.
@@ -113,20 +143,31 @@ impl Acts {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn list(&self, filter: &Filter) -> Result<Vec<Act>, DatabaseError> {
-        let query = "SELECT at, account, address, verb, path, status, milliseconds FROM acts \
-                     WHERE at < $1 AND ($2 = '' OR account = $2) \
-                     AND ($3 = '' OR path LIKE $3 ESCAPE '!') ORDER BY at DESC LIMIT $4";
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<Kept>, DatabaseError> {
+        // Ids begin with the time, and tell acts of one millisecond from one another.
+        let query = "SELECT id, at, account, address, verb, path, status, milliseconds FROM acts \
+                     WHERE ($1 = '' OR id < $1) AND ($2 = '' OR account = $2) \
+                     AND ($3 = '' OR path LIKE $3 ESCAPE '!') AND ($4 = '' OR verb = $4) \
+                     AND ($5 = '' OR path || '/' LIKE $5 ESCAPE '!') AND at >= $6 AND at < $7 \
+                     ORDER BY id DESC LIMIT $8";
+        let inside = match filter.namespace.as_str() {
+            "" => String::new(),
+            namespace => holding(&format!("/namespaces/{namespace}/")),
+        };
         let rows = sqlx::query(query)
-            .bind(filter.before.unwrap_or(i64::MAX))
+            .bind(&filter.before)
             .bind(&filter.account)
             .bind(holding(&filter.path))
+            .bind(&filter.verb)
+            .bind(inside)
+            .bind(filter.from.unwrap_or_default())
+            .bind(filter.to.unwrap_or(i64::MAX))
             .bind(Self::PAGE)
             .fetch_all(&self.pool)
             .await?;
         rows.iter()
             .map(|row| {
-                Ok(Act {
+                let act = Act {
                     at: row.try_get("at")?,
                     account: row.try_get("account")?,
                     address: row.try_get("address")?,
@@ -134,7 +175,8 @@ impl Acts {
                     path: row.try_get("path")?,
                     status: u16::try_from(row.try_get::<i64, _>("status")?).unwrap_or_default(),
                     milliseconds: row.try_get("milliseconds")?,
-                })
+                };
+                Ok(Kept { id: row.try_get("id")?, act })
             })
             .collect()
     }
@@ -181,9 +223,12 @@ mod tests {
             let tasks = Tasks::new();
             let acts = Acts::start(database.pool.clone(), &tasks);
             let now = crate::database::now();
-            for (account, path, at) in
-                [("ann", "/a_b", now), ("ann", "/axb", now + 1), ("eve", "/a%b", now + 2)]
-            {
+            for (account, path, at) in [
+                ("ann", "/a_b", now),
+                ("ann", "/axb", now + 1),
+                ("eve", "/a%b", now + 2),
+                ("eve", "/api/v1/namespaces/shop", now + 2),
+            ] {
                 let act = Act {
                     at,
                     account: account.to_owned(),
@@ -196,21 +241,34 @@ mod tests {
                 acts.keep(act).await;
             }
             let all = async {
-                while acts.list(&Filter::default()).await.unwrap().len() < 3 {
+                while acts.list(&Filter::default()).await.unwrap().len() < 4 {
                     tokio::task::yield_now().await;
                 }
             };
             tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
-            let found = async |account: &str, path: &str, before: Option<i64>| {
+            let found = async |account: &str, path: &str| {
                 let (account, path) = (account.to_owned(), path.to_owned());
-                let acts = acts.list(&Filter { account, path, before }).await.unwrap();
-                acts.into_iter().map(|act| act.path).collect::<Vec<_>>()
+                let filter = Filter { account, path, ..Filter::default() };
+                let acts = acts.list(&filter).await.unwrap();
+                acts.into_iter().map(|kept| kept.act.path).collect::<Vec<_>>()
             };
-            assert_eq!(found("", "", None).await, ["/a%b", "/axb", "/a_b"]);
-            assert_eq!(found("ann", "", None).await, ["/axb", "/a_b"]);
-            assert_eq!(found("", "a_b", None).await, ["/a_b"], "no pattern");
-            assert_eq!(found("", "%", None).await, ["/a%b"], "no pattern");
-            assert_eq!(found("", "", Some(now + 1)).await, ["/a_b"]);
+            assert_eq!(found("", "").await[2..], ["/axb", "/a_b"]);
+            assert_eq!(found("ann", "").await, ["/axb", "/a_b"]);
+            assert_eq!(found("", "a_b").await, ["/a_b"], "no pattern");
+            assert_eq!(found("", "%").await, ["/a%b"], "no pattern");
+            let of = async |filter: Filter| acts.list(&filter).await.unwrap().len();
+            let span = Filter { from: Some(now + 1), to: Some(now + 2), ..Filter::default() };
+            assert_eq!(of(span).await, 1, "from, and until before");
+            assert_eq!(of(Filter { verb: "POST".to_owned(), ..Filter::default() }).await, 4);
+            assert_eq!(of(Filter { verb: "PUT".to_owned(), ..Filter::default() }).await, 0);
+            let inside = |name: &str| Filter { namespace: name.to_owned(), ..Filter::default() };
+            assert_eq!((of(inside("shop")).await, of(inside("sho")).await), (1, 0));
+            let all = acts.list(&Filter::default()).await.unwrap();
+            for (index, kept) in all.iter().enumerate() {
+                let before = Filter { before: kept.id.clone(), ..Filter::default() };
+                let older = acts.list(&before).await.unwrap();
+                assert_eq!(older, all[index + 1..], "each act is on one page");
+            }
             tasks.stop(Duration::from_secs(5)).await;
         }
     }

@@ -144,7 +144,7 @@ async fn acted(acts: &Acts, change: &Change) -> Option<String> {
         true => vec![format!("{path}/{}/scale", change.app)],
         false => vec![path.clone(), format!("{path}/{}", change.app)],
     };
-    let did = |act: &&crate::acts::Act| {
+    let did = |act: &&crate::acts::Kept| {
         let wrote = ["PUT", "PATCH"].contains(&&*act.verb) && act.path != path
             || act.verb == "POST" && act.path == path && change.before == super::UNKNOWN;
         wrote && act.status < 300 && own.contains(&act.path) && act.at > change.at - NEAR
