@@ -37,6 +37,8 @@ use serde::{Deserialize, Serialize};
     ),
     printcolumn = r#"{"name":"Image","type":"string","jsonPath":".spec.image"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready"}"#,
+    printcolumn = r#"{"name":"Failing","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Failing\")].reason"}"#,
+    printcolumn = r#"{"name":"Commit","type":"string","priority":1,"jsonPath":".metadata.annotations.berth\\.dev/commit"}"#,
     printcolumn = r#"{"name":"URL","type":"string","jsonPath":".status.url"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]

@@ -49,6 +49,8 @@ pub const FREEZE_EXCEPT: &str = "berth.dev/freeze-except";
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Step","type":"string","jsonPath":".status.at"}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
+    printcolumn = r#"{"name":"Author","type":"string","jsonPath":".spec.author","priority":1}"#,
+    printcolumn = r#"{"name":"Cause","type":"string","jsonPath":".spec.cause","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

@@ -2,7 +2,9 @@
 
 mod acts;
 mod cluster;
+mod components;
 mod live;
+mod load;
 mod login;
 mod oidc;
 mod pages;
@@ -27,6 +29,7 @@ use kube::Client;
 
 use crate::accounts::{Accounts, Sessions, Throttle};
 use crate::acts::Acts;
+use crate::components::Components;
 use crate::feed::Feeds;
 use crate::oidc::Provider;
 use crate::requests::Requests;
@@ -46,6 +49,7 @@ pub(crate) struct Desk {
     pub sessions: Sessions,
     pub throttle: Arc<Throttle>,
     pub acts: Acts,
+    pub components: Components,
     pub feeds: Feeds,
     pub shells: Shells,
     pub tokens: Tokens,
@@ -63,6 +67,9 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .route("/session", get(login::show).post(login::log_in).delete(login::log_out))
         .route("/live", get(live::follow))
         .route("/acts", get(acts::list))
+        .route("/components", get(components::list))
+        .route("/load/nodes", get(load::nodes))
+        .route("/load/apps", get(load::apps))
         .route("/accounts/requests/{name}", post(requests::decide))
         .route("/oidc", get(oidc::begin))
         .route("/oidc/about", get(oidc::about))

@@ -25,7 +25,7 @@ use berth_daemon::Tasks;
 use self::table::Table;
 
 /// Different lists at the same time.
-const FEEDS: usize = 256;
+const FEEDS: usize = 512;
 const LINGER: Duration = Duration::from_secs(15);
 /// Frames kept for those who fall behind: some ten seconds at one every 50 ms.
 const FRAMES: usize = 256;

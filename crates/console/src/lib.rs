@@ -9,6 +9,8 @@
 //!                   /acts        what people changed from here
 //!                   /accounts    requests for accounts are decided
 //!                   /shell…      terminals in containers, recorded
+//!                   /components  what the cluster is made of, and whether it is well
+//!                   /load        what nodes and Apps hold and use now
 //!                   /usage       what was asked for and what was used
 //!                   /scalings    when an App was given other replicas, and by whom
 //!                   /trends      what an App's instances use and answer now
@@ -19,6 +21,7 @@
 
 mod accounts;
 mod acts;
+mod components;
 mod connections;
 mod database;
 mod desk;
@@ -105,6 +108,7 @@ pub async fn start(
         usage: Usage::start(pool.clone(), client.clone(), tasks),
         shells: shell::Shells::start(pool, client.clone(), tasks, Default::default()),
         acts,
+        components: components::Components::new(client.clone()),
         scalings,
         feeds: feed::Feeds::new(client.clone(), tasks),
         trends: trends::Trends::start(client.clone(), tasks),

@@ -8,6 +8,7 @@
 //! A row is an hour of an app: sums over its minutes, and how what was used is spread, so that the
 //! 95th percentile of a month can be told. Hours are kept for [`KEPT`].
 
+mod load;
 mod sample;
 mod spread;
 mod tally;
@@ -23,6 +24,8 @@ use sqlx::{AnyPool, Row};
 
 use berth_daemon::Tasks;
 
+pub(crate) use self::load::Load;
+use self::sample::Followed;
 use self::spread::Spread;
 use self::tally::{Amount, Seen, Sums, Tally};
 use crate::database::{DatabaseError, now};
@@ -119,18 +122,20 @@ pub(crate) struct Minute {
 #[derive(Clone, Debug)]
 pub struct Usage {
     pool: AnyPool,
+    pods: Arc<Mutex<Option<Followed>>>,
+    load: Arc<tokio::sync::Mutex<Option<Arc<Load>>>>,
 }
 
 impl Usage {
     /// Those of the database.
     pub fn new(pool: AnyPool) -> Self {
-        Self { pool }
+        Self { pool, pods: Arc::default(), load: Arc::default() }
     }
 
     /// As [`Usage::new`], and looks at what pods of `client`'s cluster use.
     pub(crate) fn start(pool: AnyPool, client: Client, tasks: &Tasks) -> Self {
         let usage = Self::new(pool);
-        let pods = Arc::new(Mutex::new(None));
+        let pods = usage.pods.clone();
         tasks.spawn_until_stop("console pods", sample::follow(client.clone(), pods.clone()));
         let stopping = tasks.clone();
         tasks.spawn("console usage", sample::run(usage.clone(), client, pods, stopping));

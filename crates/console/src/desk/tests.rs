@@ -20,6 +20,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::acts::Filter;
+use crate::components::Components;
 use crate::shell::Limits;
 
 const PASSWORD: &str = "correct horse battery";
@@ -98,6 +99,7 @@ async fn desk(dir: &Path, admin: &Client, tasks: &Tasks, limits: Limits) -> Desk
         shells: Shells::start(pool.clone(), admin.clone(), tasks, limits),
         scalings: Scalings::start(pool, admin.clone(), acts.clone(), tasks),
         acts,
+        components: Components::new(admin.clone()),
         feeds: Feeds::new(admin.clone(), tasks),
         trends: Trends::start(admin.clone(), tasks),
         client: admin.clone(),

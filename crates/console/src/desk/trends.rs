@@ -47,7 +47,8 @@ pub(super) async fn of_cluster(
     Ok(Json(json!({ "items": minutes })).into_response())
 }
 
-async fn measured(
+/// Whether the visitor may list what `resource` uses in the namespace, or everywhere.
+pub(super) async fn measured(
     desk: &Desk,
     visitor: &Visitor,
     resource: &str,

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::MissedTickBehavior;
 
 use super::tally::{Amount, Seen, Tally};
@@ -34,6 +35,7 @@ const APP: &str = "app.kubernetes.io/name";
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Asked {
     app: Arc<str>,
+    node: Arc<str>,
     requested: Amount,
 }
 
@@ -49,6 +51,18 @@ struct MeasuredPod {
     metadata: Name,
     #[serde(default)]
     containers: Vec<MeasuredContainer>,
+}
+
+#[derive(Deserialize)]
+struct MeasuredNodes {
+    items: Vec<MeasuredNode>,
+}
+
+#[derive(Deserialize)]
+struct MeasuredNode {
+    metadata: Name,
+    #[serde(default)]
+    usage: HashMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -107,15 +121,15 @@ fn key(pod: &Pod) -> (Arc<str>, String) {
 
 fn put(pods: &mut Pods, pod: &Pod) {
     let spec = pod.spec.as_ref();
-    let bound = spec.is_some_and(|spec| spec.node_name.is_some());
+    let node = spec.and_then(|spec| spec.node_name.as_deref());
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if !bound || matches!(phase, Some("Succeeded" | "Failed")) {
+    let (Some(node), false) = (node, matches!(phase, Some("Succeeded" | "Failed"))) else {
         pods.remove(&key(pod));
         return;
-    }
+    };
     let app = pod.labels().get(APP).map(String::as_str).unwrap_or_default();
     let requested = spec.map(requested).unwrap_or_default();
-    pods.insert(key(pod), Asked { app: app.into(), requested });
+    pods.insert(key(pod), Asked { app: app.into(), node: node.into(), requested });
 }
 
 /// As the scheduler counts: all containers and sidecars, or the largest init container.
@@ -203,28 +217,51 @@ pub(super) async fn run(
 
 /// All pods now; nothing where nobody measures.
 async fn look(client: &Client, pods: &Mutex<Option<Followed>>) -> Option<Vec<Seen>> {
-    let request = http::Request::get("/apis/metrics.k8s.io/v1beta1/pods").body(Vec::new());
-    let request = request.expect("the path is one");
-    let measured = match tokio::time::timeout(CALL, client.request::<Measured>(request)).await {
-        Ok(Ok(measured)) => measured,
+    let used = measured(client).await?;
+    seen(pods, &used)
+}
+
+/// What pods use, by namespace and name; nothing where nobody measures.
+pub(super) type Used = HashMap<(String, String), Amount>;
+
+/// What all pods use now.
+pub(super) async fn measured(client: &Client) -> Option<Used> {
+    let all: Measured = measurements(client, "pods").await?;
+    let of = |pod: MeasuredPod| ((pod.metadata.namespace, pod.metadata.name), sum(&pod.containers));
+    Some(all.items.into_iter().map(of).collect())
+}
+
+/// What nodes use now, by name; nothing where nobody measures.
+pub(super) async fn measured_nodes(client: &Client) -> Option<HashMap<String, Amount>> {
+    let all: MeasuredNodes = measurements(client, "nodes").await?;
+    let of =
+        |node: MeasuredNode| (node.metadata.name, sum(&[MeasuredContainer { usage: node.usage }]));
+    Some(all.items.into_iter().map(of).collect())
+}
+
+async fn measurements<T: DeserializeOwned>(client: &Client, what: &str) -> Option<T> {
+    let path = format!("/apis/metrics.k8s.io/v1beta1/{what}");
+    let request = http::Request::get(path).body(Vec::new()).expect("the path is one");
+    match tokio::time::timeout(CALL, client.request::<T>(request)).await {
+        Ok(Ok(measured)) => Some(measured),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "use of pods");
-            return None;
+            tracing::debug!(%error, what, "what is used");
+            None
         }
         Err(_) => {
-            tracing::debug!("use of pods does not come");
-            return None;
+            tracing::debug!(what, "what is used does not come");
+            None
         }
-    };
-    let used: HashMap<(String, String), Amount> = measured
-        .items
-        .into_iter()
-        .map(|pod| ((pod.metadata.namespace, pod.metadata.name), sum(&pod.containers)))
-        .collect();
+    }
+}
+
+/// What holds room now, and what of it is `used`; nothing before the pods are known.
+pub(super) fn seen(pods: &Mutex<Option<Followed>>, used: &Used) -> Option<Vec<Seen>> {
     let held = pods.lock().expect("nothing panics under this lock");
     let seen = held.as_ref()?.0.iter().map(|((namespace, name), asked)| Seen {
         namespace: namespace.clone(),
         app: asked.app.clone(),
+        node: asked.node.clone(),
         requested: asked.requested,
         used: used.get(&(namespace.to_string(), name.clone())).copied().unwrap_or_default(),
     });

@@ -19,7 +19,7 @@ pub(crate) struct Amount {
 }
 
 impl Amount {
-    fn add(&mut self, other: Self) {
+    pub fn add(&mut self, other: Self) {
         self.cpu = self.cpu.saturating_add(other.cpu);
         self.memory = self.memory.saturating_add(other.memory);
     }
@@ -31,6 +31,7 @@ pub(super) struct Seen {
     pub namespace: Arc<str>,
     /// Empty: of none.
     pub app: Arc<str>,
+    pub node: Arc<str>,
     pub requested: Amount,
     pub used: Amount,
 }
@@ -121,6 +122,7 @@ mod tests {
         Seen {
             namespace: namespace.into(),
             app: app.into(),
+            node: "n".into(),
             requested: amount(requested),
             used: amount(used),
         }

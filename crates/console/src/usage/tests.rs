@@ -9,7 +9,13 @@ const NOW: i64 = 480_000;
 
 fn pod(namespace: &str, app: &str, cpu: [i64; 2], mib: [i64; 2]) -> Seen {
     let amount = |index: usize| Amount { cpu: cpu[index], memory: mib[index] << 20 };
-    Seen { namespace: namespace.into(), app: app.into(), requested: amount(0), used: amount(1) }
+    Seen {
+        namespace: namespace.into(),
+        app: app.into(),
+        node: "n".into(),
+        requested: amount(0),
+        used: amount(1),
+    }
 }
 
 /// `minutes` samples in which web uses 100 m but for every tenth, when it is 900 m.
