@@ -1,23 +1,30 @@
-// What is broken, what warns, what changed: the page for four in the morning.
+// What is broken, what is done about it, what changed: the page for four in the morning.
 
 import { Alert, Card, Group, SimpleGrid, Stack, Text, Title } from "@mantine/core";
-import { useQuery } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
-import { acts } from "../api";
-import { type Row, type Table, cell, useLive } from "../live";
+import { type Row, type Table, useLive } from "../live";
 import { Day } from "../parts/day";
-import { nodeFault, podFault, workloadFault } from "../parts/health";
+import { Components } from "../parts/components";
+import {
+  appFault,
+  claimFault,
+  daemonFault,
+  jobFault,
+  nodeFault,
+  podFault,
+  workloadFault,
+} from "../parts/health";
 import { LiveTable } from "../parts/table";
 import { since, useTurn } from "../parts/time";
+import { Changed, UnderWay } from "../parts/underway";
 import { listOf, useScope } from "../scope";
+import { useServed } from "../words/served";
 
 const MOST = 50;
-const HOUR = 3_600_000;
-const ACTS_EVERY = 30_000;
 const LOOK_EVERY = 15_000;
-const PART_OF = "app.kubernetes.io/part-of";
+const CLAIMS = "core/v1/persistentvolumeclaims";
 
 interface Fault {
   kind: string;
@@ -28,6 +35,7 @@ interface Fault {
 
 export function Now() {
   const { t } = useTranslation();
+  const served = useServed();
   const { namespace } = useScope();
   const tables = {
     nodes: useLive("/api/v1/nodes"),
@@ -35,20 +43,29 @@ export function Now() {
     statefulsets: useLive(listOf("/apis/apps/v1", "statefulsets", namespace)),
     pods: useLive(listOf("/api/v1", "pods", namespace)),
   };
+  const more = {
+    apps: useLive(listOf("/apis/berth.dev/v1", "apps", namespace)),
+    daemonsets: useLive(listOf("/apis/apps/v1", "daemonsets", namespace)),
+    jobs: useLive(listOf("/apis/batch/v1", "jobs", namespace)),
+    claims: useLive(listOf("/api/v1", "persistentvolumeclaims", namespace)),
+  };
+  const all = [...Object.values(tables), ...Object.values(more)];
   const turn = useTurn(LOOK_EVERY);
   const faults = useMemo(
     () => [
       ...faulty("Node", "core/v1/nodes", tables.nodes, nodeFault),
+      ...faulty("App", "berth.dev/v1/apps", more.apps, appFault),
       ...faulty("Deployment", "apps/v1/deployments", tables.deployments, workloadFault),
       ...faulty("StatefulSet", "apps/v1/statefulsets", tables.statefulsets, workloadFault),
+      ...faulty("DaemonSet", "apps/v1/daemonsets", more.daemonsets, daemonFault),
+      ...faulty("Job", "batch/v1/jobs", more.jobs, jobFault),
+      ...faulty("PersistentVolumeClaim", CLAIMS, more.claims, claimFault),
       ...faulty("Pod", "core/v1/pods", tables.pods, podFault),
     ],
     // What takes too long gets broken without a change.
-    [tables.nodes, tables.deployments, tables.statefulsets, tables.pods, turn],
+    [...all, turn],
   );
-  const parts = tables.deployments.rows.filter((row) => row.labels[PART_OF] === "berth");
-  const all = Object.values(tables);
-  const known = all.some((table) => table.ready);
+  const known = all.every((table) => table.ready || table.fault);
   // Who has a namespace alone sees no nodes, and misses nothing of what is theirs.
   const own = [tables.deployments, tables.statefulsets, tables.pods];
   const hidden = own.some((table) => table.fault === "refused");
@@ -84,7 +101,7 @@ export function Now() {
           {faults.slice(0, MOST).map((fault) => (
             <Group key={`${fault.kind}/${fault.row.namespace}/${fault.row.name}`} gap="sm" fz="sm">
               <Text span size="sm" className="ill">
-                {fault.what}
+                {served("states", fault.what)}
               </Text>
               <Text size="sm">{fault.kind}</Text>
               <Link href={fault.to}>
@@ -99,25 +116,8 @@ export function Now() {
           {faults.length > MOST && <Text size="sm">+ {faults.length - MOST}</Text>}
         </Stack>
       </section>
-      {parts.length > 0 && (
-        <section aria-label={t("components")}>
-          <Title order={2} size="h4" mb="xs">
-            {t("components")}
-          </Title>
-          <Group gap="lg">
-            {parts.map((row) => (
-              <Group gap={6} key={row.name} fz="sm">
-                <Link href={`/item/apps/v1/deployments/${row.namespace}/${row.name}`}>
-                  {row.name}
-                </Link>
-                <span className={workloadFault(tables.deployments, row) ? "ill" : "well"}>
-                  {cell(tables.deployments, row, "Ready")}
-                </span>
-              </Group>
-            ))}
-          </Group>
-        </section>
-      )}
+      <UnderWay />
+      <Components />
       <Changed />
       <Day />
       <LiveTable
@@ -138,7 +138,10 @@ function faulty(
 ): Fault[] {
   return table.rows.flatMap((row) => {
     const what = fault(table, row);
-    const to = `/item/${resource}/${row.namespace || "-"}/${row.name}`;
+    const to =
+      kind === "App"
+        ? `/apps/${row.namespace}/${row.name}`
+        : `/item/${resource}/${row.namespace || "-"}/${row.name}`;
     return what ? [{ kind, to, row, what }] : [];
   });
 }
@@ -146,36 +149,4 @@ function faulty(
 function warns(row: Row, table: Table): boolean {
   const index = table.columns.findIndex((column) => column.name === "Type");
   return row.cells[index] === "Warning";
-}
-
-/** What people did through the console in the last hour, for those who may see it. */
-function Changed() {
-  const { t } = useTranslation();
-  const recent = useQuery({
-    queryKey: ["acts", "recent"],
-    queryFn: () => acts(new URLSearchParams()),
-    refetchInterval: ACTS_EVERY,
-    retry: false,
-  });
-  const fresh = (recent.data ?? []).filter(
-    (act) =>
-      act.at > Date.now() - HOUR &&
-      act.path !== "/session" &&
-      act.status < 400 &&
-      !act.verb.endsWith("(dry run)"),
-  );
-  if (fresh.length === 0) return null;
-  return (
-    <section aria-label={t("changed")}>
-      <Title order={2} size="h4" mb="xs">
-        {t("changed")}
-      </Title>
-      {fresh.slice(0, 10).map((act) => (
-        <Text size="sm" key={`${act.at}${act.path}`}>
-          {since(new Date(act.at).toISOString())} · {act.account} · {act.verb} {act.path} ·{" "}
-          {act.status}
-        </Text>
-      ))}
-    </section>
-  );
 }

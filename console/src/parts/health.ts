@@ -31,6 +31,28 @@ export function workloadFault(table: Table, row: Row): string {
   return want !== undefined && have !== want ? ready : "";
 }
 
+/** What its App's instances cannot do, as the App itself says. */
+export function appFault(table: Table, row: Row): string {
+  return cell(table, row, "Failing");
+}
+
+export function daemonFault(table: Table, row: Row): string {
+  const [have, want] = [cell(table, row, "Ready"), cell(table, row, "Desired")];
+  return have !== want ? `${have}/${want}` : "";
+}
+
+/** Before Kubernetes 1.31 a Job's table does not say that it failed. */
+export function jobFault(table: Table, row: Row): string {
+  const status = cell(table, row, "Status");
+  return status.startsWith("Failed") ? status : "";
+}
+
+export function claimFault(table: Table, row: Row): string {
+  const status = cell(table, row, "Status");
+  const age = Date.now() - Date.parse(row.created ?? "");
+  return status === "Lost" || (status === "Pending" && age > PATIENCE) ? status : "";
+}
+
 const WELL = /^(Running|Ready|Active|Succeeded|Completed?|Bound|Available|True|Established)$/;
 const ILL = /Error|BackOff|Fail|Evicted|NotReady|Unknown|Invalid|Aborted|OOM|Warning|Lost|Never/;
 const TOLD = new Set(["Status", "Phase", "Type"]);
