@@ -19,15 +19,19 @@ import { Link } from "wouter";
 import { get } from "../api";
 import { type Row, type Table as Live, cell, useLive } from "../live";
 import { Charts } from "../parts/charts";
+import { Doors } from "../parts/doors";
 import { excepts, shut, useFreezes, useWhose } from "../parts/freeze";
 import { tone } from "../parts/health";
+import { History } from "../parts/history";
 import { Logs, collected, printed } from "../parts/logs";
 import { isInstance, useOwned } from "../parts/own";
+import { Probes } from "../parts/probes";
 import { bytes, cores, image } from "../parts/quantity";
 import { ScaleTrail } from "../parts/scale";
 import { LiveTable } from "../parts/table";
 import { elapsed, since, useWhen } from "../parts/time";
 import { doing, measures, useTrends } from "../parts/trends";
+import { useServed } from "../words/served";
 
 const APP = "berth.dev/app";
 
@@ -91,6 +95,8 @@ export default function AppPage({ params }: { params: { namespace: string; name:
           <Tabs.Tab value="logs">{t("logs")}</Tabs.Tab>
           <Tabs.Tab value="releases">{t("releases")}</Tabs.Tab>
           <Tabs.Tab value="events">{t("events")}</Tabs.Tab>
+          <Tabs.Tab value="routes">{t("routes")}</Tabs.Tab>
+          <Tabs.Tab value="probes">{t("probes")}</Tabs.Tab>
           <Tabs.Tab value="configuration">{t("configuration")}</Tabs.Tab>
         </Tabs.List>
         <Tabs.Panel value="instances" pt="md">
@@ -117,9 +123,16 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         <Tabs.Panel value="events" pt="md">
           <Events namespace={namespace} name={name} />
         </Tabs.Panel>
+        <Tabs.Panel value="routes" pt="md">
+          <Doors namespace={namespace} name={name} url={app.data?.status?.url} />
+        </Tabs.Panel>
+        <Tabs.Panel value="probes" pt="md">
+          <Probes namespace={namespace} name={name} />
+        </Tabs.Panel>
         <Tabs.Panel value="configuration" pt="md">
           <Link href={`/item/berth.dev/v1/apps/${namespace}/${name}`}>{t("edit")}</Link>
           <pre className="diff">{app.data ? dump(app.data.spec) : t("loading")}</pre>
+          {app.data && <History namespace={namespace} name={name} now={app.data.spec} />}
         </Tabs.Panel>
       </Tabs>
     </Stack>
@@ -202,6 +215,7 @@ function Written(given: { namespace: string; name: string; table: Live; rows: Ro
 
 function Instances(given: { namespace: string; name: string; table: Live; rows: Row[] }) {
   const { t } = useTranslation();
+  const served = useServed();
   const { namespace, name, table, rows } = given;
   const points = useTrends(namespace, name);
   const last = points?.at(-1);
@@ -230,7 +244,7 @@ function Instances(given: { namespace: string; name: string; table: Live; rows: 
                 <Table.Td>{cell(table, row, "Ready")}</Table.Td>
                 <Table.Td>
                   <span className={tone("Status", cell(table, row, "Status"))}>
-                    {cell(table, row, "Status")}
+                    {served("states", cell(table, row, "Status"))}
                   </span>
                 </Table.Td>
                 <Table.Td>{cell(table, row, "Restarts")}</Table.Td>
