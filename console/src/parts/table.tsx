@@ -2,19 +2,28 @@
 
 import { Alert, Group, Loader, Text, TextInput, Title } from "@mantine/core";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type ReactNode, useDeferredValue, useMemo, useRef, useState } from "react";
+import { Fragment, type ReactNode, useDeferredValue, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { type Row, type Table, useLive } from "../live";
 import { tone } from "./health";
 import { image } from "./quantity";
 import { since, useTurn } from "./time";
+import { useServed } from "../words/served";
 
 const LINE = 32;
 /** Ages grow, whether anything changes or not; milliseconds. */
 const AGES_EVERY = 10_000;
 /** Columns that Kubernetes marks as of lesser weight have a higher priority. */
 const WEIGHTY = 0;
+
+/** A column that the API's table has not. */
+export interface Own {
+  name: string;
+  /** Pixels at least, and a share of what is left. */
+  width: [number, number];
+  show: (table: Table, row: Row) => ReactNode;
+}
 
 interface Shown {
   title: string;
@@ -26,6 +35,10 @@ interface Shown {
   short?: boolean;
   none?: string;
   extra?: ReactNode;
+  /** Columns behind the name; they stay as they are from one time to the next. */
+  own?: Own[];
+  /** Columns of the API's table that are not shown. */
+  without?: string[];
 }
 
 /** Columns that are not as wide as most: pixels at least, and a share of what is left. */
@@ -46,7 +59,8 @@ const WIDTH: [number, number] = [104, 1];
 const GAP = 12;
 
 /** The list at `path`, live, with a search over all that is shown. */
-export function LiveTable({ title, path, to, keep, short, none, extra }: Shown) {
+export function LiveTable(given: Shown) {
+  const { title, path, to, keep, short, none, extra, own, without } = given;
   const { t } = useTranslation();
   const table = useLive(path);
   const [search, setSearch] = useState("");
@@ -94,6 +108,8 @@ export function LiveTable({ title, path, to, keep, short, none, extra }: Shown) 
           to={to}
           short={short}
           one={path.includes("/namespaces/")}
+          own={own}
+          without={without}
         />
       )}
     </section>
@@ -107,8 +123,10 @@ function Lines(given: {
   short?: boolean;
   /** Of one namespace alone, which needs not be said. */
   one: boolean;
+  own?: Own[];
+  without?: string[];
 }) {
-  const { table, rows, to, short, one } = given;
+  const { table, rows, to, short, one, own = [], without = [] } = given;
   const scroller = useRef<HTMLDivElement>(null);
   const lines = useVirtualizer({
     count: rows.length,
@@ -117,12 +135,14 @@ function Lines(given: {
     overscan: 12,
   });
   const { t } = useTranslation();
+  const served = useServed();
   useTurn(AGES_EVERY);
   const columns = table.columns
     .map((column, index) => ({ column, index }))
-    .filter(({ column }) => column.priority === WEIGHTY);
+    .filter(({ column }) => column.priority === WEIGHTY && !without.includes(column.name));
   const namespaced = !one && rows.some((row) => row.namespace);
   const widths = columns.map(({ column }) => WIDTHS[column.name] ?? WIDTH);
+  widths.splice(1, 0, ...own.map((column) => column.width));
   if (namespaced) widths.unshift([120, 1]);
   const grid = {
     gridTemplateColumns: widths.map(([least, share]) => `minmax(${least}px, ${share}fr)`).join(" "),
@@ -140,10 +160,18 @@ function Lines(given: {
     >
       <div className="line head" role="row" style={{ ...grid, minWidth: least }}>
         {namespaced && <span role="columnheader">{t("namespace")}</span>}
-        {columns.map(({ column }) => (
-          <span role="columnheader" key={column.name} title={column.description}>
-            {column.name}
-          </span>
+        {columns.map(({ column }, at) => (
+          <Fragment key={column.name}>
+            <span role="columnheader" title={column.description}>
+              {served("columns", column.name)}
+            </span>
+            {at === 0 &&
+              own.map(({ name }) => (
+                <span role="columnheader" key={name}>
+                  {name}
+                </span>
+              ))}
+          </Fragment>
         ))}
       </div>
       <div
@@ -164,19 +192,26 @@ function Lines(given: {
           const cells = (
             <>
               {namespaced && <span role="cell">{row.namespace}</span>}
-              {columns.map(({ column, index }) => (
-                <span
-                  role="cell"
-                  key={column.name}
-                  className={tone(column.name, row.cells[index])}
-                  title={text(row.cells[index])}
-                >
-                  {column.name === "Name" && to ? (
-                    <Link href={to(row)}>{text(row.cells[index])}</Link>
-                  ) : (
-                    shown(column.name, row, row.cells[index])
-                  )}
-                </span>
+              {columns.map(({ column, index }, at) => (
+                <Fragment key={column.name}>
+                  <span
+                    role="cell"
+                    className={tone(column.name, row.cells[index])}
+                    title={text(row.cells[index])}
+                  >
+                    {column.name === "Name" && to ? (
+                      <Link href={to(row)}>{text(row.cells[index])}</Link>
+                    ) : (
+                      shown(served, column.name, row, row.cells[index])
+                    )}
+                  </span>
+                  {at === 0 &&
+                    own.map((extra) => (
+                      <span role="cell" key={extra.name}>
+                        {extra.show(table, row)}
+                      </span>
+                    ))}
+                </Fragment>
               ))}
             </>
           );
@@ -203,8 +238,25 @@ function text(cell: Row["cells"][number] | undefined): string {
   return String(cell ?? "");
 }
 
-function shown(column: string, row: Row, cell: Row["cells"][number] | undefined): string {
+/** Columns whose values are words of the server's, and of which sort. */
+const WORDS: Record<string, "states" | "steps"> = {
+  Status: "states",
+  Phase: "states",
+  Type: "states",
+  Strategy: "steps",
+};
+
+function shown(
+  served: ReturnType<typeof useServed>,
+  column: string,
+  row: Row,
+  cell: Row["cells"][number] | undefined,
+): string {
   if (column === "Age" && row.created) return since(row.created);
+  const sort = WORDS[column];
+  if (sort) return served(sort, text(cell));
+  // `canary 20% (2/4)`.
+  if (column === "Step") return text(cell).replace(/^\w+/, (kind) => served("steps", kind));
   return column.startsWith("Image") ? image(text(cell)) : text(cell);
 }
 
