@@ -1,8 +1,8 @@
 // What an App uses and answers, over time.
 
 import assert from "node:assert/strict";
-import { request } from "node:http";
-import { accessible, again, comes, enter, leave, picture } from "./ground.mjs";
+import { accessible, comes, enter, leave, picture } from "./ground.mjs";
+import { knock } from "./knock.mjs";
 
 const WORDS = { en: "Charts", zh: "图表" };
 
@@ -21,7 +21,7 @@ export async function whatAnAppUsesAndAnswersIsDrawn(browser) {
 }
 
 async function drawn(page) {
-  const stop = await knock(page);
+  const stop = await knock(page, "hello");
   await says(page, "CPU", /cores: [\d.]+m?, at most/);
   await says(page, "Memory", /RSS: [1-9]\d* \w+.*RSS \+ 0\.4 × cache: [1-9].*working set: [1-9]/);
   await says(page, "Requests", /a second: (?!0\.0)\d/);
@@ -75,22 +75,4 @@ async function requests(page) {
   const chart = page.getByRole("figure", { name: "Requests", exact: true }).getByRole("img");
   const said = (await chart.getAttribute("aria-label")) ?? "";
   return Number.parseFloat(/at most ([\d.]+)/.exec(said)?.[1] ?? "NaN");
-}
-
-/** Asks the App through the balancer until told to stop. */
-async function knock(page) {
-  const told = () =>
-    page.evaluate(async () => {
-      const path = "/k8s/apis/berth.dev/v1/namespaces/default/apps/hello";
-      return (await (await fetch(path)).json()).status.url;
-    });
-  const address = await again(told);
-  const { host, port } = new URL(address);
-  const clock = setInterval(() => {
-    const asked = request({ host: "127.0.0.1", port, headers: { host } });
-    asked.on("response", (answer) => answer.resume());
-    asked.on("error", () => {});
-    asked.end();
-  }, 20);
-  return () => clearInterval(clock);
 }

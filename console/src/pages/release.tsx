@@ -1,6 +1,6 @@
 // One release: its steps with their times and what was measured, and what people can do about it.
 
-import { Alert, Button, Group, Stack, Table, Text, Title } from "@mantine/core";
+import { Alert, Button, Group, Stack, Text, Title } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { useTranslation } from "react-i18next";
@@ -9,7 +9,8 @@ import { change, get } from "../api";
 import { useLive } from "../live";
 import { tone } from "../parts/health";
 import { image } from "../parts/quantity";
-import { between, since } from "../parts/time";
+import { type Check, type Step, Steps } from "../parts/steps";
+import { useServed } from "../words/served";
 
 const COMMIT = "berth.dev/commit";
 const CAUSE = "berth.dev/cause";
@@ -18,16 +19,6 @@ const AUTHOR = "berth.dev/author";
 const STAYS = ["replicas", "scale", "strategy", "drift"];
 const OVER = new Set(["Aborted", "Succeeded", "Superseded"]);
 const MERGE = "application/merge-patch+json";
-
-interface Step {
-  kind: string;
-  weight?: number;
-  startedAt?: string;
-  reachedAt?: string;
-  endedAt?: string;
-  checks?: { name: string; value?: number; good: number; bad: number; message?: string }[];
-  answers?: { requests: number; failures: number; success: number; latency: number };
-}
 
 interface Release {
   metadata: { name: string };
@@ -38,7 +29,7 @@ interface Release {
     commit?: string;
     author?: string;
     cause?: string;
-    strategy?: { type?: string };
+    strategy?: { type?: string; checks?: Check[] };
     appSpec: Record<string, unknown>;
     paused?: boolean;
   };
@@ -80,7 +71,11 @@ export default function ReleasePage({ params }: { params: { namespace: string; n
         <>
           <Facts release={release} namespace={namespace} />
           <Wishes release={release} path={path} namespace={namespace} />
-          <Steps steps={release.status?.steps ?? []} at={release.status?.step ?? 0} />
+          <Steps
+            steps={release.status?.steps ?? []}
+            at={release.status?.step ?? 0}
+            rules={release.spec.strategy?.checks ?? []}
+          />
           <Link href={`/item/berth.dev/v1/releases/${namespace}/${name}`}>YAML</Link>
         </>
       )}
@@ -90,13 +85,14 @@ export default function ReleasePage({ params }: { params: { namespace: string; n
 
 function Facts({ release, namespace }: { release: Release; namespace: string }) {
   const { t } = useTranslation();
+  const served = useServed();
   const { spec, status } = release;
   const phase = status?.phase ?? "Waiting";
   const facts = [
-    [t("status"), <span className={tone("Phase", phase)}>{phase}</span>],
+    [t("status"), <span className={tone("Phase", phase)}>{served("states", phase)}</span>],
     [t("app"), <Link href={`/apps/${namespace}/${spec.app}`}>{spec.app}</Link>],
     [t("image"), <span title={spec.image}>{image(spec.image)}</span>],
-    [t("strategy"), spec.strategy?.type],
+    [t("strategy"), served("steps", spec.strategy?.type ?? "")],
     [t("commit"), spec.commit],
     [t("person"), spec.author],
     [t("cause"), spec.cause],
@@ -206,54 +202,4 @@ async function rollBack({ spec }: Release, namespace: string) {
   if (spec.commit) annotations[COMMIT] = spec.commit;
   annotations[CAUSE] = `rollback to ${spec.revision}`;
   await change("PUT", path, { ...app, metadata: { ...app.metadata, annotations }, spec: wanted });
-}
-
-function Steps({ steps, at }: { steps: Step[]; at: number }) {
-  const { t } = useTranslation();
-  if (steps.length === 0) return null;
-  return (
-    <Table.ScrollContainer minWidth={560}>
-      <Table>
-        <Table.Thead>
-          <Table.Tr>
-            {(["step", "begun", "toIt", "inIt", "measured"] as const).map((word) => (
-              <Table.Th key={word}>{t(word)}</Table.Th>
-            ))}
-          </Table.Tr>
-        </Table.Thead>
-        <Table.Tbody>
-          {steps.map((step, index) => {
-            const now = index === at && step.startedAt && !step.endedAt;
-            const end = step.endedAt ?? (now ? new Date().toISOString() : undefined);
-            return (
-              <Table.Tr key={index} aria-current={now ? "step" : undefined}>
-                <Table.Td>
-                  <span className={step.endedAt ? "well" : now ? "waits" : undefined}>
-                    {step.kind}
-                    {step.weight === undefined ? "" : ` ${step.weight} %`}
-                  </span>
-                </Table.Td>
-                <Table.Td>{step.startedAt ? since(step.startedAt) : ""}</Table.Td>
-                <Table.Td>{between(step.startedAt, step.reachedAt ?? end)}</Table.Td>
-                <Table.Td>{between(step.reachedAt, end)}</Table.Td>
-                <Table.Td>
-                  {step.answers && (
-                    <Text size="sm" className={step.answers.failures > 0 ? "ill" : undefined}>
-                      {t("answered", step.answers)}
-                    </Text>
-                  )}
-                  {step.checks?.map((check) => (
-                    <Text size="sm" key={check.name} className={check.bad > 0 ? "ill" : undefined}>
-                      {check.name}: {check.value ?? check.message ?? "–"} (
-                      {t("answers", { good: check.good, bad: check.bad })})
-                    </Text>
-                  ))}
-                </Table.Td>
-              </Table.Tr>
-            );
-          })}
-        </Table.Tbody>
-      </Table>
-    </Table.ScrollContainer>
-  );
 }

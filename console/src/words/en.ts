@@ -40,7 +40,6 @@ const en = {
   inIt: "In it",
   measured: "Measured",
   answers: "{{good}} good, {{bad}} bad",
-  answered: "{{requests}} requests: {{success}} % good, {{latency}} ms",
   away: "The connection is away; what is shown is what was last known.",
   refused: "You may not see this.",
   empty: "Nothing here",

@@ -40,7 +40,6 @@ const zh: Words = {
   inIt: "停留",
   measured: "度量",
   answers: "{{good}} 次合格，{{bad}} 次不合格",
-  answered: "{{requests}} 个请求：成功率 {{success}}%，{{latency}} 毫秒",
   away: "连接已断开，显示的是最后已知的状态。",
   refused: "您无权查看。",
   empty: "暂无内容",
