@@ -15,6 +15,8 @@ export default defineConfig({
       "^/shell($|[?])": { ...behind, ws: true },
       "^/shells($|[?/])": behind,
       "^/usage[?/]": behind,
+      "^/components$": behind,
+      "^/load/": behind,
       "^/trends[?]": behind,
       "^/scalings[?]": behind,
       "/k8s": behind,

@@ -43,6 +43,7 @@ const App = later(() => import("./pages/app"));
 const Releases = later(() => import("./pages/releases"));
 const Release = later(() => import("./pages/release"));
 const Fleet = later(() => import("./pages/fleet"));
+const NodePage = later(() => import("./pages/node"));
 const Workloads = later(() => import("./pages/workloads"));
 const Item = later(() => import("./pages/item"));
 const New = later(() => import("./pages/new"));
@@ -164,6 +165,7 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
               <Route path="/releases/freezes" component={Releases} />
               <Route path="/releases/:namespace/:name" component={Release} />
               <Route path="/fleet" component={Fleet} />
+              <Route path="/fleet/:name" component={NodePage} />
               <Route path="/workloads/:group?/:version?/:resource?" component={Workloads} />
               <Route path="/item/*" component={Item} />
               <Route path="/new/:group/:version/:resource" component={New} />

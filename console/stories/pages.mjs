@@ -11,6 +11,7 @@ const PAGES = [
   ["/apps/default/hello", "main tbody tr", "app"],
   ["/releases", "main [role=row] + [role=rowgroup] [role=row]", "releases"],
   ["/fleet", "main .heat a", "fleet"],
+  ["/fleet/NODE", "main [role=rowgroup] [role=row]", "node"],
   ["/workloads", "main [role=rowgroup] [role=row]", "workloads"],
   ["/workloads/apps/v1/deployments", "main [role=rowgroup] [role=row]", ""],
   ["/item/apps/v1/deployments/default/hello", "main textarea", "item"],
@@ -24,8 +25,10 @@ const PAGES = [
 
 async function all(browser, name, given) {
   const page = await enter(browser, "admin", "/now", given);
+  await go(page, "/fleet");
+  const node = await page.locator("main [role=rowgroup] a").first().innerText();
   for (const [path, there, shown] of PAGES) {
-    await go(page, path);
+    await go(page, path.replace("NODE", node));
     await page.locator(there).first().waitFor();
     // Loaders are of pages that are not there yet.
     await comes(page, `${path} has loaded`, () => !document.querySelector(".mantine-Loader-root"));

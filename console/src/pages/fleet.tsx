@@ -1,26 +1,14 @@
-// Nodes: conditions as a table, use as a heat map.
+// The cluster: its parts, its nodes, what they have and what is asked of them.
 
 import { Stack, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
-import { Link } from "wouter";
 import { get } from "../api";
+import { useLive } from "../live";
+import { Components } from "../parts/components";
 import { Day } from "../parts/day";
-import { bytes, cores, quantity } from "../parts/quantity";
+import { Heat } from "../parts/heat";
 import { LiveTable } from "../parts/table";
-
-const EVERY = 15_000;
-
-interface Nodes {
-  items: {
-    metadata: { name: string };
-    status: { allocatable?: Record<string, string> };
-  }[];
-}
-
-interface Measured {
-  items: { metadata: { name: string }; usage: Record<string, string> }[];
-}
 
 export default function Fleet() {
   const { t } = useTranslation();
@@ -29,64 +17,33 @@ export default function Fleet() {
       <Title order={1} size="h3">
         {t("fleet")}
       </Title>
+      <Clusters />
+      <Components />
       <Heat />
       <Day />
-      <LiveTable
-        title={t("nodes")}
-        path="/api/v1/nodes"
-        to={(row) => `/item/core/v1/nodes/-/${row.name}`}
-        short
-      />
+      <LiveTable title={t("nodes")} path="/api/v1/nodes" to={(row) => `/fleet/${row.name}`} short />
     </Stack>
   );
 }
 
-/** A field a node, coloured by how much of its processors is used. */
-function Heat() {
+/** The cluster that is looked at, and those that it knows, where it knows any. */
+function Clusters() {
   const { t } = useTranslation();
-  const fleet = useQuery({
-    queryKey: ["fleet"],
-    queryFn: async () => {
-      const [nodes, measured] = await Promise.all([
-        get<Nodes>("/api/v1/nodes?resourceVersion=0"),
-        get<Measured>("/apis/metrics.k8s.io/v1beta1/nodes").catch(() => ({ items: [] })),
-      ]);
-      const use = new Map(measured.items.map((item) => [item.metadata.name, item.usage]));
-      return nodes.items.map((node) => ({
-        name: node.metadata.name,
-        cpu: quantity(node.status.allocatable?.cpu),
-        memory: quantity(node.status.allocatable?.memory),
-        usedCpu: quantity(use.get(node.metadata.name)?.cpu),
-        usedMemory: quantity(use.get(node.metadata.name)?.memory),
-      }));
-    },
-    refetchInterval: EVERY,
+  const nodes = useLive("/api/v1/nodes");
+  const version = useQuery({
+    queryKey: ["version"],
+    queryFn: () => get<{ gitVersion: string; platform?: string }>("/version"),
+    staleTime: 300_000,
     retry: false,
   });
-  if (!fleet.data) return null;
   return (
-    <section aria-label={t("capacity")}>
+    <section aria-label={t("cluster")}>
       <Title order={2} size="h4" mb="xs">
-        {t("capacity")}
+        {t("cluster")}
       </Title>
-      <div className="heat">
-        {fleet.data.map((node) => {
-          const share = node.cpu > 0 ? Math.min(1, node.usedCpu / node.cpu) : 0;
-          const title = `${node.name}: ${cores(node.usedCpu)} / ${cores(node.cpu)}, ${bytes(node.usedMemory)} / ${bytes(node.memory)}`;
-          return (
-            <Link
-              key={node.name}
-              href={`/item/core/v1/nodes/-/${node.name}`}
-              title={title}
-              style={{ background: `hsl(${Math.round(130 - 130 * share)} 65% 72%)` }}
-            >
-              {node.name} {Math.round(share * 100)} %
-            </Link>
-          );
-        })}
-      </div>
-      <Text size="xs" c="dimmed" mt={4}>
-        {t("cpu")}, {t("used")}
+      <Text size="sm">
+        {location.host} · Kubernetes {version.data?.gitVersion ?? "…"} · {version.data?.platform}{" "}
+        {nodes.ready && `· ${t("nodes")}: ${nodes.rows.length}`}
       </Text>
     </section>
   );
