@@ -9,10 +9,12 @@ import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
 import { whatAnAppWritesIntoFilesIsReadToo } from "./logs.mjs";
 import { whoAProviderNamesGetsIn } from "./oidc.mjs";
+import * as oncall from "./oncall.mjs";
 import * as own from "./own.mjs";
 import * as pages from "./pages.mjs";
 import * as people from "./people.mjs";
 import { whoScaledAnAppIsToldWithTheRule } from "./scale.mjs";
+import { anAppsRoutesProbesAndVersionsAreTold } from "./versions.mjs";
 import * as shell from "./shell.mjs";
 
 const STORIES = [
@@ -26,11 +28,17 @@ const STORIES = [
   changes.aChangeIsLookedAtBeforeItIsMade,
   changes.aCanaryIsStoppedAndTakenBack,
   changes.whoDidWhatIsWrittenDown,
+  changes.aCanaryThatFailsComesBackByItself,
+  oncall.whatIsBrokenAndUnderWayIsTold,
+  oncall.whatAppsAndNodesCostIsTold,
+  oncall.anAuditIsFilteredAndTakenAway,
+  oncall.whatTheServerSaysIsInChinese,
   own.anAppHasItsOwnInstancesAndEventsAlone,
   own.aNodeAtRestIsWellAndAPodThatDoesNotEndIsNot,
   whoIsAskedForGetsInAndGoesWithTheRequest,
   whatAnAppWritesIntoFilesIsReadToo,
   whatAnAppUsesAndAnswersIsDrawn,
+  anAppsRoutesProbesAndVersionsAreTold,
   whoScaledAnAppIsToldWithTheRule,
   whatIsFrozenIsDrawnAndObeyed,
   hostile.whatAPodWritesIsText,
