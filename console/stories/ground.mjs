@@ -64,8 +64,9 @@ export async function go(page, path) {
       // A page without its script shows nothing, for ever.
       if (!cut || turn > 5) return answer;
     } catch (error) {
-      // The page that says so may come only now, and push aside what was asked for next.
-      const pushed = error.message.includes("chrome-error:");
+      // The page that says so may come only now, and push aside what was asked for next; so may
+      // one that loads itself again because a part of it was let go of.
+      const pushed = error.message.includes("is interrupted by another navigation");
       if (turn > 5 || !(pushed || error.message.includes(CHANGED))) throw error;
     } finally {
       page.off("requestfailed", failed);
