@@ -138,6 +138,25 @@ fn snapshot(pods: &[&Pod], extra: Value) -> Snapshot {
     }
 }
 
+/// Saves the routes to `pod` for a balancer in a process of its own: its program, and the first of
+/// the three ports that it takes.
+async fn alone(pod: &Pod, routes: &std::path::Path) -> (PathBuf, SocketAddr) {
+    let mut saving = config();
+    saving.snapshot = Some(routes.to_owned());
+    let balancer = start(saving, Some(snapshot(&[pod], json!({})))).await;
+    until("it is saved", async || routes.exists()).await;
+    balancer.stop().await;
+    let own = std::env::current_exe().unwrap();
+    let program = own.ancestors().nth(2).unwrap().join("examples/l7_serve");
+    let http = loop {
+        let [first, second, third] = [free_port(), free_port(), free_port()];
+        if [second.port(), third.port()] == [first.port() + 1, first.port() + 2] {
+            break first;
+        }
+    };
+    (program, http)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_reach_their_pods_and_refusals_say_why() {
     let pod = Pod::start("one").await;

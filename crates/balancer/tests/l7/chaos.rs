@@ -58,22 +58,8 @@ async fn endpoints_that_flap_a_hundred_times_a_second_lose_no_request() {
 async fn a_killed_balancer_leaves_its_ports_to_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let pod = Pod::start("one").await;
-    let mut saving = config();
     let routes = dir.path().join("routes.json");
-    saving.snapshot = Some(routes.clone());
-    let balancer = start(saving, Some(snapshot(&[&pod], json!({})))).await;
-    until("it is saved", async || routes.exists()).await;
-    balancer.stop().await;
-
-    let own = std::env::current_exe().unwrap();
-    let program = own.ancestors().nth(2).unwrap().join("examples/l7_serve");
-    // It takes the two ports after this one too.
-    let http = loop {
-        let [first, second, third] = [free_port(), free_port(), free_port()];
-        if [second.port(), third.port()] == [first.port() + 1, first.port() + 2] {
-            break first;
-        }
-    };
+    let (program, http) = alone(&pod, &routes).await;
     let process = || {
         let words = [http.to_string(), routes.display().to_string()];
         Command::new(&program).args(words).kill_on_drop(true).spawn().unwrap()

@@ -19,21 +19,8 @@ const LAST: &str = "/empty/last";
 
 impl Logging {
     async fn start(which: &str, pod: &Pod, dir: &std::path::Path) -> Self {
-        let mut saving = config();
         let routes = dir.join(format!("{which}.json"));
-        saving.snapshot = Some(routes.clone());
-        let balancer = super::start(saving, Some(snapshot(&[pod], json!({})))).await;
-        until("it is saved", async || routes.exists()).await;
-        balancer.stop().await;
-        let own = std::env::current_exe().unwrap();
-        let program = own.ancestors().nth(2).unwrap().join("examples/l7_serve");
-        // It takes the two ports after this one too.
-        let http = loop {
-            let [first, second, third] = [free_port(), free_port(), free_port()];
-            if [second.port(), third.port()] == [first.port() + 1, first.port() + 2] {
-                break first;
-            }
-        };
+        let (program, http) = alone(pod, &routes).await;
         let mut process = Command::new(&program)
             .args([&http.to_string(), &routes.display().to_string(), which])
             .stdout(Stdio::piped())
