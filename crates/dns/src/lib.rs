@@ -52,7 +52,7 @@ pub use checks::{Check, Healthy};
 pub use config::{Cluster, Config, Site, StartError, ZoneFile, check};
 pub use control::{Reload, Request, ask};
 pub use counts::Totals;
-pub use own::cookie_secret;
+pub use own::{cookie_secret, secret};
 pub use query_client::{AskError, Said, Shown, query};
 pub use query_log::QueryLog;
 pub use resolv::upstreams;

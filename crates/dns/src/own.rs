@@ -113,12 +113,15 @@ pub fn cookie_secret(path: &Path) -> io::Result<[u8; 16]> {
         }
         read => read?,
     };
-    let digits = text.trim();
-    let number = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32);
-    let number = number.ok_or_else(|| {
+    secret(text.trim()).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "32 hexadecimal digits are a secret")
-    })?;
-    Ok(number.to_be_bytes())
+    })
+}
+
+/// The secret that 32 hexadecimal digits are.
+pub fn secret(digits: &str) -> Option<[u8; 16]> {
+    let number = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32)?;
+    Some(number.to_be_bytes())
 }
 
 fn now() -> u32 {

@@ -345,21 +345,30 @@ mod tests {
         Kept::new(&question(name), &message, seconds).expect("it may be kept")
     }
 
-    fn ask(hot: &mut Hot, name: &str, after: u64) -> Option<(Hit, Message)> {
+    /// What `look` makes of a question for `name` so many seconds from now: how many bytes of answer.
+    fn asked<T>(
+        name: &str,
+        after: u64,
+        look: impl FnOnce((&Query<'_>, &Asked), Via<'_>, Instant, &mut [u8]) -> Option<(T, usize)>,
+    ) -> Option<(T, Message)> {
         let (own, client) = (Own::default(), std::net::Ipv4Addr::LOCALHOST.into());
         let via = Via { transport: Transport::Udp, client, own: &own };
         let packet = super::super::encode(&question(name), 7);
         let mut out = [0; answer::MAX_UDP];
         let now = Instant::now() + Duration::from_secs(after);
         let query = query::parse(&packet).expect("a query");
-        let asked = Asked::of(query.name);
-        let at = hot.locate(&query, &asked)?;
-        match hot.answer(at, (&query, &asked), via, now, &mut out) {
-            Hit::None => None,
-            hit @ (Hit::Reply(length) | Hit::Renew(length)) => {
-                Some((hit, Message::from_vec(&out[..length]).expect("it can be read")))
+        let (said, length) = look((&query, &Asked::of(query.name)), via, now, &mut out)?;
+        Some((said, Message::from_vec(&out[..length]).expect("it can be read")))
+    }
+
+    fn ask(hot: &mut Hot, name: &str, after: u64) -> Option<(Hit, Message)> {
+        asked(name, after, |(query, asked), via, now, out| {
+            let at = hot.locate(query, asked)?;
+            match hot.answer(at, (query, asked), via, now, out) {
+                Hit::None => None,
+                hit @ (Hit::Reply(length) | Hit::Renew(length)) => Some((hit, length)),
             }
-        }
+        })
     }
 
     #[test]
@@ -382,15 +391,10 @@ mod tests {
         let mut hot = Hot::new(1);
         hot.put(kept("example.org", 100));
         let stale = |name: &str, after: u64| {
-            let (own, client) = (Own::default(), std::net::Ipv4Addr::LOCALHOST.into());
-            let via = Via { transport: Transport::Udp, client, own: &own };
-            let packet = super::super::encode(&question(name), 7);
-            let mut out = [0; answer::MAX_UDP];
-            let now = Instant::now() + Duration::from_secs(after);
-            let query = query::parse(&packet).expect("a query");
-            let length = hot.stale(0, (&query, &Asked::of(query.name)), via, now, &mut out)?;
-            let message = Message::from_vec(&out[..length]).expect("it can be read");
-            Some(message.answers[0].ttl)
+            let look = |question: (&Query<'_>, &Asked), via: Via<'_>, now, out: &mut [u8]| {
+                Some(((), hot.stale(0, question, via, now, out)?))
+            };
+            asked(name, after, look).map(|((), message)| message.answers[0].ttl)
         };
         assert_eq!(stale("example.org", 101), Some(30), "RFC 8767 §4");
         assert_eq!(stale("example.org", 86_499), Some(30));

@@ -5,7 +5,7 @@ mod settings;
 mod verbs;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,7 +22,7 @@ use crate::cli::Global;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// `berth dns`.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct DnsOptions {
     #[command(subcommand)]
@@ -74,6 +74,12 @@ pub struct DnsOptions {
 }
 
 impl DnsOptions {
+    /// The file of the settings, if there is one.
+    fn settings(&self) -> Option<&Path> {
+        let optional = self.optional_config.as_deref().filter(|path| path.exists());
+        self.config.as_deref().or(optional)
+    }
+
     /// What the optional settings say now; `None` where there are none.
     fn optional_text(&self) -> Option<Vec<u8>> {
         std::fs::read(self.optional_config.as_ref()?).ok()
@@ -86,12 +92,13 @@ pub fn dns(global: &Global, options: DnsOptions) -> Result<()> {
         return verbs::run(global, verb);
     }
     drained(DNS_DRAIN, async move |tasks: Tasks| {
+        // Before it is read: what comes in between is another text.
+        let mut text = options.optional_text();
         let (config, wanted) = first(&options)?;
         let clusters = follow(wanted, &config).await?;
         let mut server = berth_dns::run_for(config, clusters, &tasks).await?;
         let mut hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        let mut text = options.optional_text();
         loop {
             let asked = tokio::select! {
                 () = tasks.stopping() => return Ok(()),
@@ -106,7 +113,8 @@ pub fn dns(global: &Global, options: DnsOptions) -> Result<()> {
                     None
                 }
             };
-            let result = read(&options).and_then(|(config, _)| Ok(server.reload(config)?));
+            let result = read(&options, options.settings())
+                .and_then(|(config, _)| Ok(server.reload(config)?));
             if let Err(error) = &result {
                 tracing::warn!(
                     error = format!("{error:#}"),
@@ -123,17 +131,20 @@ pub fn dns(global: &Global, options: DnsOptions) -> Result<()> {
 /// What is said at the start: the cluster's names are answered though the optional settings are not
 /// in order, after a crash too.
 fn first(options: &DnsOptions) -> Result<(Config, Option<Vec<settings::Followed>>)> {
-    read(options).or_else(|error| {
+    read(options, options.settings()).or_else(|error| {
         if options.optional_config.is_none() {
             return Err(error);
         }
         tracing::error!(error = format!("{error:#}"), "optional settings not taken");
-        read(&DnsOptions { optional_config: None, ..options.clone() })
+        read(options, None)
     })
 }
 
-/// What the options and the files that they name say.
-fn read(options: &DnsOptions) -> Result<(Config, Option<Vec<settings::Followed>>)> {
+/// What the options say, and the files that they name, with the settings of the file at `settings`.
+fn read(
+    options: &DnsOptions,
+    settings: Option<&Path>,
+) -> Result<(Config, Option<Vec<settings::Followed>>)> {
     let text = std::fs::read_to_string(&options.resolv_conf)
         .with_context(|| format!("reading {}", options.resolv_conf.display()))?;
     let upstreams = berth_dns::upstreams(&text, &[options.listen]);
@@ -154,9 +165,7 @@ fn read(options: &DnsOptions) -> Result<(Config, Option<Vec<settings::Followed>>
         }
         None => None,
     };
-    let optional = options.optional_config.as_deref().filter(|path| path.exists());
-    let settings = options.config.as_deref().or(optional).map(settings::read).transpose()?;
-    let wanted = match settings {
+    let wanted = match settings.map(settings::read).transpose()? {
         Some(settings) => settings.apply(&mut config)?,
         None => None,
     };

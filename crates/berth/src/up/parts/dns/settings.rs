@@ -197,9 +197,7 @@ impl Settings {
 }
 
 fn secret(text: &str) -> Result<[u8; 16]> {
-    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32);
-    let number = number.context("cookieSecret: 32 hexadecimal digits are one")?;
-    Ok(number.to_be_bytes())
+    berth_dns::secret(text).context("cookieSecret: 32 hexadecimal digits are one")
 }
 
 #[cfg(test)]

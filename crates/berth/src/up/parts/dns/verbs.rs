@@ -13,7 +13,7 @@ use crate::connect;
 use crate::output::Format;
 
 /// What people ask.
-#[derive(clap::Subcommand, Clone, Debug)]
+#[derive(clap::Subcommand, Debug)]
 pub enum Verb {
     /// Say what is wrong with a zone file, line by line
     Check {
@@ -60,7 +60,7 @@ pub enum Verb {
 }
 
 /// Which server.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Socket {
     /// The control socket of a server on this machine, `control` of its settings. Absent: all DNS
     /// servers of the cluster, asked in their pods
