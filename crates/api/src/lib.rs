@@ -16,6 +16,7 @@ pub mod quantity;
 pub mod quota;
 pub mod release;
 pub mod selector;
+pub mod summary;
 pub mod zone;
 
 pub use quantity::{Quantity, QuantityError};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use berth_api::summary::{ContainerStats, PodRef, Summary};
 use jiff::Timestamp;
 use kube::Client;
-use serde::Deserialize;
 
 use super::cadvisor;
 
@@ -50,69 +50,6 @@ pub struct Sample {
     pub operations: Option<Counted<2>>,
 }
 
-#[derive(Deserialize)]
-struct Summary {
-    #[serde(default)]
-    pods: Vec<PodStats>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodStats {
-    pod_ref: PodRef,
-    #[serde(default)]
-    containers: Vec<ContainerStats>,
-}
-
-#[derive(Deserialize)]
-struct PodRef {
-    name: String,
-    namespace: String,
-}
-
-#[derive(Deserialize)]
-struct ContainerStats {
-    name: String,
-    #[serde(default)]
-    cpu: Cpu,
-    #[serde(default)]
-    memory: Memory,
-    load: Option<Load>,
-    #[serde(default)]
-    io: Io,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Cpu {
-    time: Option<Timestamp>,
-    usage_nano_cores: Option<f64>,
-    usage_core_nano_seconds: Option<f64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Memory {
-    rss_bytes: Option<u64>,
-    usage_bytes: Option<u64>,
-    working_set_bytes: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Load {
-    averages: [f64; 3],
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Io {
-    time: Option<Timestamp>,
-    read_bytes: Option<f64>,
-    written_bytes: Option<f64>,
-    reads: Option<f64>,
-    writes: Option<f64>,
-}
-
 /// What `node` tells now, through the API server.
 ///
 /// # Errors
@@ -140,35 +77,33 @@ fn read(text: &str) -> serde_json::Result<BTreeMap<Key, Sample>> {
     let summary: Summary = serde_json::from_str(text)?;
     let mut samples = BTreeMap::new();
     for pod in summary.pods {
-        let PodRef { name, namespace } = pod.pod_ref;
+        let PodRef { name, namespace, .. } = pod.pod_ref;
         for container in pod.containers {
             let key = (namespace.clone(), name.clone(), container.name.clone());
-            samples.insert(key, container.sample());
+            samples.insert(key, sample(container));
         }
     }
     Ok(samples)
 }
 
-impl ContainerStats {
-    fn sample(self) -> Sample {
-        let Self { cpu, memory, io, load, .. } = self;
-        let both = |counts: Option<(f64, f64)>| {
-            let (one, other) = counts?;
-            Some(Counted { at: io.time?, counts: [one, other] })
-        };
-        Sample {
-            cpu_nanos: cpu
-                .time
-                .zip(cpu.usage_core_nano_seconds)
-                .map(|(at, nanos)| Counted { at, counts: [nanos] }),
-            cpu_cores: cpu.usage_nano_cores.map(|nanos| nanos / 1e9),
-            rss_bytes: memory.rss_bytes,
-            all_bytes: memory.usage_bytes,
-            working_set_bytes: memory.working_set_bytes,
-            load: load.map(|load| load.averages),
-            bytes: both(io.read_bytes.zip(io.written_bytes)),
-            operations: both(io.reads.zip(io.writes)),
-        }
+fn sample(container: ContainerStats) -> Sample {
+    let ContainerStats { cpu, memory, io, load, .. } = container;
+    let both = |counts: Option<(u64, u64)>| {
+        let (one, other) = counts?;
+        Some(Counted { at: io.time?, counts: [one as f64, other as f64] })
+    };
+    Sample {
+        cpu_nanos: cpu
+            .time
+            .zip(cpu.usage_core_nano_seconds)
+            .map(|(at, nanos)| Counted { at, counts: [nanos as f64] }),
+        cpu_cores: cpu.usage_nano_cores.map(|nanos| nanos as f64 / 1e9),
+        rss_bytes: memory.rss_bytes,
+        all_bytes: memory.usage_bytes,
+        working_set_bytes: memory.working_set_bytes,
+        load: load.map(|load| load.averages),
+        bytes: both(io.read_bytes.zip(io.written_bytes)),
+        operations: both(io.reads.zip(io.writes)),
     }
 }
 

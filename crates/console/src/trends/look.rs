@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
-use serde::Deserialize;
 
 use super::Values;
 use berth_api::answers::{Count, difference};
 use berth_api::labels;
+use berth_api::summary::{ContainerStats, PodStats, Summary};
 
 const CALL: Duration = Duration::from_secs(5);
 /// Instances of an App that are drawn.
@@ -88,64 +88,6 @@ pub(super) struct Used {
     started: Option<Timestamp>,
 }
 
-#[derive(Deserialize)]
-struct Summary {
-    pods: Vec<SummaryPod>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SummaryPod {
-    pod_ref: PodRef,
-    #[serde(default)]
-    containers: Vec<SummaryContainer>,
-}
-
-#[derive(Deserialize)]
-struct PodRef {
-    uid: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct SummaryContainer {
-    start_time: Option<Timestamp>,
-    cpu: Cpu,
-    memory: Memory,
-    load: Option<Load>,
-    io: Io,
-}
-
-/// Told by Berth's nodes alone.
-#[derive(Deserialize)]
-struct Load {
-    averages: [f64; 3],
-}
-
-/// A kubelet's has neither of the bytes.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Io {
-    time: Option<Timestamp>,
-    read_bytes: Option<u64>,
-    written_bytes: Option<u64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Cpu {
-    time: Option<Timestamp>,
-    usage_core_nano_seconds: Option<u64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Memory {
-    rss_bytes: Option<u64>,
-    usage_bytes: Option<u64>,
-    working_set_bytes: Option<u64>,
-}
-
 /// What the node's pods used, by uid; nothing where it does not say.
 pub(super) async fn summary(client: &Client, node: &str) -> Vec<(String, Used)> {
     let path = format!("/api/v1/nodes/{node}/proxy/stats/summary");
@@ -160,9 +102,9 @@ pub(super) async fn summary(client: &Client, node: &str) -> Vec<(String, Used)> 
     }
 }
 
-fn read(pod: SummaryPod) -> (String, Used) {
+fn read(pod: PodStats) -> (String, Used) {
     // What one container does not say is not known of the pod.
-    let sum = |of: &dyn Fn(&SummaryContainer) -> Option<u64>| {
+    let sum = |of: &dyn Fn(&ContainerStats) -> Option<u64>| {
         pod.containers.iter().map(of).sum::<Option<u64>>()
     };
     let used = Used {
@@ -181,7 +123,7 @@ fn read(pod: SummaryPod) -> (String, Used) {
 }
 
 /// Of all the pod's containers together.
-fn load(containers: &[SummaryContainer]) -> Option<[f64; 3]> {
+fn load(containers: &[ContainerStats]) -> Option<[f64; 3]> {
     let loads: Option<Vec<[f64; 3]>> =
         containers.iter().map(|one| Some(one.load.as_ref()?.averages)).collect();
     loads?.into_iter().reduce(|sum, one| std::array::from_fn(|index| sum[index] + one[index]))
