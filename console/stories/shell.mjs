@@ -1,11 +1,8 @@
 // A terminal in a container: keys and their echo, what is recorded, who may, and who ends it.
-//
-//   BERTH_IMAGE   an image with /bin/sh
 
 import assert from "node:assert/strict";
 import { accessible, enter, go, leave, picture } from "./ground.mjs";
 
-const image = process.env.BERTH_IMAGE ?? "";
 const SUM = "echo 6 times 7 is $((6*7))";
 
 export async function whatIsTypedInAShellIsReplayed(browser) {
@@ -70,13 +67,16 @@ export async function whoMayOnlyLookGetsNoShell(browser) {
 
 export async function aContainerIsMadeToLookIntoAPod(browser) {
   const page = await enter(browser, "admin", "/shell/default/hostile");
-  await page.getByLabel("Image of a debug container").fill(image);
-  await page.getByRole("textbox", { name: "Command" }).fill("/bin/sh");
+  await page.getByLabel("In a container beside it").check();
+  // The image of tools that is offered.
+  const named = page.getByLabel("Image of a debug container");
+  assert.match(await named.inputValue(), /berth\/tools/);
+  await accessible(page, "a debug container");
   await page.getByRole("button", { name: "Open" }).click();
   const screen = page.locator(".xterm-rows");
   await screen.getByText(/[#$]/).first().waitFor();
   // It sees what the pod's own container runs.
-  await page.keyboard.type("busybox ps | busybox grep -c shou[t]; echo looked");
+  await page.keyboard.type("ps -e -o args | grep -c shou[t]; strace -V | head -1; echo looked");
   await page.keyboard.press("Enter");
   await screen
     .getByText(/^looked/)

@@ -38,6 +38,7 @@ fn people_find_their_way_and_attackers_do_not() -> Result<()> {
     let role = ["create", "rolebinding", "eve", "--clusterrole=berth:viewer", "--user=eve"];
     cluster.kubectl(&role)?;
     cluster.berth(&["deploy", "examples/hello", "--name", "hello", "--replicas", "2"])?;
+    cluster.berth(&["images", "tools"])?;
     let image = cluster.field("deployment/hello", "{.spec.template.spec.containers[0].image}")?;
     cluster.apply(&include_str!("../fixtures/hostile.yaml").replace("IMAGE", &image))?;
 

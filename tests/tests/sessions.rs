@@ -98,6 +98,39 @@ fn sessions_work_by_websocket_and_by_spdy() -> Result<()> {
         attach_reaches_the_first_process(&cluster, way).context(way.name)?;
         forwarded_ports_answer(&cluster, way).context(way.name)?;
     }
+    tools_look_into_a_container_that_has_none(&cluster)
+}
+
+/// By containers made beside it, of an image of this machine's own tools.
+fn tools_look_into_a_container_that_has_none(cluster: &Cluster) -> Result<()> {
+    let look = |more: &[&str]| cluster.berth(&[&["exec", "hello", "--debug"], more].concat());
+    let listening = look(&["--", "ss", "-ltnp"])?.out;
+    assert!(listening.contains(":8080") && listening.contains("\"hello\""), "{listening}");
+    let packed = cluster.berth(&["images", "tools"])?.out;
+    for tool in ["strace", "lsof", "ss", "tcpdump", "sh"] {
+        assert!(packed.split_whitespace().any(|word| word == tool), "{tool}: {packed}");
+    }
+    let open = look(&["--", "lsof", "-p", "1"])?.out;
+    assert!(
+        open.lines().any(|line| line.starts_with("hello") && line.contains("LISTEN")),
+        "{open}"
+    );
+    let script = "timeout 20 strace -f -p 1 -o /tmp/calls & \
+                  until grep -q 'accept\\|recvfrom\\|poll' /tmp/calls; do sleep 0.1; done; \
+                  kill %1; echo traced";
+    assert!(look(&["--", "bash", "-c", script])?.out.contains("traced"));
+    let script = "timeout 20 tcpdump -n -i lo -c 1 udp 2>/tmp/said & \
+                  until grep -q listening /tmp/said; do sleep 0.1; done; \
+                  bash -c 'echo x > /dev/udp/127.0.0.1/9999'; wait %1";
+    let captured = look(&["--profile", "network", "--", "bash", "-c", script])?.out;
+    assert!(captured.contains("127.0.0.1.9999"), "{captured}");
+    // It ends as its command does, and what cannot run says so.
+    assert_eq!(
+        cluster.try_berth(&["exec", "hello", "--debug", "--", "sh", "-c", "exit 7"])?.code,
+        7
+    );
+    let none = cluster.try_berth(&["exec", "hello", "--debug", "--", "no-such-program"])?;
+    assert!(none.code == 1 && none.err.contains("no-such-program"), "{none:?}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ import {
   Alert,
   Anchor,
   Button,
+  Checkbox,
   Group,
   Select,
   Stack,
@@ -16,7 +17,7 @@ import { useQuery } from "@tanstack/react-query";
 import { type FormEvent, useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
-import { get } from "../api";
+import { get, send } from "../api";
 import { fit, terminal } from "../parts/terminal";
 import { type End, Shell, type Wanted } from "../shells";
 
@@ -33,12 +34,18 @@ export default function ShellPage({
   const { namespace, pod } = params;
   const [container, setContainer] = useState(params.container ?? "");
   const [command, setCommand] = useState("");
-  const [image, setImage] = useState("");
+  const [beside, setBeside] = useState(false);
+  const [named, setImage] = useState<string | null>(null);
   const [profile, setProfile] = useState("general");
   const [wanted, setWanted] = useState<Wanted | null>(null);
   const [count, setCount] = useState(0);
   const path = `/api/v1/namespaces/${namespace}/pods/${pod}`;
   const found = useQuery({ queryKey: ["item", path], queryFn: () => get<Pod>(path) });
+  const offered = useQuery({
+    queryKey: ["shell", "about"],
+    queryFn: async (): Promise<{ image: string | null }> => (await send("/shell/about")).json(),
+  });
+  const image = named ?? offered.data?.image ?? "";
   const names = found.data?.spec.containers.map((one) => one.name) ?? [];
 
   function open(event: FormEvent) {
@@ -48,7 +55,7 @@ export default function ShellPage({
       pod,
       container: container || (names[0] ?? ""),
       command: words(command),
-      image: image.trim(),
+      image: beside ? image.trim() : "",
       profile,
     });
     setCount(count + 1);
@@ -75,13 +82,26 @@ export default function ShellPage({
             value={command}
             onChange={(event) => setCommand(event.currentTarget.value)}
           />
-          <TextInput
-            label={t("debugImage")}
-            description={t("debugHint")}
-            value={image}
-            onChange={(event) => setImage(event.currentTarget.value)}
-          />
-          {image.trim() && (
+          <Button type="submit" disabled={names.length === 0 || (beside && !image.trim())}>
+            {wanted ? t("openAgain") : t("open")}
+          </Button>
+        </Group>
+        <Checkbox
+          mt="xs"
+          label={t("debugBeside")}
+          checked={beside}
+          onChange={(event) => setBeside(event.currentTarget.checked)}
+        />
+        {beside && (
+          <Group align="end" mt="xs">
+            <TextInput
+              label={t("debugImage")}
+              description={t("debugHint")}
+              value={image}
+              onChange={(event) => setImage(event.currentTarget.value)}
+              w={420}
+              maw="100%"
+            />
             <Select
               label={t("profile")}
               data={[
@@ -93,11 +113,8 @@ export default function ShellPage({
               onChange={(chosen) => setProfile(chosen ?? "general")}
               allowDeselect={false}
             />
-          )}
-          <Button type="submit" disabled={names.length === 0}>
-            {wanted ? t("openAgain") : t("open")}
-          </Button>
-        </Group>
+          </Group>
+        )}
       </form>
       <Text size="xs" c="dimmed">
         {t("recordedNotice")}

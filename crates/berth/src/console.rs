@@ -31,7 +31,7 @@ pub struct Options {
 #[derive(Subcommand, Debug)]
 enum Word {
     /// Serve the console of the cluster that the kubeconfig names, or that this runs in
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Who may log in
     #[command(subcommand)]
     Account(Account),
@@ -51,6 +51,9 @@ struct Serve {
     /// Its key, PEM
     #[arg(long)]
     tls_key: PathBuf,
+    /// The image that is offered to who wants a container to look into a pod
+    #[arg(long, value_name = "IMAGE", env = "BERTH_DEBUG_IMAGE")]
+    debug_image: Option<String>,
     #[command(flatten)]
     database: Database,
     #[command(flatten)]
@@ -139,7 +142,7 @@ enum Account {
 /// Does what the word says.
 pub fn run(global: &Global, options: Options) -> Result<()> {
     match options.word {
-        Word::Serve(options) => serve(global, options),
+        Word::Serve(options) => serve(global, *options),
         Word::Account(word) => crate::cli::on_one_thread(account(global, word)),
         Word::Token(word) => crate::cli::on_one_thread(token::run(global, word)),
     }
@@ -156,6 +159,7 @@ fn serve(global: &Global, options: Serve) -> Result<()> {
             key: options.tls_key,
             database: options.database.address(global)?,
             oidc: options.oidc.provider()?,
+            debug_image: options.debug_image.filter(|image| !image.is_empty()),
         };
         let tasks = Tasks::new();
         let address = berth_console::start(&config, client, &tasks).await?;

@@ -3,6 +3,7 @@
 //! Where the cluster has a console, the session is in its list: recorded as those of the web shell
 //! are, and cut off by the same people.
 
+mod beside;
 mod recorded;
 
 use std::io::IsTerminal;
@@ -38,8 +39,13 @@ pub struct Options {
     /// has a console
     #[arg(long, value_name = "ADDRESS", env = "BERTH_CONSOLE_DATABASE", hide_env_values = true)]
     console_database: Option<String>,
-    /// The command and its arguments
-    #[arg(last = true, required = true)]
+    /// In a container made beside it, which sees its processes and has its own tools
+    #[arg(long)]
+    debug: bool,
+    #[command(flatten)]
+    beside: beside::Asked,
+    /// The command and its arguments; with --debug, what the image says when there is none
+    #[arg(last = true, required_unless_present = "debug")]
     command: Vec<String>,
 }
 
@@ -56,34 +62,57 @@ async fn attach(global: &Global, options: Options) -> Result<i32> {
     let Some(pod) = pods.iter().find(stays).or(pods.first()) else {
         return Err(anyhow!("no pod of `{}` runs", options.name));
     };
-    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let mut params =
-        AttachParams::default().stdin(true).stdout(true).stderr(!terminal).tty(terminal);
-    params.container = options.container;
+    let terminal = has_terminal();
     let api: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
     let name = pod.name_any();
+    let target = container(pod, options.container.as_deref());
+    let beside = match options.debug {
+        true => Some(options.beside.container(global, target.clone()).await?),
+        false => None,
+    };
     let about = SessionAbout {
         account: recorded::who(&client).await,
         address: recorded::from_where(),
         namespace: options.namespace.clone(),
         pod: name.clone(),
-        container: container(pod, params.container.as_deref()),
+        container: beside.as_ref().map_or(&target, |made| &made.name).clone(),
+        image: beside.as_ref().map(|made| made.debug.image.clone()),
         command: options.command.clone(),
         terminal: terminal.then(|| (size().width, size().height)),
     };
     // Before the command runs: what cannot be recorded does not happen.
     let transcript = Recorder::begin(global, options.console_database.as_deref(), &about).await?;
-    let ended = match api.exec(&name, options.command.clone(), &params).await {
-        Ok(process) => {
-            let _raw = if terminal { Some(RawTerminal::enter()?) } else { None };
-            converse(process, terminal, &transcript).await
-        }
-        Err(error) => {
-            Err(error).with_context(|| format!("running {:?} in {name}", options.command))
-        }
+    let ended = match &beside {
+        Some(made) => made.run(&api, &name, &options.command, terminal, &transcript).await,
+        None => run_in(&api, &name, options.container, &options.command, &transcript).await,
     };
     transcript.end(&ended).await?;
     ended
+}
+
+/// The command, in a container that is there.
+async fn run_in(
+    api: &Api<Pod>,
+    name: &str,
+    container: Option<String>,
+    command: &[String],
+    transcript: &Recorder,
+) -> Result<i32> {
+    let terminal = has_terminal();
+    let mut params =
+        AttachParams::default().stdin(true).stdout(true).stderr(!terminal).tty(terminal);
+    params.container = container;
+    match api.exec(name, command.to_vec(), &params).await {
+        Ok(process) => {
+            let _raw = if terminal { Some(RawTerminal::enter()?) } else { None };
+            converse(process, terminal, transcript).await
+        }
+        Err(error) => Err(error).with_context(|| format!("running {command:?} in {name}")),
+    }
+}
+
+fn has_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 /// The container that is meant: the one that is named, else the pod's default, else its first.

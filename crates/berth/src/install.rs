@@ -81,6 +81,10 @@ pub struct Options {
     /// Write the manifests and a kustomization into this directory, and end
     #[arg(long, value_name = "DIR")]
     render_to: Option<PathBuf>,
+    /// The image that the console offers to who wants a container to look into a pod; one with
+    /// strace, lsof, ss and tcpdump: berth images tools --save
+    #[arg(long, value_name = "IMAGE")]
+    debug_image: Option<String>,
     /// Write the image of this very program, named as --image says, as an OCI archive, and end
     #[arg(long, value_name = "FILE", conflicts_with_all = ["render", "render_to"])]
     save_image: Option<PathBuf>,
@@ -107,6 +111,7 @@ impl Options {
             address: self.address.clone(),
             default_class: self.default_ingress_class,
             dns_address: self.dns_address,
+            debug_image: self.debug_image.clone(),
             claim: self.console_storage != Storage::Ephemeral,
             provider: provider.map(|one| one.files()).transpose()?,
         })

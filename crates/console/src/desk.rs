@@ -52,6 +52,7 @@ pub(crate) struct Desk {
     pub components: Components,
     pub feeds: Feeds,
     pub shells: Shells,
+    pub debug_image: Option<String>,
     pub tokens: Tokens,
     pub provider: Option<Provider>,
     pub usage: Usage,
@@ -79,6 +80,7 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .route("/trends", get(trends::of_app))
         .route("/scalings", get(scalings::list))
         .route("/shell", get(shell::open))
+        .route("/shell/about", get(shell::about))
         .route("/shells", get(shell::list))
         .route("/shells/commands", get(shell::commands))
         .route("/shells/{id}", get(shell::show).delete(shell::cut))

@@ -48,7 +48,7 @@ pub use connections::ServeError;
 pub use database::{Copied, DatabaseError, check_database, copy_database, open as open_database};
 pub use oidc::{Oidc, OidcError, TokenFault};
 pub use requests::{Approved, Approver, Refused, RequestError, Requests};
-pub use shell::{About as SessionAbout, Transcript};
+pub use shell::{About as SessionAbout, Transcript, debug};
 pub use tokens::{Scope, Token, TokenError, Tokens};
 pub use usage::{By, Period, Resource, Usage, UsageRow, csv as usage_csv};
 
@@ -65,6 +65,8 @@ pub struct Config {
     pub database: String,
     /// Who else names people.
     pub oidc: Option<Oidc>,
+    /// The image that is offered to who wants a container to look into a pod.
+    pub debug_image: Option<String>,
 }
 
 /// Why the console does not start.
@@ -108,6 +110,7 @@ pub async fn start(
         usage: Usage::start(pool.clone(), client.clone(), tasks),
         shells: shell::Shells::start(pool, client.clone(), tasks, Default::default()),
         acts,
+        debug_image: config.debug_image.clone(),
         components: components::Components::new(client.clone()),
         scalings,
         feeds: feed::Feeds::new(client.clone(), tasks),

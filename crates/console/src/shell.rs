@@ -19,6 +19,7 @@
 //! Kubernetes' remote command protocol; asciicast v2.
 
 mod carry;
+pub mod debug;
 mod harmless;
 mod line;
 mod open;

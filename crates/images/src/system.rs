@@ -1,18 +1,21 @@
-//! The images that Berth itself needs: pause, and the running binary.
+//! The images that Berth itself needs: pause, the running binary, and tools to look into containers.
 //!
-//! Both go to the registry when `berth up` starts. A second start finds them there: pause is a few
-//! hundred bytes, and the binary's image is looked up by a fingerprint of its files (size, inode,
-//! times), so nothing is read or sent again.
+//! The first two go to the registry when `berth up` starts. A second start finds them there: pause
+//! is a few hundred bytes, and the binary's image is looked up by a fingerprint of its files (size,
+//! inode, times), so nothing is read or sent again. The tools are this machine's own, and are put
+//! together when somebody wants them.
 
 mod archive;
 mod own;
 mod pause;
+mod tools;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::own::{Own, PROGRAM};
+use self::tools::Tools;
 use crate::layer::{Layer, LayerError};
 use crate::manifest::{CONFIG, ImageConfig, Manifest, RootFs, Run, architecture};
 use crate::push::{Blob, PushError, Registry};
@@ -21,6 +24,9 @@ use crate::reference::{Digest, Name, ReferenceError};
 const PAUSE: &str = "berth/pause";
 const PAUSE_TAG: &str = "1";
 const OWN: &str = "berth/system";
+const TOOLS: &str = "berth/tools";
+const TOOLS_TAG: &str = "latest";
+const PATH: &str = "PATH=/usr/bin:/bin";
 
 /// Why a system image is not in the registry.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +37,26 @@ pub enum SystemError {
     /// The running program cannot be read.
     #[error("cannot read the running program")]
     Own(#[source] io::Error),
+    /// Tools that are to be in the image are not on this machine.
+    #[error("not installed here: {programs}")]
+    NotHere {
+        /// Which, by name.
+        programs: String,
+    },
+    /// A script, or a program for another machine.
+    #[error("{} is no program of this machine", path.display())]
+    NoProgram {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A program would not start here either.
+    #[error("{} needs what is not here: {said}", path.display())]
+    Libraries {
+        /// The program.
+        path: PathBuf,
+        /// What its loader said.
+        said: String,
+    },
     /// The files cannot be put together.
     #[error("cannot put the image together")]
     Layer(#[from] LayerError),
@@ -97,6 +123,59 @@ pub async fn save_own(reference: &str, path: &Path) -> Result<(), SystemError> {
     let (layer, run) = (own.layer()?, run_own(&own));
     let (blobs, manifest) = assemble(layer, run).await?;
     blocking(move || archive::write(&path, &reference, &blobs, &manifest)).await
+}
+
+/// What the image of tools is called in the registry at `registry`.
+pub fn tools_reference(registry: SocketAddr) -> String {
+    format!("{registry}/{TOOLS}:{TOOLS_TAG}")
+}
+
+/// Whether the registry has an image of tools.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn has_tools(registry: SocketAddr) -> Result<bool, SystemError> {
+    let name = Name::parse(TOOLS)?;
+    Ok(Registry::new(registry).resolve(&name, TOOLS_TAG).await?.is_some())
+}
+
+/// Pushes an image of this machine's tools (strace, lsof, ss, tcpdump, `more`, and what else is
+/// here of what people expect), with the libraries that they load; what is in it, by name.
+///
+/// # Errors
+/// [`SystemError::NotHere`] when one of those that are named is not installed; a file that cannot
+/// be read; a registry that refuses.
+pub async fn push_tools(registry: SocketAddr, more: &[String]) -> Result<Vec<String>, SystemError> {
+    let (names, layer, run) = tools(more).await?;
+    let tags = |_: &Digest| vec![TOOLS_TAG.to_owned()];
+    push(registry, &Name::parse(TOOLS)?, layer, run, tags).await?;
+    Ok(names)
+}
+
+/// As [`push_tools`], into the file at `path`, as [`save_own`] does.
+///
+/// # Errors
+/// As [`push_tools`], and when the archive cannot be written.
+pub async fn save_tools(
+    reference: &str,
+    path: &Path,
+    more: &[String],
+) -> Result<Vec<String>, SystemError> {
+    let (reference, path) = (reference.to_owned(), path.to_owned());
+    let (names, layer, run) = tools(more).await?;
+    let (blobs, manifest) = assemble(layer, run).await?;
+    blocking(move || archive::write(&path, &reference, &blobs, &manifest)).await?;
+    Ok(names)
+}
+
+async fn tools(more: &[String]) -> Result<(Vec<String>, Layer, Run), SystemError> {
+    let more = more.to_vec();
+    let found = tokio::task::spawn_blocking(move || Tools::find(&more)).await;
+    let tools = found.map_err(|error| SystemError::Own(io::Error::other(error)))??;
+    let env = tools.library_path().map(|path| format!("LD_LIBRARY_PATH={path}"));
+    let env = [PATH.to_owned()].into_iter().chain(env).collect();
+    let cmd = tools.shell().map(|shell| vec![shell]);
+    Ok((tools.names(), tools.layer()?, Run { env: Some(env), cmd, ..Run::default() }))
 }
 
 fn run_own(own: &Own) -> Run {

@@ -126,6 +126,8 @@ pub struct Wanted {
     pub default_class: bool,
     /// The address of our DNS.
     pub dns_address: Option<Ipv4Addr>,
+    /// What the console offers to who wants a container to look into a pod.
+    pub debug_image: Option<String>,
     /// Whether the console's file is on a claim.
     pub claim: bool,
     /// Who else names people: the files that the console needs for it.
@@ -326,6 +328,7 @@ fn mark(object: &mut Value) {
 fn filled(text: &str, wanted: &Wanted) -> Result<Vec<Value>> {
     let words = [
         ("image", json!(wanted.image).to_string()),
+        ("debug-image", json!(wanted.debug_image.as_deref().unwrap_or_default()).to_string()),
         ("apps-domain", wanted.apps_domain.clone()),
         ("cluster-domain", wanted.cluster_domain.clone()),
         ("http-port", wanted.ports.0.to_string()),
@@ -367,6 +370,7 @@ pub(super) mod tests {
             address: Some("192.0.2.1".into()),
             default_class: false,
             dns_address: Some(Ipv4Addr::new(10, 0, 0, 10)),
+            debug_image: Some("registry.example/tools:7".into()),
             claim: true,
             provider: Some(BTreeMap::from([(PROVIDER, "{}".to_owned())])),
         }

@@ -54,7 +54,9 @@ pub async fn apply(client: &Client, instance: &Instance, pki: &Pki, image: &str)
     let directory = directory(instance)?;
     let certificate = certificate(instance, pki, &directory, listen)?;
     let provider = provider(instance, &directory.join("oidc"))?;
+    let debug = berth_images::system::tools_reference(instance.registry());
     let text = manifests(image, listen, &directory, &certificate, &provider);
+    let text = system::fill(&text, "debug", &debug);
     for object in system::objects(&text)? {
         system::apply_one(client, object).await?;
     }
@@ -209,6 +211,7 @@ mod tests {
         let listen = "0.0.0.0:8444".parse().unwrap();
         for provider in ["", "p"] {
             let text = manifests("x", listen, Path::new("/d"), "c", provider);
+            let text = system::fill(&text, "debug", "tools:1");
             assert!(!text.contains("{{"), "a placeholder that nothing fills in");
             assert_eq!(text.contains("--oidc"), !provider.is_empty(), "{text}");
             for object in

@@ -3,6 +3,7 @@
 //! | request | |
 //! | --- | --- |
 //! | `GET /shell?namespace&pod&container&command…&image&profile&columns&rows` | a WebSocket: binary messages are keys one way and what is shown the other; text messages say `{"resize": {columns, rows}}` one way and `opened`, `waiting`, `ended` the other |
+//! | `GET /shell/about` | `{"image"}` that is offered for a container to look into a pod, or null |
 //! | `GET /shells?account&namespace&live&before` | sessions |
 //! | `GET /shells/commands?text&account&namespace&shell&before` | commands that were typed |
 //! | `GET /shells/{id}` | one session |
@@ -32,6 +33,11 @@ use crate::shell::{Entry, Filter, Record, Rights, Wanted};
 /// cannot give a WebSocket headers of its own.
 const PROTOCOL: &str = "berth.shell";
 const SECRET: &str = "csrf.";
+
+/// `GET /shell/about`
+pub(super) async fn about(State(desk): State<Desk>, _visitor: Visitor) -> Json<Value> {
+    Json(json!({ "image": desk.debug_image }))
+}
 
 /// `GET /shell`
 pub(super) async fn open(

@@ -99,6 +99,7 @@ async fn desk(dir: &Path, admin: &Client, tasks: &Tasks, limits: Limits) -> Desk
         shells: Shells::start(pool.clone(), admin.clone(), tasks, limits),
         scalings: Scalings::start(pool, admin.clone(), acts.clone(), tasks),
         acts,
+        debug_image: Some("tools:1".to_owned()),
         components: Components::new(admin.clone()),
         feeds: Feeds::new(admin.clone(), tasks),
         trends: Trends::start(admin.clone(), tasks),

@@ -7,7 +7,7 @@ use futures::{SinkExt, StreamExt};
 use http::{Request, StatusCode, header};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::core::WatchEvent;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::carry::{self, Session};
+use super::debug::{self, Debug, Profile, Stage};
 use super::{End, Place, Record, Rights, Shells, Size, TERM};
 use crate::accounts::Account;
 use crate::acts::{Act, Acts};
@@ -61,14 +62,6 @@ pub(crate) struct Wanted {
     /// The image of a container to be made beside the others, which sees `container`'s processes.
     pub debug: Option<Debug>,
     pub size: Size,
-}
-
-/// A container to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Debug {
-    pub image: String,
-    /// What it may do beyond what any container may.
-    pub capabilities: &'static [&'static str],
 }
 
 /// Who wants it, and where what they do is written.
@@ -126,13 +119,11 @@ impl Wanted {
             if image.len() > 512 || !image.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(WantedError::Image);
             }
-            let capabilities: &[&str] = match profile.as_str() {
-                "" | "general" => &["SYS_PTRACE"],
-                "network" => &["NET_ADMIN", "NET_RAW"],
-                "plain" => &[],
-                _ => return Err(WantedError::Profile),
+            let profile = match profile.as_str() {
+                "" => Profile::default(),
+                word => Profile::of(word).ok_or(WantedError::Profile)?,
             };
-            wanted.debug = Some(Debug { image, capabilities });
+            wanted.debug = Some(Debug { image, profile });
         }
         Ok(wanted)
     }
@@ -282,7 +273,7 @@ async fn connect(
 ) -> Result<(Socket, String), Failed> {
     let mut wanted = entry.wanted.clone();
     if let Some(debug) = &wanted.debug {
-        let name = format!("debug-{:08x}", rand::random::<u32>());
+        let name = Debug::name();
         add(client, entry, debug, &name).await?;
         tell(browser, &json!({ "waiting": name })).await;
         let runs = tokio::time::timeout(STARTS, runs(client, entry, &name));
@@ -319,21 +310,9 @@ fn asked(
 
 /// Adds the container `name` to the pod, as the person.
 async fn add(client: &Client, entry: &Entry, debug: &Debug, name: &str) -> Result<(), Failed> {
-    let mut container = json!({
-        "name": name, "image": debug.image, "stdin": true, "tty": true,
-        "env": [{ "name": "TERM", "value": TERM }],
-    });
-    if !entry.wanted.container.is_empty() {
-        container["targetContainerName"] = json!(entry.wanted.container);
-    }
-    if !entry.wanted.command.is_empty() {
-        container["command"] = json!(entry.wanted.command);
-    }
-    if !debug.capabilities.is_empty() {
-        container["securityContext"] = json!({ "capabilities": { "add": debug.capabilities } });
-    }
-    let patch = json!({ "spec": { "ephemeralContainers": [container] } });
-    let path = format!("{}/ephemeralcontainers", entry.wanted.pod_path());
+    let wanted = &entry.wanted;
+    let patch = debug.patch(name, &wanted.container, &wanted.command, true);
+    let path = format!("{}/ephemeralcontainers", wanted.pod_path());
     let request =
         Request::patch(path).header(header::CONTENT_TYPE, "application/strategic-merge-patch+json");
     let request = asked(entry, request, patch.to_string().into_bytes())?;
@@ -375,34 +354,15 @@ async fn runs(client: &Client, entry: &Entry, name: &str) -> Result<(), Failed> 
     }
 }
 
-/// Whether the ephemeral container runs; an error when it never will.
+/// Whether the ephemeral container runs; an error when it never will, or did already.
 fn started(pod: &Pod, name: &str) -> Result<bool, Failed> {
-    let statuses = pod.status.as_ref().and_then(|all| all.ephemeral_container_statuses.as_ref());
-    let status = statuses.into_iter().flatten().find(|status| status.name == name);
-    let Some(state) = status.and_then(|status: &ContainerStatus| status.state.as_ref()) else {
-        return Ok(false);
+    let message = match debug::stage(pod, name) {
+        Ok(Stage::Coming) => return Ok(false),
+        Ok(Stage::Running) => return Ok(true),
+        Ok(Stage::Over(code)) => format!("container {name} ended with {code}"),
+        Err(why) => why,
     };
-    if state.running.is_some() {
-        return Ok(true);
-    }
-    if let Some(over) = &state.terminated {
-        let reason = over.message.clone().or_else(|| over.reason.clone()).unwrap_or_default();
-        let message = format!("container {name} ended with {}: {reason}", over.exit_code);
-        return Err(refused(StatusCode::BAD_GATEWAY, message));
-    }
-    let waiting = state.waiting.as_ref();
-    match waiting.and_then(|waiting| waiting.reason.as_deref()) {
-        Some(reason)
-            if reason.starts_with("Err")
-                || reason.ends_with("Error")
-                || reason.ends_with("BackOff")
-                || reason == "InvalidImageName" =>
-        {
-            let why = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
-            Err(refused(StatusCode::BAD_GATEWAY, format!("container {name}: {reason}: {why}")))
-        }
-        _ => Ok(false),
-    }
+    Err(refused(StatusCode::BAD_GATEWAY, message))
 }
 
 #[cfg(test)]
@@ -428,7 +388,7 @@ mod tests {
         let debug =
             wanted(&[&base[..], &[("image", "busybox:1"), ("profile", "network")]].concat());
         let debug = debug.unwrap();
-        assert_eq!(debug.debug.as_ref().unwrap().capabilities, ["NET_ADMIN", "NET_RAW"]);
+        assert_eq!(debug.debug.as_ref().unwrap().profile, Profile::Network);
         assert!(debug.stream_path().starts_with("/api/v1/namespaces/shop/pods/web-0/attach?"));
     }
 
@@ -450,23 +410,5 @@ mod tests {
         assert!(wanted(&[("namespace", "a"), ("pod", "b"), ("command", &long)]).is_err());
         let odd = [("namespace", "a"), ("pod", "b"), ("image", "i"), ("profile", "root")];
         assert!(matches!(wanted(&odd), Err(WantedError::Profile)));
-    }
-
-    #[test]
-    fn a_container_that_never_starts_is_told_of() {
-        let check = |state: Value| {
-            let pod = json!({ "status": { "ephemeralContainerStatuses": [
-                { "name": "debug-1", "image": "i", "imageID": "", "ready": false,
-                  "restartCount": 0, "state": state }] } });
-            started(&serde_json::from_value(pod).unwrap(), "debug-1").map_err(|(_, end)| end)
-        };
-        assert_eq!(check(json!({ "running": {} })), Ok(true));
-        assert_eq!(check(json!({ "waiting": { "reason": "ContainerCreating" } })), Ok(false));
-        assert_eq!(check(json!({})), Ok(false));
-        for reason in ["ErrImagePull", "ImagePullBackOff", "CreateContainerError"] {
-            assert!(check(json!({ "waiting": { "reason": reason } })).is_err(), "{reason}");
-        }
-        assert!(check(json!({ "terminated": { "exitCode": 1 } })).is_err());
-        assert!(!started(&Pod::default(), "debug-1").unwrap());
     }
 }

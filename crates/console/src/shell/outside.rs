@@ -29,6 +29,8 @@ pub struct About {
     pub pod: String,
     /// Its container.
     pub container: String,
+    /// The image, where the container was made for the session.
+    pub image: Option<String>,
     /// The words of the command.
     pub command: Vec<String>,
     /// Columns and rows; none where there is no terminal: then keys and what is shown are not
@@ -74,7 +76,7 @@ impl Transcript {
             pod: about.pod.clone(),
             container: about.container.clone(),
             command: about.command.join(" "),
-            image: String::new(),
+            image: about.image.clone().unwrap_or_default(),
             began: now(),
             ended: 0,
             ending: String::new(),
@@ -190,6 +192,7 @@ mod tests {
             namespace: "shop".to_owned(),
             pod: "web-1".to_owned(),
             container: "web".to_owned(),
+            image: None,
             command: vec!["sh".to_owned(), "-i".to_owned()],
             terminal,
         }

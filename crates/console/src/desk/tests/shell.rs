@@ -79,6 +79,7 @@ impl Shop {
             key,
             database: String::new(),
             oidc: None,
+            debug_image: None,
         };
         let router = routes(desk.clone());
         let address = crate::connections::serve(&config, router.clone(), &tasks).await.unwrap();
