@@ -20,13 +20,24 @@ struct Figures {
     javascript_kib: f64,
     change_ms: Vec<f64>,
     echo_ms: Vec<f64>,
-    lines_per_second: f64,
-    behind_ms: f64,
-    log_frame_ms: f64,
+    lines: Lines,
     consoles_cpu_percent: f64,
     bytes_per_second_each: f64,
     list_ms: f64,
     frames_ms: Frames,
+}
+
+/// What a pod prints for half a minute, and a page that follows it.
+#[derive(Deserialize)]
+struct Lines {
+    written_per_second: f64,
+    shown_per_second: f64,
+    /// From a line's own time until it is shown: of the last one, and the longest.
+    behind_ms: f64,
+    most_behind_ms: f64,
+    /// Of the last 20,000; below 0 when some are shown twice.
+    lines_missing: f64,
+    log_frame_ms: f64,
 }
 
 /// The longest time between two frames while something goes on.
@@ -69,13 +80,16 @@ pub fn measure() -> Result<Vec<Budget>> {
 
 fn judged(figures: Figures) -> Vec<Budget> {
     let Frames { idle, listed, filtered, scrolled } = figures.frames_ms;
+    let lines = figures.lines;
     println!(
         "the longest frame of a page at rest took {idle:.0} ms, under a live log {:.0} ms",
-        figures.log_frame_ms
+        lines.log_frame_ms
     );
+    println!("20,000 pods were listed after {:.0} ms", figures.list_ms);
     println!(
-        "20,000 pods were listed after {:.0} ms; a line came to the page {:.0} ms after it was printed",
-        figures.list_ms, figures.behind_ms
+        "a pod wrote {:.0} lines a second for 30 s; at their end a line was on the page {:.0} ms \
+         after it was written, {:.0} ms at most, and {:.0} of the last 20,000 were missing",
+        lines.written_per_second, lines.behind_ms, lines.most_behind_ms, lines.lines_missing
     );
     println!("a console that is open got {:.0} bytes a second", figures.bytes_per_second_each);
     let worst = figures.change_ms.iter().copied().fold(0.0, f64::max);
@@ -98,8 +112,9 @@ fn judged(figures: Figures) -> Vec<Budget> {
         Budget::at_most("console-200-open-cpu_percent", 20.0, vec![figures.consoles_cpu_percent]),
         // The container's own echo is in it: the goal, 30 ms over that, is kept all the more.
         Budget::at_most("console-shell-echo_ms", 30.0, echoes),
-        Budget::at_least("console-log-lines-per-second", 950.0, vec![figures.lines_per_second]),
-        Budget::at_most("console-log-behind_ms", 1000.0, vec![figures.behind_ms]),
+        Budget::at_least("console-log-lines-per-second", 1000.0, vec![lines.shown_per_second]),
+        Budget::at_most("console-log-behind-worst_ms", 1000.0, vec![lines.most_behind_ms]),
+        Budget::at_most("console-log-lines-missing", 0.0, vec![lines.lines_missing.abs()]),
     ]
 }
 

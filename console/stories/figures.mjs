@@ -10,12 +10,12 @@ import { readFileSync } from "node:fs";
 import http2 from "node:http2";
 import https from "node:https";
 import { comes, enter, go, people, start, url, visit } from "./ground.mjs";
+import { linesShown } from "./lines.mjs";
 
 const PODS = 20_000;
 const CONSOLES = 200;
 const CHANGES_PER_SECOND = 20;
 const COUNTED = 20_000;
-const LINES_PER_SECOND = 1_000;
 /** As many as fit into a line. */
 const KEYS = 60;
 
@@ -199,36 +199,16 @@ async function latency(browser) {
 }
 
 /** Lines that a pod prints, as the page shows them. */
-async function logs(browser) {
-  const line = "line $i of a pod that says a great deal and says it again and again";
-  // Ten times a second a hundred lines, as even as a shell can.
-  const script = `i=0; while :; do n=0; while [ $n -lt ${LINES_PER_SECOND / 10} ]; do i=$((i+1)); n=$((n+1)); echo "${line}"; done; busybox usleep 93000; done`;
-  await api("POST", "/api/v1/namespaces/default/pods", {
-    ...pod("talks", "default", { command: ["/bin/sh", "-c", script] }),
-  });
-  const page = await enter(browser, "admin", "/item/core/v1/pods/default/talks");
-  await comes(page, "the pod is there", () => document.querySelectorAll("[role=tab]").length > 1);
-  await page.getByRole("tab", { name: "Logs" }).click();
-  await page.locator(".log div div", { hasText: "line" }).first().waitFor({ timeout: 60_000 });
-  const last = () =>
-    page.evaluate(() => {
-      const lines = [...document.querySelectorAll(".log div div")];
-      return Math.max(...lines.map((one) => Number(/^line (\d+)/.exec(one.textContent)?.[1] ?? 0)));
-    });
-  const path = "/api/v1/namespaces/default/pods/talks/log?tailLines=1";
-  const printed = async () => Number(/line (\d+)/.exec(await api("GET", path))?.[1]);
-  await page.waitForTimeout(2_000);
-  const [from, begun] = [await printed(), performance.now()];
-  const frame = await longest(page, () => page.waitForTimeout(10_000));
-  const [shown, to] = [await last(), await printed()];
-  const seconds = (performance.now() - begun) / 1000;
-  await page.context().close();
+async function lines(browser) {
+  const given = pod("talks", "default", { command: [] });
+  const told = await linesShown(browser, given, longest, uptime);
   await api("DELETE", "/api/v1/namespaces/default/pods/talks?gracePeriodSeconds=0");
-  return {
-    lines_per_second: (to - from) / seconds,
-    behind_ms: ((to - shown) / LINES_PER_SECOND) * 1000,
-    log_frame_ms: frame,
-  };
+  return told;
+}
+
+/** How long the machine runs, seconds: to the hundredth. */
+function uptime() {
+  return Number(readFileSync("/proc/uptime", "utf8").split(" ", 1)[0]);
 }
 
 /** From a key until it stands on the page in a shell, the container's own echo among it. */
@@ -356,7 +336,7 @@ async function all(browser) {
   }
   await many(50, (at) => api("POST", "/api/v1/namespaces/busy/pods", pod(`busy-${at}`, "busy")));
   const first = { ...(await paint(browser)), ...(await latency(browser)) };
-  const live = { ...(await echo(browser)), ...(await logs(browser)) };
+  const live = { ...(await echo(browser)), lines: await lines(browser) };
   const then = { ...live, ...(await consoles()) };
   await many(PODS, (at) => api("POST", "/api/v1/namespaces/many/pods", pod(`pod-${at}`, "many")));
   return { ...first, ...then, ...(await lists(browser)) };

@@ -70,3 +70,63 @@ async function chosen(page, line) {
   await line("errors line 1").first().waitFor();
   await line("line 2").first().waitFor({ state: "detached" });
 }
+
+const TOLD = 400;
+const COUNTS = {
+  apiVersion: "v1",
+  kind: "Pod",
+  metadata: { name: "counts", namespace: "default" },
+  spec: {
+    terminationGracePeriodSeconds: 0,
+    containers: [
+      {
+        name: "main",
+        image: process.env.BERTH_IMAGE ?? "",
+        command: [
+          "/bin/sh",
+          "-c",
+          `i=0; while [ $i -lt ${TOLD} ]; do i=$((i+1)); echo "number $i"; busybox usleep 20000; done
+          echo all told; exec busybox sleep 3600`,
+        ],
+      },
+    ],
+  },
+};
+
+export async function aLogThatBreaksIsTakenUpWhereItEnded(browser) {
+  const page = await enter(browser, "admin", "/now");
+  // Its first three streams end as those do whose network changes.
+  await page.evaluate(() => {
+    const [real, from] = [window.fetch, 1_500];
+    window.broken = 0;
+    window.fetch = async (path, given) => {
+      const answer = await real(path, given);
+      if (!String(path).includes("/log?") || !answer.ok || window.broken === 3) return answer;
+      const until = Date.now() + from;
+      const cut = new TransformStream({
+        transform(piece, to) {
+          if (Date.now() < until) return to.enqueue(piece);
+          window.broken += 1;
+          to.error(new TypeError("network error"));
+        },
+      });
+      return new Response(answer.body.pipeThrough(cut), { status: answer.status });
+    };
+  });
+  const path = "/api/v1/namespaces/default/pods";
+  await ask(page, "POST", path, COUNTS);
+  try {
+    await page.evaluate(
+      (to) => history.pushState(null, "", to),
+      "/item/core/v1/pods/default/counts",
+    );
+    await page.getByRole("tab", { name: "Logs" }).click();
+    await page.locator(".log div div", { hasText: "all told" }).waitFor();
+    assert.equal(await page.evaluate(() => window.broken), 3);
+    const said = page.getByRole("main").getByRole("status");
+    assert.equal(await said.innerText(), `${TOLD + 1} of ${TOLD + 1}`, "each line once");
+  } finally {
+    await ask(page, "DELETE", `${path}/counts`);
+  }
+  await leave(page);
+}

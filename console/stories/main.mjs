@@ -7,7 +7,7 @@ import { whatAnAppUsesAndAnswersIsDrawn } from "./charts.mjs";
 import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
 import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
-import { whatAnAppWritesIntoFilesIsReadToo } from "./logs.mjs";
+import * as logs from "./logs.mjs";
 import { whoAProviderNamesGetsIn } from "./oidc.mjs";
 import * as oncall from "./oncall.mjs";
 import * as own from "./own.mjs";
@@ -36,7 +36,8 @@ const STORIES = [
   own.anAppHasItsOwnInstancesAndEventsAlone,
   own.aNodeAtRestIsWellAndAPodThatDoesNotEndIsNot,
   whoIsAskedForGetsInAndGoesWithTheRequest,
-  whatAnAppWritesIntoFilesIsReadToo,
+  logs.whatAnAppWritesIntoFilesIsReadToo,
+  logs.aLogThatBreaksIsTakenUpWhereItEnded,
   whatAnAppUsesAndAnswersIsDrawn,
   anAppsRoutesProbesAndVersionsAreTold,
   whoScaledAnAppIsToldWithTheRule,

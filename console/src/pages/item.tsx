@@ -8,7 +8,8 @@ import { Link } from "wouter";
 import { change, get } from "../api";
 import { Editor, type Item, YamlText, written } from "../parts/editor";
 import { base } from "../parts/kinds";
-import { Logs, printed } from "../parts/logs";
+import { printed } from "../parts/lines";
+import { Logs } from "../parts/logs";
 
 export default function ItemPage({ params }: { params: { "*"?: string } }) {
   const { t } = useTranslation();

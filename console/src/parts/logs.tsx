@@ -5,46 +5,15 @@ import { Checkbox, Group, NativeSelect, Text, TextInput } from "@mantine/core";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useDeferredValue, useEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
-import { Refused, stream } from "../api";
+import { HELD, type Source, read } from "./lines";
 
-export interface Source {
-  /** Of the API, with its query. */
-  path: string;
-  /** What its lines are named after where there are several. */
-  name: string;
-  /** The refusal after which it may come yet, and after how many milliseconds it is asked again. */
-  wait: { status: number; for: number };
-}
-
-const HELD = 20_000;
 /** Letters of all of them: a page of long lines is no larger than one of many. */
 const LETTERS = 8_000_000;
-const LONG = 4_000;
-const TAIL = 500;
 const LINE = 18;
 /** How often what came is shown, milliseconds. */
 const SHOW = 100;
-/** A container that is being made, or a network that changed, is asked again after so many ms. */
-const AGAIN = 500;
-/** An App may write into its directories at any time. */
-const SELDOM = 5_000;
 /** Files that can be chosen. */
 const FILES = 200;
-
-/** What a container prints; a pod's only one, where none is named. */
-export function printed(namespace: string, pod: string, container = ""): Source {
-  const of = container ? `&container=${encodeURIComponent(container)}` : "";
-  const path = `/api/v1/namespaces/${namespace}/pods/${pod}/log?follow=true&tailLines=${TAIL}${of}`;
-  return { path, name: pod, wait: { status: 400, for: AGAIN } };
-}
-
-/** What a node collected of an App's log directories: lines `POD PATH TEXT`. */
-export function collected(namespace: string, app: string, node: string): Source {
-  const on = node ? `&node=${encodeURIComponent(node)}` : "";
-  const log = `/apis/berth.dev/v1/namespaces/${namespace}/apps/${app}/log`;
-  const path = `${log}?follow=true&tailLines=${TAIL}${on}`;
-  return { path, name: "", wait: { status: 404, for: SELDOM } };
-}
 
 /** With `files`, lines say in their second word which file they stand in, and one can be chosen. */
 export function Logs({ sources, files = false }: { sources: Source[]; files?: boolean }) {
@@ -170,50 +139,4 @@ export function Logs({ sources, files = false }: { sources: Source[]; files?: bo
 function fileOf(line: string): string {
   const path = line.split(" ", 2)[1] ?? "";
   return path.startsWith("/") ? path : "";
-}
-
-async function read(source: Source, add: (line: string) => void, signal: AbortSignal) {
-  let told = "";
-  while (!signal.aborted) {
-    let pause = AGAIN;
-    try {
-      await flow(source.path, add, signal);
-      return;
-    } catch (error) {
-      if (signal.aborted) return;
-      const why = error instanceof Refused ? error.message : String(error);
-      if (why !== told) add(`! ${why}`);
-      told = why;
-      // A network that changed ends the stream; whoever is refused for good stays so.
-      if (error instanceof Refused) {
-        if (error.status !== source.wait.status) return;
-        pause = source.wait.for;
-      }
-    }
-    await new Promise((resolve) => setTimeout(resolve, pause));
-  }
-}
-
-async function flow(path: string, add: (line: string) => void, signal: AbortSignal) {
-  const answer = await stream(path, signal);
-  const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const piece = await reader?.read();
-    if (!piece || piece.done) break;
-    const parts = (rest + piece.value).split("\n");
-    rest = parts.pop() ?? "";
-    for (const part of parts) add(printable(part));
-    // A line without an end is not gathered for ever: what is too long would be cut anyway.
-    if (rest.length > LONG) rest = rest.slice(0, LONG);
-  }
-  if (rest) add(printable(rest));
-}
-
-/** Colours and cursor movements mean nothing here, and may hide what was printed. */
-function printable(line: string): string {
-  const cut = line.length > LONG ? `${line.slice(0, LONG)} …` : line;
-  return cut
-    .replace(/\u001b\[[0-9;?]*[ -/]*[@-~]/g, "")
-    .replace(/[\u0000-\u0008\u000b-\u001f\u007f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 }
