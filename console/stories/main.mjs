@@ -7,6 +7,7 @@ import { whatAnAppUsesAndAnswersIsDrawn } from "./charts.mjs";
 import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
 import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
+import { whoHasNoMouseReleasesAnApp } from "./keys.mjs";
 import * as logs from "./logs.mjs";
 import { whoAProviderNamesGetsIn } from "./oidc.mjs";
 import * as oncall from "./oncall.mjs";
@@ -24,6 +25,7 @@ const STORIES = [
   pages.everyPageIsForEverybody,
   pages.everyPageFitsANarrowScreen,
   pages.aPartThatDoesNotComeIsAskedForAgain,
+  whoHasNoMouseReleasesAnApp,
   changes.anAppIsDeployedAndSeen,
   changes.aChangeIsLookedAtBeforeItIsMade,
   changes.aCanaryIsStoppedAndTakenBack,

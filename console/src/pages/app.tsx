@@ -132,7 +132,9 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         </Tabs.Panel>
         <Tabs.Panel value="configuration" pt="md">
           <Link href={`/item/berth.dev/v1/apps/${namespace}/${name}`}>{t("edit")}</Link>
-          <pre className="diff">{app.data ? dump(app.data.spec) : t("loading")}</pre>
+          <pre className="diff" tabIndex={0} role="region" aria-label={t("configuration")}>
+            {app.data ? dump(app.data.spec) : t("loading")}
+          </pre>
           {app.data && <History namespace={namespace} name={name} now={app.data.spec} />}
         </Tabs.Panel>
       </Tabs>
