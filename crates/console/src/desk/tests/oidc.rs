@@ -173,95 +173,98 @@ async fn back(router: &Router, code: &str, state: &str, cookie: &str) -> Respons
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_a_provider_names_is_let_in_as_that() {
-    let mut ground = Ground::start().await;
-    let (issuer, authority) = issuer(ground._dir.path(), &ground.tasks).await;
-    let config = Oidc {
-        issuer: issuer.address.clone(),
-        client: "berth".to_owned(),
-        secret: SECRET.to_owned(),
-        url: URL.to_owned(),
-        name: "preferred_username".to_owned(),
-        groups: "groups".to_owned(),
-        roles: Default::default(),
-        authority: Some(authority),
-    };
-    ground.desk.provider = Some(Provider::new(config.clone()).unwrap());
-    let router = routes(ground.desk.clone());
-    let (to, cookie) = begin(&router).await;
-    let (code, state) = issuer.log_in(&to);
-    // Somebody else's browser, and one that was not told the state, get nothing and use it up.
-    let (other_to, other_cookie) = begin(&router).await;
-    let (other_code, other_state) = issuer.log_in(&other_to);
-    for (code, state, cookie) in [
-        (&other_code, &other_state, ""),
-        (&other_code, &other_state, &*other_cookie),
-        (&code, &"x".repeat(43), &*cookie),
-    ] {
-        let answer = back(&router, code, state, cookie).await;
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{state} {cookie}");
-    }
-    let answer = back(&router, &code, &state, &cookie).await;
-    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
-    assert_eq!(answer.headers()[header::LOCATION], "/");
-    let given: Vec<_> = answer.headers().get_all(header::SET_COOKIE).iter().collect();
-    let session = given[0].to_str().unwrap().split(';').next().unwrap().to_owned();
-    assert!(session.starts_with("__Host-berth=") && given[0].to_str().unwrap().contains("Strict"));
-    let zoe = Browser { router: router.clone(), cookie: session, csrf: String::new() };
-    let me = body(zoe.get("/session").await).await;
-    assert_eq!((&me["name"], &me["groups"]), (&json!("zoe"), &json!(["berth:viewers"])));
-    assert_eq!(zoe.get(MAPS).await.status(), StatusCode::OK);
-    assert_eq!(zoe.get("/k8s/api/v1/nodes").await.status(), StatusCode::FORBIDDEN);
-    let again = back(&router, &code, &state, &cookie).await;
-    assert_eq!(again.status(), StatusCode::BAD_REQUEST, "a code is taken once");
-    assert_eq!(log_in(&router, "zoe", "").await.status(), StatusCode::UNAUTHORIZED);
-
-    // What the provider says has to be right, and nobody becomes somebody else by it.
-    let try_with = async |claims: Value| {
-        *issuer.claims.lock().unwrap() = claims;
+    for mut ground in Ground::both().await {
+        let (issuer, authority) = issuer(ground._dir.path(), &ground.tasks).await;
+        let config = Oidc {
+            issuer: issuer.address.clone(),
+            client: "berth".to_owned(),
+            secret: SECRET.to_owned(),
+            url: URL.to_owned(),
+            name: "preferred_username".to_owned(),
+            groups: "groups".to_owned(),
+            roles: Default::default(),
+            authority: Some(authority),
+        };
+        ground.desk.provider = Some(Provider::new(config.clone()).unwrap());
+        let router = routes(ground.desk.clone());
         let (to, cookie) = begin(&router).await;
         let (code, state) = issuer.log_in(&to);
-        back(&router, &code, &state, &cookie).await.status()
-    };
-    let named = |name: &str, sub: &str| json!({ "preferred_username": name, "sub": sub });
-    assert_eq!(try_with(named("zoe", "1")).await, StatusCode::SEE_OTHER);
-    assert_eq!(try_with(named("zoe", "2")).await, StatusCode::FORBIDDEN, "another subject");
-    assert_eq!(try_with(named("ann", "1")).await, StatusCode::FORBIDDEN, "one with a password");
-    assert_eq!(try_with(named("system:admin", "3")).await, StatusCode::FORBIDDEN);
-    let mut wrong = named("zoe", "1");
-    for (name, value) in [("aud", json!("other")), ("nonce", json!("x")), ("exp", json!(1))] {
-        wrong[name] = value;
-        assert_eq!(try_with(wrong.clone()).await, StatusCode::UNAUTHORIZED, "{name}");
-        wrong.as_object_mut().unwrap().remove(name);
+        // Somebody else's browser, and one that was not told the state, get nothing and use it up.
+        let (other_to, other_cookie) = begin(&router).await;
+        let (other_code, other_state) = issuer.log_in(&other_to);
+        for (code, state, cookie) in [
+            (&other_code, &other_state, ""),
+            (&other_code, &other_state, &*other_cookie),
+            (&code, &"x".repeat(43), &*cookie),
+        ] {
+            let answer = back(&router, code, state, cookie).await;
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{state} {cookie}");
+        }
+        let answer = back(&router, &code, &state, &cookie).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        assert_eq!(answer.headers()[header::LOCATION], "/");
+        let given: Vec<_> = answer.headers().get_all(header::SET_COOKIE).iter().collect();
+        let session = given[0].to_str().unwrap().split(';').next().unwrap().to_owned();
+        assert!(
+            session.starts_with("__Host-berth=") && given[0].to_str().unwrap().contains("Strict")
+        );
+        let zoe = Browser { router: router.clone(), cookie: session, csrf: String::new() };
+        let me = body(zoe.get("/session").await).await;
+        assert_eq!((&me["name"], &me["groups"]), (&json!("zoe"), &json!(["berth:viewers"])));
+        assert_eq!(zoe.get(MAPS).await.status(), StatusCode::OK);
+        assert_eq!(zoe.get("/k8s/api/v1/nodes").await.status(), StatusCode::FORBIDDEN);
+        let again = back(&router, &code, &state, &cookie).await;
+        assert_eq!(again.status(), StatusCode::BAD_REQUEST, "a code is taken once");
+        assert_eq!(log_in(&router, "zoe", "").await.status(), StatusCode::UNAUTHORIZED);
+
+        // What the provider says has to be right, and nobody becomes somebody else by it.
+        let try_with = async |claims: Value| {
+            *issuer.claims.lock().unwrap() = claims;
+            let (to, cookie) = begin(&router).await;
+            let (code, state) = issuer.log_in(&to);
+            back(&router, &code, &state, &cookie).await.status()
+        };
+        let named = |name: &str, sub: &str| json!({ "preferred_username": name, "sub": sub });
+        assert_eq!(try_with(named("zoe", "1")).await, StatusCode::SEE_OTHER);
+        assert_eq!(try_with(named("zoe", "2")).await, StatusCode::FORBIDDEN, "another subject");
+        assert_eq!(try_with(named("ann", "1")).await, StatusCode::FORBIDDEN, "one with a password");
+        assert_eq!(try_with(named("system:admin", "3")).await, StatusCode::FORBIDDEN);
+        let mut wrong = named("zoe", "1");
+        for (name, value) in [("aud", json!("other")), ("nonce", json!("x")), ("exp", json!(1))] {
+            wrong[name] = value;
+            assert_eq!(try_with(wrong.clone()).await, StatusCode::UNAUTHORIZED, "{name}");
+            wrong.as_object_mut().unwrap().remove(name);
+        }
+        assert_eq!(try_with(json!({ "sub": "1" })).await, StatusCode::UNAUTHORIZED, "no name");
+        ground.desk.accounts.set_disabled("zoe", true).await.unwrap();
+        assert_eq!(try_with(named("zoe", "1")).await, StatusCode::FORBIDDEN, "disabled");
+
+        // What groups are here, not there, is said here.
+        let roles = [("staff".to_owned(), "berth:viewers".to_owned())].into();
+        ground.desk.provider = Some(Provider::new(Oidc { roles, ..config.clone() }).unwrap());
+        let router = routes(ground.desk.clone());
+        let (to, cookie) = begin(&router).await;
+        let mut claims = named("yan", "9");
+        claims["groups"] = json!(["staff", "berth:admins"]);
+        *issuer.claims.lock().unwrap() = claims;
+        let (code, state) = issuer.log_in(&to);
+        assert_eq!(back(&router, &code, &state, &cookie).await.status(), StatusCode::SEE_OTHER);
+        let all = ground.desk.accounts.list().await.unwrap();
+        let yan = all.iter().find(|account| account.name == "yan").unwrap();
+        assert_eq!(yan.groups, ["berth:viewers"]);
+
+        // One whose secret is wrong there gets nobody in; nor does one whose certificate nobody knows.
+        let stranger = Oidc { secret: "wrong".to_owned(), ..config.clone() };
+        ground.desk.provider = Some(Provider::new(stranger).unwrap());
+        let router = routes(ground.desk.clone());
+        let (to, cookie) = begin(&router).await;
+        let (code, state) = issuer.log_in(&to);
+        let answer = back(&router, &code, &state, &cookie).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        ground.desk.provider = Some(Provider::new(Oidc { authority: None, ..config }).unwrap());
+        let request = Request::get("/oidc").body(Body::empty()).unwrap();
+        let answer = routes(ground.desk.clone()).oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        ground.end().await;
     }
-    assert_eq!(try_with(json!({ "sub": "1" })).await, StatusCode::UNAUTHORIZED, "no name");
-    ground.desk.accounts.set_disabled("zoe", true).await.unwrap();
-    assert_eq!(try_with(named("zoe", "1")).await, StatusCode::FORBIDDEN, "disabled");
-
-    // What groups are here, not there, is said here.
-    let roles = [("staff".to_owned(), "berth:viewers".to_owned())].into();
-    ground.desk.provider = Some(Provider::new(Oidc { roles, ..config.clone() }).unwrap());
-    let router = routes(ground.desk.clone());
-    let (to, cookie) = begin(&router).await;
-    let mut claims = named("yan", "9");
-    claims["groups"] = json!(["staff", "berth:admins"]);
-    *issuer.claims.lock().unwrap() = claims;
-    let (code, state) = issuer.log_in(&to);
-    assert_eq!(back(&router, &code, &state, &cookie).await.status(), StatusCode::SEE_OTHER);
-    let all = ground.desk.accounts.list().await.unwrap();
-    let yan = all.iter().find(|account| account.name == "yan").unwrap();
-    assert_eq!(yan.groups, ["berth:viewers"]);
-
-    // One whose secret is wrong there gets nobody in; nor does one whose certificate nobody knows.
-    let stranger = Oidc { secret: "wrong".to_owned(), ..config.clone() };
-    ground.desk.provider = Some(Provider::new(stranger).unwrap());
-    let router = routes(ground.desk.clone());
-    let (to, cookie) = begin(&router).await;
-    let (code, state) = issuer.log_in(&to);
-    let answer = back(&router, &code, &state, &cookie).await;
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    ground.desk.provider = Some(Provider::new(Oidc { authority: None, ..config }).unwrap());
-    let request = Request::get("/oidc").body(Body::empty()).unwrap();
-    let answer = routes(ground.desk.clone()).oneshot(request).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    ground.end().await;
 }

@@ -14,8 +14,8 @@ const RBAC: &str = "/k8s/apis/rbac.authorization.k8s.io/v1";
 
 /// A ground that knows requests, with `ann`, who may do anything, and `lia`, who may approve, look
 /// at `default` and give roles in it.
-async fn ground() -> (Ground, Browser, Browser) {
-    let ground = Ground::start().await;
+async fn ground(database: Database) -> (Ground, Browser, Browser) {
+    let ground = Ground::start(database).await;
     let definitions = Api::<CustomResourceDefinition>::all(ground.admin.clone());
     definitions.create(&PostParams::default(), &account::definition()).await.unwrap();
     let established = kube::runtime::conditions::is_crd_established();
@@ -100,121 +100,127 @@ fn said(answer: &Value) -> &str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_comes_of_a_request_and_goes_with_it() {
-    let (ground, ann, lia) = ground().await;
-    let eve = ground.log_in("eve").await;
-    ask(&ann, "ben", &[], "viewer").await;
-    let (code, answer) = decide(&eve, "approve", "for-ben").await;
-    assert_eq!(code, StatusCode::FORBIDDEN, "{answer}");
-    assert!(said(&answer).contains("verb approve"), "{answer}");
-    assert_eq!(status(&ann, "for-ben").await, Value::Null);
+    for database in both().await {
+        let (ground, ann, lia) = ground(database).await;
+        let eve = ground.log_in("eve").await;
+        ask(&ann, "ben", &[], "viewer").await;
+        let (code, answer) = decide(&eve, "approve", "for-ben").await;
+        assert_eq!(code, StatusCode::FORBIDDEN, "{answer}");
+        assert!(said(&answer).contains("verb approve"), "{answer}");
+        assert_eq!(status(&ann, "for-ben").await, Value::Null);
 
-    let (code, answer) = decide(&lia, "approve", "for-ben").await;
-    assert_eq!(code, StatusCode::OK, "{answer}");
-    let password = answer["password"].as_str().unwrap();
-    let told = status(&ann, "for-ben").await;
-    assert_eq!((&told["phase"], &told["by"]), (&json!("Approved"), &json!("lia")), "{told}");
-    let path = format!("{RBAC}/namespaces/default/rolebindings/account-for-ben-viewer");
-    let binding = body(ann.get(&path).await).await;
-    assert_eq!(binding["metadata"]["ownerReferences"][0]["name"], "for-ben", "{binding}");
-    let entered = log_in(&ground.router, "ben", password).await;
-    assert_eq!(entered.status(), StatusCode::OK);
-    let cookie = entered.headers()[header::SET_COOKIE].to_str().unwrap();
-    let cookie = cookie.split(';').next().unwrap().to_owned();
-    let csrf = body(entered).await["csrf"].as_str().unwrap().to_owned();
-    let ben = Browser { router: ground.router.clone(), cookie, csrf };
-    assert_eq!(ben.get(MAPS).await.status(), StatusCode::OK);
-    assert_eq!(ben.send("POST", MAPS, map("x")).await.status(), StatusCode::FORBIDDEN);
-    assert_eq!(decide(&ann, "approve", "for-ben").await.0, StatusCode::CONFLICT, "again");
-    assert_eq!(decide(&ann, "deny", "for-ben").await.0, StatusCode::CONFLICT, "too late");
-    assert_eq!(status(&ann, "for-ben").await, told, "and what was decided stays told");
+        let (code, answer) = decide(&lia, "approve", "for-ben").await;
+        assert_eq!(code, StatusCode::OK, "{answer}");
+        let password = answer["password"].as_str().unwrap();
+        let told = status(&ann, "for-ben").await;
+        assert_eq!((&told["phase"], &told["by"]), (&json!("Approved"), &json!("lia")), "{told}");
+        let path = format!("{RBAC}/namespaces/default/rolebindings/account-for-ben-viewer");
+        let binding = body(ann.get(&path).await).await;
+        assert_eq!(binding["metadata"]["ownerReferences"][0]["name"], "for-ben", "{binding}");
+        let entered = log_in(&ground.router, "ben", password).await;
+        assert_eq!(entered.status(), StatusCode::OK);
+        let cookie = entered.headers()[header::SET_COOKIE].to_str().unwrap();
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        let csrf = body(entered).await["csrf"].as_str().unwrap().to_owned();
+        let ben = Browser { router: ground.router.clone(), cookie, csrf };
+        assert_eq!(ben.get(MAPS).await.status(), StatusCode::OK);
+        assert_eq!(ben.send("POST", MAPS, map("x")).await.status(), StatusCode::FORBIDDEN);
+        assert_eq!(decide(&ann, "approve", "for-ben").await.0, StatusCode::CONFLICT, "again");
+        assert_eq!(decide(&ann, "deny", "for-ben").await.0, StatusCode::CONFLICT, "too late");
+        assert_eq!(status(&ann, "for-ben").await, told, "and what was decided stays told");
 
-    // Git says more: it is given when somebody approves it who has it.
-    let more = json!({ "spec": { "roles": [{ "namespace": "default", "role": "developer" }] } });
-    let path = format!("{REQUESTS}/for-ben");
-    let changed = ann.request("PATCH", &path);
-    let changed = changed.body(Body::from(more.to_string())).unwrap();
-    let (mut parts, sent) = changed.into_parts();
-    let merge = http::HeaderValue::from_static("application/merge-patch+json");
-    parts.headers.insert(header::CONTENT_TYPE, merge);
-    let changed = ann.router.clone().oneshot(Request::from_parts(parts, sent)).await.unwrap();
-    assert_eq!(changed.status(), StatusCode::OK);
-    assert_eq!(ben.send("POST", MAPS, map("x")).await.status(), StatusCode::FORBIDDEN);
-    let (code, answer) = decide(&lia, "approve", "for-ben").await;
-    assert_eq!(code, StatusCode::FORBIDDEN, "{answer}");
-    assert_eq!(ben.get(MAPS).await.status(), StatusCode::OK, "what was approved holds");
-    let (code, answer) = decide(&ann, "approve", "for-ben").await;
-    assert_eq!((code, &answer["password"]), (StatusCode::OK, &Value::Null), "{answer}");
-    assert_eq!(ben.send("POST", MAPS, map("x")).await.status(), StatusCode::CREATED);
-    let old = format!("{RBAC}/namespaces/default/rolebindings/account-for-ben-viewer");
-    assert_eq!(ann.get(&old).await.status(), StatusCode::NOT_FOUND);
+        // Git says more: it is given when somebody approves it who has it.
+        let more =
+            json!({ "spec": { "roles": [{ "namespace": "default", "role": "developer" }] } });
+        let path = format!("{REQUESTS}/for-ben");
+        let changed = ann.request("PATCH", &path);
+        let changed = changed.body(Body::from(more.to_string())).unwrap();
+        let (mut parts, sent) = changed.into_parts();
+        let merge = http::HeaderValue::from_static("application/merge-patch+json");
+        parts.headers.insert(header::CONTENT_TYPE, merge);
+        let changed = ann.router.clone().oneshot(Request::from_parts(parts, sent)).await.unwrap();
+        assert_eq!(changed.status(), StatusCode::OK);
+        assert_eq!(ben.send("POST", MAPS, map("x")).await.status(), StatusCode::FORBIDDEN);
+        let (code, answer) = decide(&lia, "approve", "for-ben").await;
+        assert_eq!(code, StatusCode::FORBIDDEN, "{answer}");
+        assert_eq!(ben.get(MAPS).await.status(), StatusCode::OK, "what was approved holds");
+        let (code, answer) = decide(&ann, "approve", "for-ben").await;
+        assert_eq!((code, &answer["password"]), (StatusCode::OK, &Value::Null), "{answer}");
+        assert_eq!(ben.send("POST", MAPS, map("x")).await.status(), StatusCode::CREATED);
+        let old = format!("{RBAC}/namespaces/default/rolebindings/account-for-ben-viewer");
+        assert_eq!(ann.get(&old).await.status(), StatusCode::NOT_FOUND);
 
-    assert_eq!(ann.send("DELETE", &path, json!({})).await.status(), StatusCode::OK);
-    let gone = async {
-        while ben.get("/session").await.status() != StatusCode::UNAUTHORIZED {
-            tokio::task::yield_now().await;
-        }
-        loop {
-            let acts = ground.desk.acts.list(&Filter::default()).await.unwrap();
-            let ours = acts.iter().filter(|act| act.account == "berth-console");
-            let told = |act: &Act| ["/accounts/ben", "/accounts/gus"].contains(&act.path.as_str());
-            if ours.filter(|act| told(act)).count() == 2 {
-                return;
+        assert_eq!(ann.send("DELETE", &path, json!({})).await.status(), StatusCode::OK);
+        let gone = async {
+            while ben.get("/session").await.status() != StatusCode::UNAUTHORIZED {
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(LIMIT, gone).await.unwrap();
-    let names = ground.desk.accounts.list().await.unwrap();
-    let names: Vec<&str> = names.iter().map(|account| account.name.as_str()).collect();
-    assert_eq!(names, ["ann", "eve", "lia"], "those that came of no request stay");
-    ground.end().await;
+            loop {
+                let acts = ground.desk.acts.list(&Filter::default()).await.unwrap();
+                let ours = acts.iter().filter(|act| act.account == "berth-console");
+                let told =
+                    |act: &Act| ["/accounts/ben", "/accounts/gus"].contains(&act.path.as_str());
+                if ours.filter(|act| told(act)).count() == 2 {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, gone).await.unwrap();
+        let names = ground.desk.accounts.list().await.unwrap();
+        let names: Vec<&str> = names.iter().map(|account| account.name.as_str()).collect();
+        assert_eq!(names, ["ann", "eve", "lia"], "those that came of no request stay");
+        ground.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gives_what_they_have_not() {
-    let (ground, ann, lia) = ground().await;
-    let refused = async |who: &str, words: &str| {
-        let name = format!("for-{who}");
-        let (code, answer) = decide(&lia, "approve", &name).await;
-        assert!(code.is_client_error() && said(&answer).contains(words), "{who}: {answer}");
-        let told = status(&ann, &name).await;
-        assert_eq!(told["phase"], "Pending", "{told}");
-        assert!(said(&told).contains(words), "it is told there too: {told}");
-        let names = ground.desk.accounts.list().await.unwrap();
-        assert!(names.iter().all(|account| account.name != who), "{names:?}");
-        let path = format!("{RBAC}/namespaces/default/rolebindings");
-        let bindings = body(ann.get(&path).await).await.to_string();
-        assert!(!bindings.contains(&name), "{bindings}");
-    };
-    ask(&ann, "dev", &[], "developer").await;
-    refused("dev", "configmaps").await;
-    ask(&ann, "boss", &["berth:admins"], "viewer").await;
-    refused("boss", "in the group berth:admins").await;
-    ask(&ann, "root", &["system:masters"], "viewer").await;
-    refused("root", "system:masters").await;
-    // A certificate of this name has rights: its password would have them too.
-    bound(&ann, "clusterrolebindings", "berth:developer", "carl").await;
-    ask(&ann, "carl", &[], "viewer").await;
-    refused("carl", "impersonate").await;
-    for who in ["dev", "boss", "carl"] {
-        let (code, answer) = decide(&ann, "approve", &format!("for-{who}")).await;
-        assert_eq!(code, StatusCode::OK, "{who}: {answer}");
-    }
-    let (code, answer) = decide(&ann, "approve", "for-root").await;
-    assert_eq!(code, StatusCode::CONFLICT, "not even by who may do anything: {answer}");
+    for database in both().await {
+        let (ground, ann, lia) = ground(database).await;
+        let refused = async |who: &str, words: &str| {
+            let name = format!("for-{who}");
+            let (code, answer) = decide(&lia, "approve", &name).await;
+            assert!(code.is_client_error() && said(&answer).contains(words), "{who}: {answer}");
+            let told = status(&ann, &name).await;
+            assert_eq!(told["phase"], "Pending", "{told}");
+            assert!(said(&told).contains(words), "it is told there too: {told}");
+            let names = ground.desk.accounts.list().await.unwrap();
+            assert!(names.iter().all(|account| account.name != who), "{names:?}");
+            let path = format!("{RBAC}/namespaces/default/rolebindings");
+            let bindings = body(ann.get(&path).await).await.to_string();
+            assert!(!bindings.contains(&name), "{bindings}");
+        };
+        ask(&ann, "dev", &[], "developer").await;
+        refused("dev", "configmaps").await;
+        ask(&ann, "boss", &["berth:admins"], "viewer").await;
+        refused("boss", "in the group berth:admins").await;
+        ask(&ann, "root", &["system:masters"], "viewer").await;
+        refused("root", "system:masters").await;
+        // A certificate of this name has rights: its password would have them too.
+        bound(&ann, "clusterrolebindings", "berth:developer", "carl").await;
+        ask(&ann, "carl", &[], "viewer").await;
+        refused("carl", "impersonate").await;
+        for who in ["dev", "boss", "carl"] {
+            let (code, answer) = decide(&ann, "approve", &format!("for-{who}")).await;
+            assert_eq!(code, StatusCode::OK, "{who}: {answer}");
+        }
+        let (code, answer) = decide(&ann, "approve", "for-root").await;
+        assert_eq!(code, StatusCode::CONFLICT, "not even by who may do anything: {answer}");
 
-    ask(&ann, "eve", &[], "viewer").await;
-    let (code, answer) = decide(&ann, "approve", "for-eve").await;
-    assert_eq!(code, StatusCode::CONFLICT, "{answer}");
-    assert!(said(&answer).contains("an account eve already"), "{answer}");
-    let (code, _) = decide(&ann, "deny", "for-eve").await;
-    assert_eq!(code, StatusCode::OK);
-    let told = status(&ann, "for-eve").await;
-    assert_eq!((&told["phase"], &told["message"]), (&json!("Denied"), &json!("who is that")));
-    assert_eq!(decide(&ann, "deny", "for-eve").await.0, StatusCode::CONFLICT, "again");
-    for name in ["nobody", "a%2Fb", "..", "%2e%2e%2fpods"] {
-        let (code, _) = decide(&ann, "approve", name).await;
-        assert!(code.is_client_error(), "{name}: {code}");
+        ask(&ann, "eve", &[], "viewer").await;
+        let (code, answer) = decide(&ann, "approve", "for-eve").await;
+        assert_eq!(code, StatusCode::CONFLICT, "{answer}");
+        assert!(said(&answer).contains("an account eve already"), "{answer}");
+        let (code, _) = decide(&ann, "deny", "for-eve").await;
+        assert_eq!(code, StatusCode::OK);
+        let told = status(&ann, "for-eve").await;
+        assert_eq!((&told["phase"], &told["message"]), (&json!("Denied"), &json!("who is that")));
+        assert_eq!(decide(&ann, "deny", "for-eve").await.0, StatusCode::CONFLICT, "again");
+        for name in ["nobody", "a%2Fb", "..", "%2e%2e%2fpods"] {
+            let (code, _) = decide(&ann, "approve", name).await;
+            assert!(code.is_client_error(), "{name}: {code}");
+        }
+        ground.end().await;
     }
-    ground.end().await;
 }

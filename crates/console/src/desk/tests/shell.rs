@@ -45,7 +45,7 @@ fn roots(pki: &Pki) -> Arc<rustls::RootCertStore> {
 }
 
 impl Shop {
-    async fn start(limits: Limits) -> Self {
+    async fn start(database: Database, limits: Limits) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default());
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
@@ -68,7 +68,7 @@ impl Shop {
         let config = kube::Config::from_custom_kubeconfig(file, &named).await.unwrap();
         let client = Client::try_from(config).unwrap();
         let agent = node_agent(&pki, &tasks).await;
-        let desk = desk(dir.path(), &client, &tasks, limits).await;
+        let desk = desk(&database.pool, &client, &tasks, limits).await;
         let serving = pki.api_serving();
         let (certificate, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
         std::fs::write(&certificate, &serving.cert_pem).unwrap();
@@ -83,7 +83,7 @@ impl Shop {
         };
         let router = routes(desk.clone());
         let address = crate::connections::serve(&config, router.clone(), &tasks).await.unwrap();
-        let ground = Ground { router, desk, admin: client, tasks, _dir: dir };
+        let ground = Ground { router, desk, admin: client, tasks, _database: database, _dir: dir };
         let shop = Self { ground, address, roots: roots(&pki) };
         shop.pod(agent.port()).await;
         shop
@@ -307,153 +307,178 @@ async fn take(bytes: &[u8], keys: Option<&mut ChildStdin>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_typed_in_a_shell_runs_and_is_recorded() {
-    let shop = Shop::start(Limits::default()).await;
-    let ann = shop.ground.log_in("ann").await;
-    let mut terminal = shop.terminal(&ann, &format!("{WEB}&columns=100&rows=30")).await;
-    let id = terminal.opened().await;
-    terminal.shows("$ ").await;
-    terminal.keys("echo 6 times 7 is $((6*7))\r").await;
-    terminal.shows("times 7 is 42").await;
-    let resize = json!({ "resize": { "columns": 120, "rows": 40 } });
-    terminal.socket.send(Message::text(resize.to_string())).await.unwrap();
-    // The clipboard, the title, and what a terminal would answer into the shell.
-    terminal
-        .keys("printf 'A\\033]52;c;ZXZpbA==\\007B\\033]0;evil\\007C\\033[6n\\033[cD\\n'\r")
-        .await;
-    terminal.shows("\nABCD\r").await;
-    // Nothing of a password is shown, so nothing of it is kept.
-    terminal.keys("stty -echo; echo Secret; read secret; stty echo; echo over\r").await;
-    terminal.shows("\nSecret\r\n").await;
-    terminal.keys("hunter2\r").await;
-    terminal.shows("over\r\n$ ").await;
-    terminal.keys("exit 3\r").await;
-    let ended = terminal.told().await;
-    assert_eq!(ended, json!({ "ended": { "why": "exit", "code": 3 } }));
+    for database in both().await {
+        let shop = Shop::start(database, Limits::default()).await;
+        let ann = shop.ground.log_in("ann").await;
+        let mut terminal = shop.terminal(&ann, &format!("{WEB}&columns=100&rows=30")).await;
+        let id = terminal.opened().await;
+        terminal.shows("$ ").await;
+        terminal.keys("echo 6 times 7 is $((6*7))\r").await;
+        terminal.shows("times 7 is 42").await;
+        let resize = json!({ "resize": { "columns": 120, "rows": 40 } });
+        terminal.socket.send(Message::text(resize.to_string())).await.unwrap();
+        // The clipboard, the title, and what a terminal would answer into the shell.
+        terminal
+            .keys("printf 'A\\033]52;c;ZXZpbA==\\007B\\033]0;evil\\007C\\033[6n\\033[cD\\n'\r")
+            .await;
+        terminal.shows("\nABCD\r").await;
+        // Nothing of a password is shown, so nothing of it is kept.
+        terminal.keys("stty -echo; echo Secret; read secret; stty echo; echo over\r").await;
+        terminal.shows("\nSecret\r\n").await;
+        terminal.keys("hunter2\r").await;
+        terminal.shows("over\r\n$ ").await;
+        terminal.keys("exit 3\r").await;
+        let ended = terminal.told().await;
+        assert_eq!(ended, json!({ "ended": { "why": "exit", "code": 3 } }));
 
-    let listed = body(ann.get("/shells").await).await;
-    let session = &listed["items"][0];
-    assert_eq!(session["id"], id.as_str());
-    assert_eq!((&session["account"], &session["pod"]), (&json!("ann"), &json!("web")));
-    assert_eq!((&session["container"], &session["ending"]), (&json!("main"), &json!("exit 3")));
-    let found = body(ann.get("/shells/commands?text=TIMES").await).await;
-    assert_eq!(found["items"][0]["text"], "echo 6 times 7 is $((6*7))");
-    let commands = body(ann.get(&format!("/shells/commands?shell={id}")).await).await;
-    let commands: Vec<&str> =
-        commands["items"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();
-    assert_eq!((commands.len(), *commands.last().unwrap()), (4, "exit 3"), "{commands:?}");
+        let listed = body(ann.get("/shells").await).await;
+        let session = &listed["items"][0];
+        assert_eq!(session["id"], id.as_str());
+        assert_eq!((&session["account"], &session["pod"]), (&json!("ann"), &json!("web")));
+        assert_eq!((&session["container"], &session["ending"]), (&json!("main"), &json!("exit 3")));
+        let found = body(ann.get("/shells/commands?text=TIMES").await).await;
+        assert_eq!(found["items"][0]["text"], "echo 6 times 7 is $((6*7))");
+        let commands = body(ann.get(&format!("/shells/commands?shell={id}")).await).await;
+        let commands: Vec<&str> = commands["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["text"].as_str().unwrap())
+            .collect();
+        assert_eq!((commands.len(), *commands.last().unwrap()), (4, "exit 3"), "{commands:?}");
 
-    let answer = ann.get(&format!("/shells/{id}/recording")).await;
-    assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/x-asciicast");
-    let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
-    let lines: Vec<Value> = std::str::from_utf8(&bytes)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!((&lines[0]["width"], &lines[0]["height"]), (&json!(100), &json!(30)));
-    let shown: String =
-        lines.iter().filter(|line| line[1] == "o").map(|line| line[2].as_str().unwrap()).collect();
-    assert_eq!(shown, terminal.shown, "what was shown is what is recorded");
-    assert!(!shown.contains("hunter2") && !shown.contains("\u{1b}]"), "{shown:?}");
-    assert!(lines.iter().any(|line| line[1] == "r" && line[2] == "120x40"));
-    assert!(lines.iter().any(|line| line[1] == "m" && line[2] == "exit 3"));
-    shop.ground.end().await;
+        let answer = ann.get(&format!("/shells/{id}/recording")).await;
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/x-asciicast");
+        let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        let lines: Vec<Value> = std::str::from_utf8(&bytes)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!((&lines[0]["width"], &lines[0]["height"]), (&json!(100), &json!(30)));
+        let shown: String = lines
+            .iter()
+            .filter(|line| line[1] == "o")
+            .map(|line| line[2].as_str().unwrap())
+            .collect();
+        assert_eq!(shown, terminal.shown, "what was shown is what is recorded");
+        assert!(!shown.contains("hunter2") && !shown.contains("\u{1b}]"), "{shown:?}");
+        assert!(lines.iter().any(|line| line[1] == "r" && line[2] == "120x40"));
+        assert!(lines.iter().any(|line| line[1] == "m" && line[2] == "exit 3"));
+        shop.ground.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_is_for_those_who_may_and_from_our_page_alone() {
-    let shop = Shop::start(Limits::default()).await;
-    let (ann, eve) = (shop.ground.log_in("ann").await, shop.ground.log_in("eve").await);
-    let mut refused = shop.terminal(&eve, WEB).await;
-    let told = refused.told().await;
-    assert_eq!(told["ended"]["why"], "refused");
-    assert!(told["ended"]["message"].as_str().unwrap().contains("\"eve\""), "{told}");
-    assert_eq!(body(eve.get("/shells").await).await, json!({ "items": [], "all": false }));
+    for database in both().await {
+        let shop = Shop::start(database, Limits::default()).await;
+        let (ann, eve) = (shop.ground.log_in("ann").await, shop.ground.log_in("eve").await);
+        let mut refused = shop.terminal(&eve, WEB).await;
+        let told = refused.told().await;
+        assert_eq!(told["ended"]["why"], "refused");
+        assert!(told["ended"]["message"].as_str().unwrap().contains("\"eve\""), "{told}");
+        assert_eq!(body(eve.get("/shells").await).await, json!({ "items": [], "all": false }));
 
-    let cookie = ("cookie", ann.cookie.clone());
-    let protocol = |secret: &str| ("sec-websocket-protocol", format!("berth.shell, csrf.{secret}"));
-    let origin = |of: &str| ("origin", of.to_owned());
-    for (headers, expected) in [
-        (vec![protocol(&ann.csrf)], 401),
-        (vec![cookie.clone(), protocol(&eve.csrf)], 403),
-        (vec![cookie.clone(), ("sec-websocket-protocol", "berth.shell".to_owned())], 403),
-        (vec![cookie.clone(), protocol(&ann.csrf), origin("https://evil.example")], 403),
-        (vec![cookie.clone(), protocol(&ann.csrf), ("sec-fetch-site", "cross-site".into())], 403),
-        (vec![cookie.clone(), ("sec-websocket-protocol", format!("csrf.{}", ann.csrf))], 400),
-    ] {
-        let status = shop.socket(WEB, &headers).await.err();
-        assert_eq!(status, Some(expected), "{headers:?}");
-    }
-    for path in ["/shell?namespace=default&pod=../secrets", "/shell?namespace=default&pod=a%2Fb"] {
-        let headers = [cookie.clone(), protocol(&ann.csrf)];
-        assert_eq!(shop.socket(path, &headers).await.err(), Some(400), "{path}");
-    }
+        let cookie = ("cookie", ann.cookie.clone());
+        let protocol =
+            |secret: &str| ("sec-websocket-protocol", format!("berth.shell, csrf.{secret}"));
+        let origin = |of: &str| ("origin", of.to_owned());
+        for (headers, expected) in [
+            (vec![protocol(&ann.csrf)], 401),
+            (vec![cookie.clone(), protocol(&eve.csrf)], 403),
+            (vec![cookie.clone(), ("sec-websocket-protocol", "berth.shell".to_owned())], 403),
+            (vec![cookie.clone(), protocol(&ann.csrf), origin("https://evil.example")], 403),
+            (
+                vec![cookie.clone(), protocol(&ann.csrf), ("sec-fetch-site", "cross-site".into())],
+                403,
+            ),
+            (vec![cookie.clone(), ("sec-websocket-protocol", format!("csrf.{}", ann.csrf))], 400),
+        ] {
+            let status = shop.socket(WEB, &headers).await.err();
+            assert_eq!(status, Some(expected), "{headers:?}");
+        }
+        for path in
+            ["/shell?namespace=default&pod=../secrets", "/shell?namespace=default&pod=a%2Fb"]
+        {
+            let headers = [cookie.clone(), protocol(&ann.csrf)];
+            assert_eq!(shop.socket(path, &headers).await.err(), Some(400), "{path}");
+        }
 
-    // Sessions of others are not there for who may not see them.
-    let mut terminal = shop.terminal(&ann, WEB).await;
-    let id = terminal.opened().await;
-    for path in [format!("/shells/{id}"), format!("/shells/{id}/recording")] {
-        assert_eq!(eve.get(&path).await.status(), StatusCode::NOT_FOUND, "{path}");
+        // Sessions of others are not there for who may not see them.
+        let mut terminal = shop.terminal(&ann, WEB).await;
+        let id = terminal.opened().await;
+        for path in [format!("/shells/{id}"), format!("/shells/{id}/recording")] {
+            assert_eq!(eve.get(&path).await.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+        let cut = eve.send("DELETE", &format!("/shells/{id}"), json!({})).await;
+        assert_eq!(cut.status(), StatusCode::NOT_FOUND);
+        assert_eq!(body(eve.get("/shells/commands").await).await, json!({ "items": [] }));
+        assert_eq!(body(ann.get("/shells?live=true").await).await["items"][0]["id"], id.as_str());
+        let cut = ann.send("DELETE", &format!("/shells/{id}"), json!({})).await;
+        assert_eq!(cut.status(), StatusCode::OK);
+        terminal.until(|_, told| told.is_some_and(|told| told["ended"]["why"] == "cut")).await;
+        shop.ground.end().await;
     }
-    let cut = eve.send("DELETE", &format!("/shells/{id}"), json!({})).await;
-    assert_eq!(cut.status(), StatusCode::NOT_FOUND);
-    assert_eq!(body(eve.get("/shells/commands").await).await, json!({ "items": [] }));
-    assert_eq!(body(ann.get("/shells?live=true").await).await["items"][0]["id"], id.as_str());
-    let cut = ann.send("DELETE", &format!("/shells/{id}"), json!({})).await;
-    assert_eq!(cut.status(), StatusCode::OK);
-    terminal.until(|_, told| told.is_some_and(|told| told["ended"]["why"] == "cut")).await;
-    shop.ground.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_ends_with_the_log_in_without_keys_and_when_its_recording_is_full() {
     let quick = Duration::from_millis(200);
-    let shop = Shop::start(Limits { check: quick, ..Limits::default() }).await;
-    let ann = shop.ground.log_in("ann").await;
-    let mut terminal = shop.terminal(&ann, WEB).await;
-    terminal.opened().await;
-    ann.send("DELETE", "/session", json!({})).await;
-    assert_eq!(terminal.told().await, json!({ "ended": { "why": "rights" } }));
-    shop.ground.end().await;
+    for database in both().await {
+        let shop = Shop::start(database, Limits { check: quick, ..Limits::default() }).await;
+        let ann = shop.ground.log_in("ann").await;
+        let mut terminal = shop.terminal(&ann, WEB).await;
+        terminal.opened().await;
+        ann.send("DELETE", "/session", json!({})).await;
+        assert_eq!(terminal.told().await, json!({ "ended": { "why": "rights" } }));
+        shop.ground.end().await;
+    }
 
-    let shop = Shop::start(Limits { idle: quick, ..Limits::default() }).await;
-    let ann = shop.ground.log_in("ann").await;
-    let mut terminal = shop.terminal(&ann, WEB).await;
-    terminal.opened().await;
-    assert_eq!(terminal.told().await, json!({ "ended": { "why": "idle" } }));
-    shop.ground.end().await;
+    for database in both().await {
+        let shop = Shop::start(database, Limits { idle: quick, ..Limits::default() }).await;
+        let ann = shop.ground.log_in("ann").await;
+        let mut terminal = shop.terminal(&ann, WEB).await;
+        terminal.opened().await;
+        assert_eq!(terminal.told().await, json!({ "ended": { "why": "idle" } }));
+        shop.ground.end().await;
+    }
 
-    let shop = Shop::start(Limits { recording: 100_000, ..Limits::default() }).await;
-    let ann = shop.ground.log_in("ann").await;
-    let mut terminal = shop.terminal(&ann, WEB).await;
-    let id = terminal.opened().await;
-    terminal.keys("yes\r").await;
-    assert_eq!(terminal.told().await, json!({ "ended": { "why": "full" } }));
-    let record = body(ann.get(&format!("/shells/{id}")).await).await;
-    let bytes = record["bytes"].as_i64().unwrap();
-    assert!((100_000..150_000).contains(&bytes), "{record}");
-    shop.ground.end().await;
+    for database in both().await {
+        let shop = Shop::start(database, Limits { recording: 100_000, ..Limits::default() }).await;
+        let ann = shop.ground.log_in("ann").await;
+        let mut terminal = shop.terminal(&ann, WEB).await;
+        let id = terminal.opened().await;
+        terminal.keys("yes\r").await;
+        assert_eq!(terminal.told().await, json!({ "ended": { "why": "full" } }));
+        let record = body(ann.get(&format!("/shells/{id}")).await).await;
+        let bytes = record["bytes"].as_i64().unwrap();
+        assert!((100_000..150_000).contains(&bytes), "{record}");
+        shop.ground.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_is_made_for_who_wants_to_look_into_a_pod() {
-    let shop = Shop::start(Limits::default()).await;
-    let ann = shop.ground.log_in("ann").await;
-    let mut terminal = shop.terminal(&ann, &format!("{WEB}&image=tools:1")).await;
-    let name = terminal.told().await["waiting"].as_str().unwrap().to_owned();
-    let pod: Value = shop.send("GET", &format!("{PODS}/web"), Value::Null).await;
-    let made = &pod["spec"]["ephemeralContainers"][0];
-    assert_eq!((&made["name"], &made["image"]), (&json!(name), &json!("tools:1")));
-    assert_eq!(made["targetContainerName"], "main");
-    assert_eq!(made["securityContext"]["capabilities"]["add"], json!(["SYS_PTRACE"]));
-    let runs = json!({ "status": { "ephemeralContainerStatuses": [{
+    for database in both().await {
+        let shop = Shop::start(database, Limits::default()).await;
+        let ann = shop.ground.log_in("ann").await;
+        let mut terminal = shop.terminal(&ann, &format!("{WEB}&image=tools:1")).await;
+        let name = terminal.told().await["waiting"].as_str().unwrap().to_owned();
+        let pod: Value = shop.send("GET", &format!("{PODS}/web"), Value::Null).await;
+        let made = &pod["spec"]["ephemeralContainers"][0];
+        assert_eq!((&made["name"], &made["image"]), (&json!(name), &json!("tools:1")));
+        assert_eq!(made["targetContainerName"], "main");
+        assert_eq!(made["securityContext"]["capabilities"]["add"], json!(["SYS_PTRACE"]));
+        let runs = json!({ "status": { "ephemeralContainerStatuses": [{
         "name": name, "image": "tools:1", "imageID": "", "ready": false, "restartCount": 0,
         "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }] } });
-    shop.send("PATCH", &format!("{PODS}/web/status"), runs).await;
-    let id = terminal.opened().await;
-    terminal.keys("exit\r").await;
-    terminal.until(|_, told| told.is_some_and(|told| told["ended"]["why"] == "exit")).await;
-    let record = body(ann.get(&format!("/shells/{id}")).await).await;
-    assert_eq!((&record["container"], &record["image"]), (&json!(name), &json!("tools:1")));
-    shop.ground.end().await;
+        shop.send("PATCH", &format!("{PODS}/web/status"), runs).await;
+        let id = terminal.opened().await;
+        terminal.keys("exit\r").await;
+        terminal.until(|_, told| told.is_some_and(|told| told["ended"]["why"] == "exit")).await;
+        let record = body(ann.get(&format!("/shells/{id}")).await).await;
+        assert_eq!((&record["container"], &record["image"]), (&json!(name), &json!("tools:1")));
+        shop.ground.end().await;
+    }
 }
