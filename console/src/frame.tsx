@@ -2,6 +2,7 @@
 
 import {
   ActionIcon,
+  Anchor,
   AppShell,
   Autocomplete,
   Burger,
@@ -26,6 +27,7 @@ import {
   IconShieldCheck,
   IconSun,
   IconTerminal2,
+  IconUserCircle,
   IconUsers,
 } from "@tabler/icons-react";
 import { Suspense, useMemo, useState } from "react";
@@ -50,6 +52,7 @@ const New = later(() => import("./pages/new"));
 const Audit = later(() => import("./pages/audit"));
 const ShellPage = later(() => import("./pages/shell"));
 const Accounts = later(() => import("./pages/accounts"));
+const Me = later(() => import("./pages/me"));
 const Sessions = later(() => import("./pages/sessions"));
 const Usage = later(() => import("./pages/usage"));
 const Replay = later(() => import("./pages/replay"));
@@ -129,9 +132,18 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
               >
                 {dark ? <IconSun size={18} /> : <IconMoon size={18} />}
               </ActionIcon>
-              <Text size="sm" visibleFrom="sm">
+              <ActionIcon
+                variant="subtle"
+                component={Link}
+                href="/me"
+                aria-label={t("own")}
+                hiddenFrom="sm"
+              >
+                <IconUserCircle size={18} />
+              </ActionIcon>
+              <Anchor component={Link} href="/me" size="sm" visibleFrom="sm" title={t("own")}>
                 {person.name}
-              </Text>
+              </Anchor>
               <Button
                 size="compact-sm"
                 variant="default"
@@ -171,6 +183,7 @@ export function Frame({ person, left }: { person: Person; left: () => void }) {
               <Route path="/new/:group/:version/:resource" component={New} />
               <Route path="/audit" component={Audit} />
               <Route path="/accounts" component={Accounts} />
+              <Route path="/me" component={Me} />
               <Route path="/shell/:namespace/:pod/:container?" component={ShellPage} />
               <Route path="/report" component={Usage} />
               <Route path="/sessions" component={Sessions} />

@@ -1,7 +1,18 @@
 // Somebody asks for an account, somebody else decides, and it goes with the request.
 
 import assert from "node:assert/strict";
-import { accessible, ask, comes, enter, go, leave, logIn, picture, visit } from "./ground.mjs";
+import {
+  accessible,
+  ask,
+  comes,
+  enter,
+  go,
+  leave,
+  logIn,
+  people,
+  picture,
+  visit,
+} from "./ground.mjs";
 
 const LIST = "/apis/berth.dev/v1/accountrequests";
 const BINDING =
@@ -91,4 +102,70 @@ export async function whoIsAskedForGetsInAndGoesWithTheRequest(browser) {
   await hers.getByRole("button", { name: "Log in" }).waitFor();
   await leave(hers);
   await leave(page);
+}
+
+/** An account is shut, opened and given a password; its person chooses another, as it was before. */
+export async function anAccountIsLookedAfterByOthersAndByItsOwn(browser) {
+  const page = await enter(browser, "admin", "/accounts");
+  const hers = await enter(browser, "eve", "/now");
+  await page.getByRole("tab", { name: "People" }).click();
+  const row = page.locator("main tbody tr", { hasText: "eve" });
+  const dialog = page.getByRole("dialog");
+  const edit = async (what) => {
+    await row.getByRole("button", { name: "Edit" }).click();
+    await dialog.getByRole("button", { name: what, exact: true }).click();
+  };
+  await row.getByText("May log in").waitFor();
+  await row.getByRole("button", { name: "Edit" }).click();
+  await dialog.getByRole("button", { name: "Disable" }).waitFor();
+  await accessible(page, "an account that is looked after");
+  await dialog.getByRole("button", { name: "Close" }).click();
+  await edit("Disable");
+  await row.getByText("Disabled").waitFor();
+  await picture(page, "light-en-people");
+  await comes(hers, "she is logged out", async () => (await fetch("/session")).status === 401);
+  await edit("Enable");
+  await row.getByText("May log in").waitFor();
+  await edit("Choose a new password");
+  const password = await dialog.locator("code").innerText();
+  await accessible(page, "a new password");
+  await dialog.getByRole("button", { name: "Close" }).click();
+  // One's own account is changed on one's own page.
+  await page.locator("main tbody tr", { hasText: "admin" }).getByRole("button").click();
+  await dialog.getByRole("button", { name: "Disable" }).click();
+  assert.match(await dialog.getByRole("alert").innerText(), /nobody does this to themselves/);
+  await leave(page);
+
+  await hers.reload();
+  await logIn(hers, "eve", password);
+  const elsewhere = await visit(browser);
+  await go(elsewhere, "/now");
+  await logIn(elsewhere, "eve", password);
+  await hers.getByRole("link", { name: "eve" }).click();
+  await hers
+    .getByRole("region", { name: "Where you are logged in" })
+    .getByText("here", { exact: true })
+    .waitFor();
+  const change = async (old, next) => {
+    await hers.getByLabel(/^The password that you have/).fill(old);
+    await hers.getByLabel(/^The new password(?! again)/).fill(next);
+    await hers.getByLabel(/^The new password again/).fill(next);
+    await hers.getByRole("button", { name: "Change the password" }).click();
+  };
+  await change("no password of hers", people.eve);
+  assert.match(await hers.getByRole("alert").innerText(), /another one/);
+  await accessible(hers, "a password that is not changed");
+  await change(password, people.eve);
+  await hers.getByText("Everywhere else you are logged out.").waitFor();
+  await picture(hers, "light-en-me");
+  await comes(elsewhere, "logged out", async () => (await fetch("/session")).status === 401);
+  await elsewhere.reload();
+  await logIn(elsewhere, "eve", people.eve);
+  await hers.reload();
+  await hers.getByRole("button", { name: "Log out there" }).click();
+  await comes(elsewhere, "ended by her", async () => (await fetch("/session")).status === 401);
+  await go(hers, "/accounts");
+  await hers.getByRole("tab", { name: "People" }).click();
+  assert.match(await hers.getByRole("alert").innerText(), /accounts of berth.dev/);
+  for (const one of [hers, elsewhere]) await leave(one);
 }

@@ -1,7 +1,7 @@
 // Every story, one after another; `node main.mjs [WORD]` tells those whose name holds the word.
 // Pictures are kept in BERTH_PICTURES, where that is set.
 
-import { whoIsAskedForGetsInAndGoesWithTheRequest } from "./accounts.mjs";
+import * as accounts from "./accounts.mjs";
 import * as changes from "./changes.mjs";
 import { whatAnAppUsesAndAnswersIsDrawn } from "./charts.mjs";
 import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
@@ -37,7 +37,8 @@ const STORIES = [
   oncall.whatTheServerSaysIsInChinese,
   own.anAppHasItsOwnInstancesAndEventsAlone,
   own.aNodeAtRestIsWellAndAPodThatDoesNotEndIsNot,
-  whoIsAskedForGetsInAndGoesWithTheRequest,
+  accounts.whoIsAskedForGetsInAndGoesWithTheRequest,
+  accounts.anAccountIsLookedAfterByOthersAndByItsOwn,
   logs.whatAnAppWritesIntoFilesIsReadToo,
   logs.aLogThatBreaksIsTakenUpWhereItEnded,
   whatAnAppUsesAndAnswersIsDrawn,

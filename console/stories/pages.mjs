@@ -29,7 +29,7 @@ const PAGES = [
   ["/new/berth.dev/v1/apps", "main textarea", ""],
   ["/audit", "main tbody tr", "audit"],
   ["/report", "main h1", "usage"],
-  ["/accounts", "main h1", "accounts"],
+  ["/me", "main tbody tr", "me"],
   ["/nowhere", "main h1", ""],
 ];
 /** What the tabs of a page show, in their order. */
@@ -44,6 +44,10 @@ const TABS = {
     ["routes", "main [role=tabpanel]:visible tbody tr"],
     ["probes", "main [role=tabpanel]:visible"],
     ["configuration", "main pre"],
+  ],
+  "/accounts": [
+    ["requests", "main [role=tabpanel]:visible"],
+    ["people", "main tbody tr"],
   ],
   "/item/core/v1/pods/default/POD": [
     ["yaml", "main textarea"],

@@ -4,12 +4,11 @@ import {
   Alert,
   Button,
   CloseButton,
-  Code,
-  CopyButton,
   Group,
   Modal,
   Stack,
   Table,
+  Tabs,
   Text,
   Textarea,
   Title,
@@ -19,6 +18,8 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { get, send } from "../api";
+import { Once } from "../parts/once";
+import { People } from "../parts/people";
 import { since, useWhen } from "../parts/time";
 
 const LIST = "/apis/berth.dev/v1/accountrequests";
@@ -51,6 +52,29 @@ interface Made {
 
 export default function Accounts() {
   const { t } = useTranslation();
+  return (
+    <Stack>
+      <Title order={1} size="h3">
+        {t("accounts")}
+      </Title>
+      <Tabs defaultValue="requests" keepMounted={false}>
+        <Tabs.List>
+          <Tabs.Tab value="requests">{t("accountRequests")}</Tabs.Tab>
+          <Tabs.Tab value="people">{t("people")}</Tabs.Tab>
+        </Tabs.List>
+        <Tabs.Panel value="requests" pt="md">
+          <Requests />
+        </Tabs.Panel>
+        <Tabs.Panel value="people" pt="md">
+          <People />
+        </Tabs.Panel>
+      </Tabs>
+    </Stack>
+  );
+}
+
+function Requests() {
+  const { t } = useTranslation();
   const [chosen, choose] = useState<Asked | null>(null);
   const found = useQuery({
     queryKey: KEY,
@@ -61,10 +85,7 @@ export default function Accounts() {
 
   return (
     <Stack>
-      <Group justify="space-between">
-        <Title order={1} size="h3">
-          {t("accounts")}
-        </Title>
+      <Group justify="flex-end">
         <Link href="/new/berth.dev/v1/accountrequests">{t("askAccount")}</Link>
       </Group>
       {found.error && <Alert color="red">{found.error.message}</Alert>}
@@ -194,19 +215,7 @@ function Decide({ one, close }: { one: Asked; close: () => void }) {
             <CloseButton aria-label={t("close")} onClick={close} />
           </Group>
           {made ? (
-            <Stack>
-              <Text size="sm">{t("passwordOnce", { name: made.account })}</Text>
-              <Group>
-                <Code>{made.password}</Code>
-                <CopyButton value={made.password ?? ""}>
-                  {({ copied, copy }) => (
-                    <Button size="compact-sm" variant="default" onClick={copy}>
-                      {t(copied ? "copied" : "copy")}
-                    </Button>
-                  )}
-                </CopyButton>
-              </Group>
-            </Stack>
+            <Once name={made.account} password={made.password ?? ""} />
           ) : (
             <Stack>
               {fault && <Alert color="red">{fault}</Alert>}

@@ -81,11 +81,7 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         <Text size="sm" c="dimmed" title={app.data?.spec.image}>
           {image(app.data?.spec.image ?? "")}
         </Text>
-        {app.data?.status?.url && (
-          <Anchor href={app.data.status.url} rel="noreferrer" size="sm">
-            {app.data.status.url}
-          </Anchor>
-        )}
+        <Url url={app.data?.status?.url ?? ""} />
       </Group>
       <Frozen namespace={namespace} name={name} notes={app.data?.metadata.annotations} />
       <Tabs value={tab} onChange={setTab} keepMounted={false}>
@@ -139,6 +135,16 @@ export default function AppPage({ params }: { params: { namespace: string; name:
         </Tabs.Panel>
       </Tabs>
     </Stack>
+  );
+}
+
+/** Whoever may write a status may write anything into it: what leads to no site is no link. */
+function Url({ url }: { url: string }) {
+  if (!/^https?:\/\//.test(url)) return <Text size="sm">{url}</Text>;
+  return (
+    <Anchor href={url} rel="noreferrer" size="sm">
+      {url}
+    </Anchor>
   );
 }
 

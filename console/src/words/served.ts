@@ -130,6 +130,14 @@ const ZH: Record<Exclude<Sort, "refusals">, Record<string, string>> = {
 const REFUSALS: [RegExp, string][] = [
   [/^name or password is wrong$/, "用户名或密码错误"],
   [/^needs the verb (\S+) on (\S+) of (\S+)$/, "需要 $3 的 $2 的 $1 权限"],
+  [/^the password that you have is another one$/, "当前密码不正确"],
+  [/^a password has 12 to 256 bytes$/, "密码须为 12 到 256 字节"],
+  [/^too many wrong passwords; try again in (\d+) s$/, "密码错误次数过多，请在 $1 秒后重试"],
+  [/^nobody does this to themselves; .*$/, "不能对自己执行此操作；请在自己的页面更改密码"],
+  [
+    /^the account has more than you: needs impersonate on (\S+) (\S+)$/,
+    "该帐号权限高于你：需要对 $1 $2 的 impersonate 权限",
+  ],
   [/^(\S+) may not list (.+)$/, "$1 无权列出 $2"],
   [/^too many different tables are open$/, "打开的不同列表太多"],
   [/^the API server did not answer within 60 s$/, "API 服务器 60 秒内没有应答"],

@@ -188,10 +188,13 @@ async fn account(global: &Global, word: Account) -> Result<()> {
                     .iter()
                     .map(|account| {
                         let state = if account.disabled { "disabled" } else { "active" };
-                        vec![account.name.clone(), account.groups.join(","), state.to_owned()]
+                        let by = if account.provider { "provider" } else { "password" };
+                        let entered = token::time(account.entered.unwrap_or_default());
+                        let groups = account.groups.join(",");
+                        vec![account.name.clone(), groups, state.into(), by.into(), entered]
                     })
                     .collect();
-                columns(&["NAME", "GROUPS", "STATE"], &rows)
+                columns(&["NAME", "GROUPS", "STATE", "BY", "LAST LOG-IN"], &rows)
             })?;
         }
         Account::Password { name, generate, database } => {

@@ -291,7 +291,7 @@ mod tests {
         backed_up(&instance, &file).await;
         accounts.add("late", "correct horse battery", &[]).await.unwrap();
         beside(&new, &options(&file, false)).await.unwrap();
-        let names = |all: Vec<berth_console::Account>| -> Vec<String> {
+        let names = |all: Vec<berth_console::Listed>| -> Vec<String> {
             all.into_iter().map(|account| account.name).collect()
         };
         assert_eq!(names(open(&new).await.list().await.unwrap()), ["ann"]);

@@ -1,5 +1,6 @@
 //! The people who may log in: names, passwords, groups. What they may do is RBAC's to say.
 
+mod listed;
 mod passwords;
 mod requested;
 mod sessions;
@@ -8,6 +9,7 @@ mod throttle;
 use serde::Serialize;
 use sqlx::{AnyPool, Row};
 
+pub use self::listed::Listed;
 pub use self::passwords::new_password;
 pub(crate) use self::requested::{Known, Request};
 pub use self::sessions::{Session, SessionError, Sessions};
@@ -49,6 +51,9 @@ pub enum AccountError {
     /// It is somebody else's.
     #[error("the account {0} is not yours by this way of logging in, or is disabled")]
     Taken(String),
+    /// It has no password.
+    #[error("a provider lets {0} in, and no password")]
+    Provider(String),
     /// Name and password do not go together.
     #[error("name or password is wrong")]
     Refused,
@@ -115,11 +120,14 @@ impl Accounts {
     /// Gives it another password; whoever is logged in by it is logged out.
     ///
     /// # Errors
-    /// When there is no such account, or the password cannot be used.
+    /// When there is no such account, it is a provider's, or the password cannot be used.
     pub async fn set_password(&self, name: &str, password: &str) -> Result<(), AccountError> {
         let hash = self.passwords.turn().await?.hash(password).await?;
-        let query = "UPDATE accounts SET password = $1 WHERE name = $2";
+        let query = "UPDATE accounts SET password = $1 WHERE name = $2 AND issuer = ''";
         let changed = sqlx::query(query).bind(hash).bind(name).execute(&self.pool).await?;
+        if changed.rows_affected() == 0 && self.find(name).await?.is_some() {
+            return Err(AccountError::Provider(name.to_owned()));
+        }
         self.changed(name, changed.rows_affected()).await
     }
 
@@ -194,25 +202,6 @@ impl Accounts {
     pub async fn answers(&self) -> Result<(), AccountError> {
         sqlx::query("SELECT name FROM accounts LIMIT 1").fetch_optional(&self.pool).await?;
         Ok(())
-    }
-
-    /// All of them by name.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn list(&self) -> Result<Vec<Account>, AccountError> {
-        let query = "SELECT name, member_of, disabled FROM accounts ORDER BY name";
-        let rows = sqlx::query(query).fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let groups: String = row.try_get("member_of")?;
-                Ok(Account {
-                    name: row.try_get("name")?,
-                    groups: read(&groups),
-                    disabled: row.try_get::<i64, _>("disabled")? != 0,
-                })
-            })
-            .collect()
     }
 
     /// Who this is. Takes as long whether the name exists or not.

@@ -84,6 +84,7 @@ fn migrator() -> Migrator {
         (7, "minutes", include_str!("../migrations/7_minutes.sql")),
         (8, "scalings", include_str!("../migrations/8_scalings.sql")),
         (9, "account requests", include_str!("../migrations/9_requests.sql")),
+        (10, "people", include_str!("../migrations/10_people.sql")),
     ];
     let steps = steps.map(|(version, what, sql)| {
         Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)

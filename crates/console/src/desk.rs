@@ -6,8 +6,11 @@ mod components;
 mod live;
 mod load;
 mod login;
+
 mod oidc;
+mod own;
 mod pages;
+mod people;
 mod requests;
 mod scalings;
 mod shell;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, delete, get, post};
 use http::{StatusCode, header};
 use kube::Client;
 
@@ -71,7 +74,12 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .route("/components", get(components::list))
         .route("/load/nodes", get(load::nodes))
         .route("/load/apps", get(load::apps))
+        .route("/people", get(people::list))
+        .route("/people/{name}", post(people::change))
         .route("/accounts/requests/{name}", post(requests::decide))
+        .route("/own", get(own::show))
+        .route("/own/password", post(own::set_password))
+        .route("/own/sessions/{id}", delete(own::end_session))
         .route("/oidc", get(oidc::begin))
         .route("/oidc/about", get(oidc::about))
         .route("/oidc/callback", get(oidc::end))

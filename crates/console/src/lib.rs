@@ -8,6 +8,8 @@
 //!                   /k8s/…       the Kubernetes API, as the person who asks (impersonation)
 //!                   /acts        what people changed from here
 //!                   /accounts    requests for accounts are decided
+//!                   /people      who may log in, for those who look after them
+//!                   /own         one's own password, sessions and tokens
 //!                   /shell…      terminals in containers, recorded
 //!                   /components  what the cluster is made of, and whether it is well
 //!                   /load        what nodes and Apps hold and use now
@@ -42,7 +44,7 @@ use std::sync::Arc;
 use berth_daemon::Tasks;
 use kube::Client;
 
-pub use accounts::{Account, AccountError, Accounts, new_password};
+pub use accounts::{Account, AccountError, Accounts, Listed, new_password};
 pub use acts::{Act, keep as keep_act};
 pub use connections::ServeError;
 pub use database::{Copied, DatabaseError, check_database, copy_database, open as open_database};

@@ -151,9 +151,17 @@ impl Tokens {
     /// # Errors
     /// When the database does not answer.
     pub async fn list(&self) -> Result<Vec<Token>, TokenError> {
+        self.list_of("").await
+    }
+
+    /// Those of `account`, by name; all of them where it is empty.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn list_of(&self, account: &str) -> Result<Vec<Token>, TokenError> {
         let query = "SELECT name, account, namespaces, verbs, expires_at, used_at FROM tokens \
-                     ORDER BY name";
-        let rows = sqlx::query(query).fetch_all(&self.pool).await?;
+                     WHERE $1 = '' OR account = $1 ORDER BY name";
+        let rows = sqlx::query(query).bind(account).fetch_all(&self.pool).await?;
         Ok(rows.iter().map(token).collect::<Result<_, sqlx::Error>>()?)
     }
 

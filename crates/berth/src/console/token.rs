@@ -58,12 +58,6 @@ pub(super) async fn run(global: &Global, word: Word) -> Result<()> {
         Word::List { database } => {
             let all = tokens(global, &database).await?.list().await?;
             global.output.print(&all, || {
-                let time = |at: i64| match Timestamp::from_millisecond(at) {
-                    Ok(at) if at > Timestamp::UNIX_EPOCH => {
-                        at.strftime("%Y-%m-%d %H:%M").to_string()
-                    }
-                    _ => "-".to_owned(),
-                };
                 let rows: Vec<Vec<String>> = all
                     .iter()
                     .map(|token| {
@@ -88,6 +82,14 @@ pub(super) async fn run(global: &Global, word: Word) -> Result<()> {
         Word::Revoke { name, database } => tokens(global, &database).await?.revoke(&name).await?,
     }
     Ok(())
+}
+
+/// `at` is in milliseconds since 1970; 0 is never.
+pub(super) fn time(at: i64) -> String {
+    match Timestamp::from_millisecond(at) {
+        Ok(at) if at > Timestamp::UNIX_EPOCH => at.strftime("%Y-%m-%d %H:%M").to_string(),
+        _ => "-".to_owned(),
+    }
 }
 
 async fn tokens(global: &Global, database: &Database) -> Result<Tokens> {

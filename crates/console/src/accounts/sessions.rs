@@ -7,11 +7,13 @@
 //!   the two must have stolen it.
 //! - A session ends [`IDLE`] after it was last used and [`LONGEST`] after it was begun.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::Rng;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{AnyPool, Row};
 
@@ -36,6 +38,19 @@ pub struct Session {
     pub csrf: String,
     /// The cookie's next value, when it is to be exchanged with this answer.
     pub renewed: Option<String>,
+}
+
+/// A session as its own person sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Begun {
+    /// See [`Session::id`].
+    pub id: String,
+    /// Where its log-in came from.
+    pub address: String,
+    /// When, milliseconds since 1970.
+    pub begun: i64,
+    /// When it was last used, to the minute.
+    pub used: i64,
 }
 
 /// A session that was just begun.
@@ -79,27 +94,35 @@ impl Sessions {
         Self { pool }
     }
 
-    /// Begins one for `name`, whose password was checked.
+    /// Begins one for `name`, whose password was checked, at `address`.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn start(&self, name: &str) -> Result<Started, SessionError> {
-        self.start_at(name, now()).await
+    pub async fn start(&self, name: &str, address: IpAddr) -> Result<Started, SessionError> {
+        self.start_at(name, address, now()).await
     }
 
-    pub(super) async fn start_at(&self, name: &str, now: i64) -> Result<Started, SessionError> {
+    pub(super) async fn start_at(
+        &self,
+        name: &str,
+        address: IpAddr,
+        now: i64,
+    ) -> Result<Started, SessionError> {
         let (token, csrf) = (secret(), secret());
         let query = "INSERT INTO sessions \
-                     (id, account, token, csrf, created_at, rotated_at, used_at) \
-                     VALUES ($1, $2, $3, $4, $5, $5, $5)";
+                     (id, account, token, csrf, created_at, rotated_at, used_at, address) \
+                     VALUES ($1, $2, $3, $4, $5, $5, $5, $6)";
         sqlx::query(query)
             .bind(secret())
             .bind(name)
             .bind(digest(&token))
             .bind(&csrf)
             .bind(now)
+            .bind(address.to_string())
             .execute(&self.pool)
             .await?;
+        let query = "UPDATE accounts SET entered_at = $1 WHERE name = $2";
+        sqlx::query(query).bind(now).bind(name).execute(&self.pool).await?;
         let old = "DELETE FROM sessions WHERE used_at < $1 OR created_at < $2";
         sqlx::query(old).bind(now - IDLE).bind(now - LONGEST).execute(&self.pool).await?;
         Ok(Started { token, csrf })
@@ -165,6 +188,38 @@ impl Sessions {
         let query = "SELECT id FROM sessions WHERE id = $1 AND created_at > $2";
         let row = sqlx::query(query).bind(id).bind(now() - LONGEST);
         Ok(row.fetch_optional(&self.pool).await?.is_some())
+    }
+
+    /// Those of `account` that have not ended, the one used last first.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn list(&self, account: &str) -> Result<Vec<Begun>, SessionError> {
+        let now = now();
+        let query = "SELECT id, address, created_at, used_at FROM sessions \
+                     WHERE account = $1 AND used_at > $2 AND created_at > $3 \
+                     ORDER BY used_at DESC, id";
+        let rows = sqlx::query(query).bind(account).bind(now - IDLE).bind(now - LONGEST);
+        let rows = rows.fetch_all(&self.pool).await?;
+        let begun = rows.iter().map(|row| {
+            Ok(Begun {
+                id: row.try_get("id")?,
+                address: row.try_get("address")?,
+                begun: row.try_get("created_at")?,
+                used: row.try_get("used_at")?,
+            })
+        });
+        Ok(begun.collect::<Result<_, sqlx::Error>>()?)
+    }
+
+    /// Ends the one `id` of `account`; whether it was there.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_own(&self, account: &str, id: &str) -> Result<bool, SessionError> {
+        let query = "DELETE FROM sessions WHERE id = $1 AND account = $2";
+        let gone = sqlx::query(query).bind(id).bind(account).execute(&self.pool).await?;
+        Ok(gone.rows_affected() > 0)
     }
 
     /// Ends one.

@@ -1,10 +1,13 @@
 //! The same on SQLite and on a PostgreSQL.
 
+use std::net::IpAddr;
+
 use super::sessions::TIMES;
 use super::*;
 use crate::database::both::both;
 
 const PASSWORD: &str = "correct horse battery";
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 #[tokio::test]
 async fn who_knows_the_password_is_let_in_until_the_account_is_disabled() {
@@ -54,7 +57,7 @@ async fn a_cookie_is_exchanged_and_the_one_before_betrays_a_thief() {
         let pool = database.pool.clone();
         let (accounts, sessions) = (Accounts::new(pool.clone()), Sessions::new(pool));
         accounts.add("ann", PASSWORD, &[]).await.unwrap();
-        let begun = sessions.start_at("ann", 0).await.unwrap();
+        let begun = sessions.start_at("ann", HERE, 0).await.unwrap();
         assert!(sessions.find_at(&begun.token, rotate).await.unwrap().renewed.is_none());
         let at = rotate + 1;
         let renewed = sessions.find_at(&begun.token, at).await.unwrap().renewed.unwrap();
@@ -65,9 +68,9 @@ async fn a_cookie_is_exchanged_and_the_one_before_betrays_a_thief() {
         assert!(sessions.find_at(&begun.token, at + grace + 1).await.is_err());
         assert!(sessions.find_at(&renewed, at + grace + 1).await.is_err(), "ended for both");
 
-        let begun = sessions.start_at("ann", 0).await.unwrap();
+        let begun = sessions.start_at("ann", HERE, 0).await.unwrap();
         assert!(sessions.find_at(&begun.token, idle + 1).await.is_err(), "idle");
-        let begun = sessions.start_at("ann", 0).await.unwrap();
+        let begun = sessions.start_at("ann", HERE, 0).await.unwrap();
         let mut token = begun.token;
         for at in (rotate + 1..longest).step_by((rotate + 1) as usize) {
             token = sessions.find_at(&token, at).await.unwrap().renewed.unwrap();
@@ -85,9 +88,48 @@ async fn another_password_logs_everybody_out() {
         let pool = database.pool.clone();
         let (accounts, sessions) = (Accounts::new(pool.clone()), Sessions::new(pool));
         accounts.add("ann", PASSWORD, &[]).await.unwrap();
-        let begun = sessions.start("ann").await.unwrap();
+        let begun = sessions.start("ann", HERE).await.unwrap();
         sessions.find(&begun.token).await.unwrap();
         accounts.set_password("ann", "another one entirely").await.unwrap();
         assert!(sessions.find(&begun.token).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn another_password_of_ones_own_leaves_the_session_that_chose_it() {
+    for database in both().await {
+        let pool = database.pool.clone();
+        let (accounts, sessions) = (Accounts::new(pool.clone()), Sessions::new(pool));
+        for name in ["ann", "ben"] {
+            accounts.add(name, PASSWORD, &[]).await.unwrap();
+        }
+        assert_eq!(accounts.list().await.unwrap()[0].entered, None);
+        let (here, elsewhere) = ("ann", "ann");
+        let here = sessions.start(here, HERE).await.unwrap();
+        let elsewhere = sessions.start(elsewhere, HERE).await.unwrap();
+        let bens = sessions.start("ben", HERE).await.unwrap();
+        let id = sessions.find(&here.token).await.unwrap().id;
+        let listed = sessions.list("ann").await.unwrap();
+        assert_eq!((listed.len(), listed[0].address.as_str()), (2, "127.0.0.1"));
+        assert!(accounts.list().await.unwrap()[0].entered.is_some());
+        let ben = sessions.list("ben").await.unwrap()[0].id.clone();
+        assert!(!sessions.end_own("ann", &ben).await.unwrap(), "it is not hers");
+
+        let next = "another one entirely";
+        let no = accounts.replace_password("ann", "wrong", next, &id).await.unwrap_err();
+        assert!(matches!(no, AccountError::Refused), "{no}");
+        let no = accounts.replace_password("ann", PASSWORD, "short", &id).await.unwrap_err();
+        assert!(matches!(no, AccountError::Password), "{no}");
+        accounts.replace_password("ann", PASSWORD, next, &id).await.unwrap();
+        sessions.find(&here.token).await.unwrap();
+        assert!(sessions.find(&elsewhere.token).await.is_err(), "ended elsewhere");
+        sessions.find(&bens.token).await.unwrap();
+        assert!(accounts.check("ann", PASSWORD).await.is_err());
+        accounts.check("ann", next).await.unwrap();
+        accounts.enter("kim", "https://id", "1", &[]).await.unwrap();
+        let no = accounts.replace_password("kim", "", next, &id).await.unwrap_err();
+        assert!(matches!(no, AccountError::Refused), "{no}");
+        let no = accounts.set_password("kim", next).await.unwrap_err();
+        assert!(matches!(no, AccountError::Provider(_)), "{no}");
     }
 }

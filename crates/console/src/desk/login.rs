@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::visitor::{Visitor, address, same_site, set_cookie};
 use super::{Desk, Refusal};
-use crate::accounts::{AccountError, SessionError};
+use crate::accounts::{AccountError, SessionError, Wait};
 use crate::acts::Act;
 use crate::database::now;
 
@@ -54,10 +54,6 @@ pub(super) async fn log_in(
     let given: Credentials =
         serde_json::from_slice(&body).map_err(|_| Refusal::bad("no name and password"))?;
     let address = address(&parts);
-    let too_soon = |wait: crate::accounts::Wait| {
-        let seconds = wait.0.as_secs() + 1;
-        Refusal::later(seconds, format!("too many wrong passwords; try again in {seconds} s"))
-    };
     desk.throttle.allow(&given.name, address, Instant::now()).map_err(too_soon)?;
     let act = |status| Act {
         at: now(),
@@ -80,7 +76,8 @@ pub(super) async fn log_in(
         }
     };
     desk.throttle.succeeded(&given.name, address);
-    let started = desk.sessions.start(&account.name).await.map_err(|error| failed(&error))?;
+    let started =
+        desk.sessions.start(&account.name, address).await.map_err(|error| failed(&error))?;
     desk.acts.keep(act(200)).await;
     let body = json!({ "name": account.name, "groups": account.groups, "csrf": started.csrf });
     let mut answer = Json(body).into_response();
@@ -105,6 +102,11 @@ pub(super) async fn log_out(
     };
     desk.acts.keep(act).await;
     Ok(([(header::SET_COOKIE, set_cookie(""))], Json(json!({}))).into_response())
+}
+
+pub(super) fn too_soon(wait: Wait) -> Refusal {
+    let seconds = wait.0.as_secs() + 1;
+    Refusal::later(seconds, format!("too many wrong passwords; try again in {seconds} s"))
 }
 
 /// Gives the browser the cookie's next value, when there is one.

@@ -79,7 +79,7 @@ pub(super) async fn end(
             return Err(Refusal::forbidden(error.to_string()));
         }
     };
-    let started = desk.sessions.start(&account.name).await;
+    let started = desk.sessions.start(&account.name, address(&parts)).await;
     let started = started.map_err(|error| Refusal::unavailable(&error))?;
     desk.acts.keep(act(200)).await;
     let mut answer = see_other("/")?;

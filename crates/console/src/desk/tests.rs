@@ -2,6 +2,7 @@
 //! PostgreSQL.
 
 mod oidc;
+mod people;
 mod requests;
 mod shell;
 mod token;
