@@ -102,7 +102,8 @@ export async function aLineWithoutEndLeavesThePageAsItWas(browser) {
   await leave(page);
 }
 
-async function harmless(page, where) {
+/** Nothing ran, and nothing that could is in the page. */
+export async function harmless(page, where) {
   const found = await page.evaluate(() => ({
     taken: window.taken ?? null,
     images: document.querySelectorAll("main img, main iframe, main script, main svg[onload]")

@@ -4,6 +4,7 @@
 import * as accounts from "./accounts.mjs";
 import * as changes from "./changes.mjs";
 import { whatAnAppUsesAndAnswersIsDrawn } from "./charts.mjs";
+import { aFloodOfLogInsSlowsNobodyElse } from "./flood.mjs";
 import { whatIsFrozenIsDrawnAndObeyed } from "./freezes.mjs";
 import { start } from "./ground.mjs";
 import * as hostile from "./hostile.mjs";
@@ -13,6 +14,7 @@ import { whoAProviderNamesGetsIn } from "./oidc.mjs";
 import * as oncall from "./oncall.mjs";
 import * as own from "./own.mjs";
 import * as pages from "./pages.mjs";
+import { whatAnyFieldHoldsIsText } from "./payloads.mjs";
 import * as people from "./people.mjs";
 import { whoScaledAnAppIsToldWithTheRule } from "./scale.mjs";
 import { anAppsRoutesProbesAndVersionsAreTold } from "./versions.mjs";
@@ -47,6 +49,8 @@ const STORIES = [
   whatIsFrozenIsDrawnAndObeyed,
   hostile.whatAPodWritesIsText,
   hostile.aLineWithoutEndLeavesThePageAsItWas,
+  whatAnyFieldHoldsIsText,
+  aFloodOfLogInsSlowsNobodyElse,
   shell.whatIsTypedInAShellIsReplayed,
   shell.aShellIsCutOff,
   shell.whoMayOnlyLookGetsNoShell,

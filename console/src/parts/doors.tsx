@@ -93,7 +93,10 @@ function http(ingress: Ingress | null, url?: string): Door[] {
   return (ingress?.spec.rules ?? []).flatMap((rule) =>
     (rule.http?.paths ?? []).map(({ path = "/", backend }) => {
       const host = rule.host ?? "*";
-      const own = url?.includes(`//${host}`) ? url.replace(/\/$/, "") + path : undefined;
+      const own =
+        url && /^https?:/.test(url) && url.includes(`//${host}`)
+          ? url.replace(/\/$/, "") + path
+          : undefined;
       const port = backend.service?.port;
       return {
         protocol: secured.has(host) ? "HTTPS" : "HTTP",

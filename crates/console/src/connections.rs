@@ -1,9 +1,11 @@
 //! TLS connections of browsers: how many, and how slow they may be.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,6 +25,8 @@ use berth_daemon::Tasks;
 use crate::Config;
 
 const CONNECTIONS: usize = 4096;
+/// Of one address, which may be that of a whole office: so much that nobody keeps all others out.
+const OF_ADDRESS: usize = 512;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const REQUEST_HEAD: Duration = Duration::from_secs(15);
 const STREAMS: u32 = 128;
@@ -66,6 +70,7 @@ pub(crate) async fn serve(
     let group = tasks.clone();
     tasks.spawn_until_stop("console", async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let shares = Shares::default();
         loop {
             let place = places.clone().acquire_owned().await.expect("never closed");
             let (stream, peer) = match listener.accept().await {
@@ -77,9 +82,13 @@ pub(crate) async fn serve(
                     continue;
                 }
             };
+            let Some(share) = shares.take(peer.ip().to_canonical()) else {
+                tracing::debug!(%peer, "has as many connections as one address may have");
+                continue;
+            };
             let (tls, routes) = (tls.clone(), routes.clone());
             group.spawn_until_stop("console connection", async move {
-                let _place = place;
+                let _held = (place, share);
                 if let Err(error) = connection(stream, peer, tls, routes).await {
                     tracing::debug!(%error, "a connection ended");
                 }
@@ -87,6 +96,41 @@ pub(crate) async fn serve(
         }
     });
     Ok(address)
+}
+
+/// How many connections each address has.
+#[derive(Clone, Default)]
+struct Shares(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them, until it is dropped.
+struct Share {
+    of: IpAddr,
+    shares: Shares,
+}
+
+impl Shares {
+    /// Nothing when `of` has [`OF_ADDRESS`] already.
+    fn take(&self, of: IpAddr) -> Option<Share> {
+        let mut all = self.0.lock().expect("nothing panics under this lock");
+        let count = all.entry(of).or_default();
+        if *count >= OF_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Share { of, shares: self.clone() })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut all = self.shares.0.lock().expect("nothing panics under this lock");
+        if let Entry::Occupied(mut count) = all.entry(self.of) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }
 
 fn tls(certificate: &Path, key: &Path) -> Result<rustls::ServerConfig, ServeError> {
@@ -123,4 +167,21 @@ async fn connection(
     server.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
     server.serve_connection_with_upgrades(TokioIo::new(stream), service).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_take_all_places() {
+        let (shares, here, there) = (Shares::default(), [127, 0, 0, 1], [127, 0, 0, 2]);
+        let taken: Vec<_> = (0..OF_ADDRESS).map_while(|_| shares.take(here.into())).collect();
+        assert_eq!(taken.len(), OF_ADDRESS);
+        assert!(shares.take(here.into()).is_none());
+        assert!(shares.take(there.into()).is_some());
+        drop(taken);
+        assert!(shares.0.lock().unwrap().is_empty(), "nothing is kept of who is gone");
+        assert!(shares.take(here.into()).is_some());
+    }
 }
