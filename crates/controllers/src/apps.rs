@@ -72,7 +72,14 @@ impl Apps {
             let template = world.ground.fit(template);
             let (name, strategy) = (release.name_any(), &release.spec.strategy);
             let set = template::candidate(app, template, &name, *count, strategy);
-            put.put(&world.replica_sets, &set.ok_or(Error::Incomplete("name or UID"))?).await?;
+            let set = set.ok_or(Error::Incomplete("name or UID"))?;
+            if app.spec.is_stateful() {
+                let mut set = template::stateful_candidate(app, set);
+                world.ground.fit_stateful_set(&mut set);
+                put.put(&world.stateful_sets, &set).await?;
+            } else {
+                put.put(&world.replica_sets, &set).await?;
+            }
         }
         // Requests are led to what is there by now, and only then what they leave may go.
         let preview = format!("{name}-preview");
@@ -109,11 +116,7 @@ impl Apps {
         if app.spec.is_stateful() {
             let set = template::stateful_set(app, spec, template, target, strategy);
             let mut set = set.ok_or(Error::Incomplete("name or UID"))?;
-            if let Some(spec) = &mut set.spec
-                && !world.ground.has_stateful_min_ready()
-            {
-                spec.min_ready_seconds = None;
-            }
+            world.ground.fit_stateful_set(&mut set);
             put.put(&world.stateful_sets, &set).await
         } else {
             let made = template::deployment(app, template, target, strategy);
@@ -146,6 +149,13 @@ impl Apps {
         for set in world.replica_sets.list(&key.namespace) {
             if owned(set.as_ref(), app) && Some(set.name_any()) != candidate {
                 put.remove(&world.replica_sets, &set.name_any()).await?;
+            }
+        }
+        let candidate = candidate.as_deref().map(template::stateful_candidate_name);
+        for set in world.stateful_sets.list(&key.namespace) {
+            let name = set.name_any();
+            if owned(set.as_ref(), app) && name != key.name && Some(&name) != candidate.as_ref() {
+                put.remove(&world.stateful_sets, &name).await?;
             }
         }
         // The other kind of workload goes once this one is there.
@@ -217,7 +227,7 @@ impl Controller for Apps {
         let seen = status::Seen {
             deployment: world.deployments.at(key).filter(|one| owned(one.as_ref(), &app)),
             stateful_set: world.stateful_sets.at(key).filter(|one| owned(one.as_ref(), &app)),
-            candidate: scene::candidates(world, key, &app).first().map(|set| scene::side(set)),
+            candidate: scene::candidates(world, key, &app).first().map(|one| one.side),
             pods,
             url: wanted.url,
             release: outcome.shown,

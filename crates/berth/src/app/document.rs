@@ -29,7 +29,7 @@ pub enum What {
     /// Nothing.
     Null,
     /// Yes or no.
-    Bool(bool),
+    Bool,
     /// A number.
     Number(f64),
     /// Text.
@@ -45,7 +45,7 @@ impl What {
     pub fn noun(&self) -> &'static str {
         match self {
             What::Null => "nothing",
-            What::Bool(_) => "true or false",
+            What::Bool => "true or false",
             What::Number(_) => "a number",
             What::Text(_) => "text",
             What::List(_) => "a list",
@@ -118,8 +118,8 @@ impl<'de> Visitor<'de> for Anything {
         Ok(What::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<What, E> {
-        Ok(What::Bool(value))
+    fn visit_bool<E>(self, _: bool) -> Result<What, E> {
+        Ok(What::Bool)
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<What, E> {

@@ -95,7 +95,7 @@ fn against(schema: &Value, node: &Node, path: &str, faults: &mut Vec<Fault>) {
         Some("object") => matches!(node.what, What::Map(_)),
         Some("array") => matches!(node.what, What::List(_)),
         Some("string") => matches!(node.what, What::Text(_)),
-        Some("boolean") => matches!(node.what, What::Bool(_)),
+        Some("boolean") => matches!(node.what, What::Bool),
         Some("number") => matches!(node.what, What::Number(_)),
         Some("integer") => {
             matches!(node.what, What::Number(number) if number.fract().abs() < f64::EPSILON)
@@ -112,7 +112,7 @@ fn against(schema: &Value, node: &Node, path: &str, faults: &mut Vec<Fault>) {
             _ => "a number",
         };
         let hint = match &node.what {
-            What::Number(_) | What::Bool(_) if wanted == "text" => " (in quotes)",
+            What::Number(_) | What::Bool if wanted == "text" => " (in quotes)",
             _ => "",
         };
         tell(node.at, format!("{name} is {}; {wanted} is wanted{hint}", node.what.noun()));
@@ -148,7 +148,7 @@ fn against(schema: &Value, node: &Node, path: &str, faults: &mut Vec<Fault>) {
                 tell(node.at, format!("{name} is {number}; at most {most} is wanted"));
             }
         }
-        What::Null | What::Bool(_) => {}
+        What::Null | What::Bool => {}
     }
 }
 
@@ -363,11 +363,11 @@ fn strategy(spec: &Node, faults: &mut Vec<Fault>) {
             last = weight;
         }
     }
-    let stateful = spec.get("storage").is_some()
-        || spec.get("stateful").is_some_and(|node| matches!(node.what, What::Bool(true)));
-    if kind == "blueGreen" && stateful {
+    if kind == "blueGreen" && !list(spec, "storage").is_empty() {
         let at = strategy.get("type").map_or(strategy.at, |node| node.at);
-        let message = "blueGreen needs every disk twice; rolling, canary or inPlace is wanted";
+        let message = "blueGreen is not possible with storage: each colour would have disks of its \
+             own, and what the one that goes had written would go with it; rolling, canary or \
+             inPlace is wanted";
         faults.push(Fault { at, message: message.to_owned() });
     }
     for check in list(strategy, "checks") {
@@ -437,6 +437,12 @@ mod tests {
             (
                 "spec:\n  image: a\n  strategy:\n    type: canary\n    steps: [{weight: 50}, {weight: 20}]\n",
                 "8:36: weight 20 does not come after 50",
+            ),
+            (
+                "spec:\n  image: a\n  storage: [{name: d, path: /d, size: 1Gi}]\n  strategy: {type: blueGreen}\n",
+                "7:20: blueGreen is not possible with storage: each colour would have disks of its \
+                 own, and what the one that goes had written would go with it; rolling, canary or \
+                 inPlace is wanted",
             ),
             (
                 "spec:\n  image: a\n  scale: {min: 5, max: 2}\n",

@@ -27,7 +27,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use serde::Serialize;
 
-pub use workload::{Target, candidate, deployment, stateful_set};
+pub use workload::{
+    Target, candidate, deployment, stateful_candidate, stateful_candidate_name, stateful_set,
+};
 
 use crate::workloads::hash;
 

@@ -12,6 +12,7 @@
 use std::marker::PhantomData;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{HTTPGetAction, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectList, Patch, PatchParams};
@@ -75,10 +76,14 @@ impl Ground {
         Ok(ground)
     }
 
-    /// Whether a StatefulSet's `minReadySeconds` means anything: since 1.22, which is told from
-    /// newer ones by what came with 1.23.
-    pub fn has_stateful_min_ready(&self) -> bool {
-        !self.older.contains(&OLDER[0].1)
+    /// The set as this ground's controllers understand it: without `minReadySeconds` before 1.22,
+    /// which is told from newer ones by what came with 1.23.
+    pub fn fit_stateful_set(&self, set: &mut StatefulSet) {
+        if self.older.contains(&OLDER[0].1)
+            && let Some(spec) = &mut set.spec
+        {
+            spec.min_ready_seconds = None;
+        }
     }
 
     /// The template as this ground's nodes understand it.
@@ -220,7 +225,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::apps::v1::Deployment;
+    use k8s_openapi::api::apps::v1::{Deployment, StatefulSetSpec};
     use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
     use k8s_openapi::api::batch::v1::CronJob;
 
@@ -250,7 +255,13 @@ mod tests {
         assert_eq!(place, ("batch/v1beta1", "cronjobs"));
         assert!(old(None).older::<Deployment>().is_none());
         assert!(Ground::default().older::<CronJob>().is_none());
-        assert!(Ground::default().has_stateful_min_ready() && !old(None).has_stateful_min_ready());
+        let waits = |ground: Ground| {
+            let spec = StatefulSetSpec { min_ready_seconds: Some(5), ..StatefulSetSpec::default() };
+            let mut set = StatefulSet { spec: Some(spec), ..StatefulSet::default() };
+            ground.fit_stateful_set(&mut set);
+            set.spec.and_then(|spec| spec.min_ready_seconds)
+        };
+        assert_eq!((waits(Ground::default()), waits(old(None))), (Some(5), None));
     }
 
     #[test]

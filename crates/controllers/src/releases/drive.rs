@@ -134,7 +134,8 @@ impl Releases {
         let stable = known.iter().rev().find(|one| phase(one) == Phase::Succeeded).cloned();
         let newest = known.last().filter(|last| last.spec.revision > active.spec.revision);
         let candidates = scene::candidates(world, key, app);
-        let candidate = candidates.iter().find(|set| set.name_any() == active.name_any());
+        let ours = Some(active.name_any());
+        let candidate = candidates.iter().find(|candidate| candidate.release == ours);
         let instances = scene::instances(pods, &key.name);
         let only_images = stable.as_deref().is_some_and(|before| {
             let (old, new) = (of(app, before), of(app, &active));
@@ -143,11 +144,12 @@ impl Releases {
         let mut snapshot = Snapshot {
             replicas: app.spec.replicas,
             stateful: app.spec.is_stateful(),
+            disks: !app.spec.storage.is_empty(),
             release: &active,
             newer: newest.map(|newest| newest.spec.strategy.kind),
             stable: stable.as_deref(),
             main,
-            candidate: candidate.map(|set| scene::side(set)).unwrap_or_default(),
+            candidate: candidate.map(|candidate| candidate.side).unwrap_or_default(),
             has_candidate: candidate.is_some(),
             pods: &instances,
             only_images,

@@ -1,5 +1,6 @@
 //! What a release does next: one pure function of how things are.
 
+mod back;
 mod gates;
 
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct Snapshot<'a> {
     pub replicas: i32,
     /// Whether they are a StatefulSet's.
     pub stateful: bool,
+    /// Whether they have disks of their own.
+    pub disks: bool,
     /// The release.
     pub release: &'a Release,
     /// How the one comes that waits for this, if one does.
@@ -127,6 +130,7 @@ pub fn plan(snapshot: &Snapshot<'_>, now: Timestamp) -> Plan {
     if status.steps.is_empty() {
         let ground = Ground {
             stateful: snapshot.stateful,
+            disks: snapshot.disks,
             only_images: snapshot.only_images,
             has_before: has_before(snapshot),
         };
@@ -237,16 +241,6 @@ impl Run<'_> {
         status.at.clear();
         status.ended_at = Some(now);
         self.plan.reserve = None;
-    }
-
-    fn take_back(&mut self, why: &str) {
-        if self.snapshot.stable.is_none() {
-            // Nothing ran before: there is nothing better than to go on trying.
-            self.plan.status.message = format!("{why}, but there is no version to go back to");
-            return;
-        }
-        self.plan.status.phase = Phase::Aborting;
-        self.plan.status.message = why.to_owned();
     }
 
     fn wait(&mut self) {
@@ -502,72 +496,6 @@ impl Run<'_> {
         }
         // The next look finds no candidate, and is the last.
         false
-    }
-
-    /// Undoes whatever was done.
-    fn go_back(&mut self) {
-        let Some(stable) = self.snapshot.stable else { return };
-        let replicas = self.snapshot.replicas;
-        self.plan.reserve = None;
-        self.plan.ask.clear();
-        self.plan.traffic = Traffic::default();
-        self.plan.status.at = "going back".to_owned();
-        let main = self.snapshot.main.clone().unwrap_or_default();
-        if self.plan.status.steps.iter().any(|step| Kind::of(step) == Kind::Swap) {
-            self.plan.candidate = None;
-            let touched = main.paused || main.release != Some(name(stable)) || !main.is_settled();
-            let all_old = self
-                .snapshot
-                .pods
-                .iter()
-                .all(|pod| pod.serves != Some(false) && pod.release == Some(number(stable)));
-            if all_old && main.release == Some(name(stable)) {
-                self.plan.main =
-                    Some(Target { release: Some(name(stable)), replicas, ..Target::default() });
-                self.plan.touch.clear();
-                if !touched {
-                    self.over_after_return();
-                }
-                return;
-            }
-            self.swap(stable);
-            return;
-        }
-        self.hold_on();
-        let (release, in_turn) = (Some(name(stable)), self.in_turn());
-        self.plan.main = Some(Target { release, replicas, in_turn, ..Target::default() });
-        if !self.snapshot.has_candidate {
-            self.plan.candidate = None;
-            if main.release == Some(name(stable))
-                && main.side.asked == replicas
-                && main.is_settled()
-            {
-                self.over_after_return();
-            }
-            return;
-        }
-        // Requests leave the new version at once if the old can carry them.
-        if main.side.good() * 2 >= replicas {
-            self.plan.traffic.only = Some(number(stable));
-        }
-        let doubles = self.plan.status.steps.iter().any(|step| Kind::of(step) == Kind::Preview);
-        let bounds = self.bounds();
-        let bounds = if doubles { Bounds { surge: replicas, ..bounds } } else { bounds };
-        let back = self.balance((replicas, 0), bounds);
-        if back && self.snapshot.candidate == Side::default() {
-            self.plan.candidate = None;
-        }
-    }
-
-    fn over_after_return(&mut self) {
-        let why = self.plan.status.message.clone();
-        let asked = self.snapshot.release.spec.abort;
-        let phase = if self.snapshot.newer.is_some() && !asked && why.starts_with("a newer") {
-            Phase::Superseded
-        } else {
-            Phase::Aborted
-        };
-        self.end(phase, &why);
     }
 }
 

@@ -7,6 +7,7 @@ use berth_api::release::{self, Release};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ pub fn releases(all: Vec<Arc<Release>>, app: &App) -> Vec<Arc<Release>> {
 
 /// The main workload.
 pub fn main(world: &World, key: &Key, app: &App) -> Option<Main> {
-    let ours = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+    let ours = |meta: &ObjectMeta| {
         controller_of(meta).is_some_and(|o| Some(&o.uid) == app.metadata.uid.as_ref())
     };
     if app.spec.is_stateful() {
@@ -105,24 +106,37 @@ fn number(template: &PodTemplateSpec) -> Option<i64> {
     template.metadata.as_ref()?.labels.as_ref()?.get(release::LABEL)?.parse().ok()
 }
 
-/// The App's own ReplicaSets: candidates.
-pub fn candidates(world: &World, key: &Key, app: &App) -> Vec<Arc<ReplicaSet>> {
-    let ours = |set: &Arc<ReplicaSet>| {
-        controller_of(&set.metadata).is_some_and(|owner| {
+/// A set of pods beside the main workload's.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The Release whose it is.
+    pub release: Option<String>,
+    /// Its size.
+    pub side: Side,
+}
+
+/// The App's sets of pods beside its main workload: ReplicaSets of its own, and StatefulSets of
+/// another name.
+pub fn candidates(world: &World, key: &Key, app: &App) -> Vec<Candidate> {
+    let ours = |meta: &ObjectMeta| {
+        controller_of(meta).is_some_and(|owner| {
             owner.kind == "App" && Some(&owner.uid) == app.metadata.uid.as_ref()
         })
     };
-    world.replica_sets.list(&key.namespace).into_iter().filter(ours).collect()
-}
-
-/// A candidate's size.
-pub fn side(set: &ReplicaSet) -> Side {
-    let status = set.status.clone().unwrap_or_default();
-    Side {
-        asked: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
-        there: status.replicas,
-        available: status.available_replicas.unwrap_or(0),
-    }
+    let sets = world.replica_sets.list(&key.namespace).into_iter();
+    let sets = sets.filter(|set| ours(&set.metadata)).map(|set| {
+        let status = set.status.clone().unwrap_or_default();
+        let side = Side {
+            asked: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+            there: status.replicas,
+            available: status.available_replicas.unwrap_or(0),
+        };
+        Candidate { release: set.annotations().get(release::OF).cloned(), side }
+    });
+    let named = world.stateful_sets.list(&key.namespace).into_iter();
+    let named = named.filter(|set| ours(&set.metadata) && set.name_any() != key.name);
+    let named = named.map(|set| of_stateful_set(&set));
+    sets.chain(named.map(|is| Candidate { release: is.release, side: is.side })).collect()
 }
 
 /// The App's pods that are to stay, as a swap sees them.

@@ -3,9 +3,15 @@
 use berth_api::app::{Strategy, StrategyType};
 use berth_api::release::{Release, StepStatus};
 
+use crate::apps::template::DRAIN_SECONDS;
+
 /// Endpoints and pods reach those who join them by different watches: what was marked has to be
 /// known before it is asked for.
 const MARK_SECONDS: i64 = 2;
+/// So long instances stay after requests were led away from all of them: a Service's new pods and
+/// the end of its old ones reach endpoints by different watches, and whoever hears of the end first
+/// would have none.
+pub const LEAVE_SECONDS: i64 = DRAIN_SECONDS;
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +81,8 @@ impl Kind {
 pub struct Ground {
     /// Whether the instances are a StatefulSet's.
     pub stateful: bool,
+    /// Whether they have disks of their own.
+    pub disks: bool,
     /// Whether nothing but images changes.
     pub only_images: bool,
     /// Whether something runs that can be gone back to.
@@ -102,11 +110,12 @@ pub fn of(release: &Release, ground: Ground) -> (Vec<StepStatus>, Option<&'stati
             steps.extend(shares(strategy, at_once));
             steps.push(step(Kind::Finish, Some(0)));
         }
-        StrategyType::BlueGreen if !ground.stateful => {
-            steps.extend(reserves.then(|| step(Kind::Reserve, Some(0))));
+        StrategyType::BlueGreen if !ground.disks => {
+            // All come in addition here, whatever holds them.
+            steps.extend(strategy.reserve.then(|| step(Kind::Reserve, Some(0))));
             let waits = if strategy.auto_promote || at_once { Some(0) } else { None };
             steps.push(step(Kind::Preview, waits));
-            steps.push(step(Kind::Switch, Some(0)));
+            steps.push(step(Kind::Switch, Some(LEAVE_SECONDS)));
             steps.push(step(Kind::Keep, Some(if at_once { 0 } else { strategy.keep_seconds })));
             steps.push(step(Kind::Finish, Some(0)));
         }
@@ -118,7 +127,8 @@ pub fn of(release: &Release, ground: Ground) -> (Vec<StepStatus>, Option<&'stati
         kind => {
             note = match kind {
                 StrategyType::InPlace => Some("more than images changes, so pods are replaced"),
-                StrategyType::BlueGreen => Some("a StatefulSet's disks are not twice, so it rolls"),
+                // Only the way back comes here: it must not fail by how it was to come.
+                StrategyType::BlueGreen => Some("there are disks, so it goes back by rolling"),
                 _ => None,
             };
             steps.extend(reserves.then(|| step(Kind::Reserve, Some(0))));

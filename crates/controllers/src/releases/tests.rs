@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::freeze::{Rule, frozen};
 use super::judge::{number, take_in};
-use super::plan::Room;
+use super::plan::{Main, Plan, Room};
 use super::transfer::{Bounds, Side, transfer};
 use world::{Model, release};
 
@@ -108,35 +108,70 @@ fn where_addresses_are_anothers_keeping_them_is_refused_with_the_reason() {
 #[test]
 fn blue_green_stands_beside_switches_at_once_and_back_at_once() {
     let strategy = json!({ "type": "blueGreen", "reserve": false, "keepSeconds": 30 });
-    let mut model = Model::new(3, strategy);
-    model.run(60);
-    let plan = model.look();
-    assert_eq!(
-        (plan.traffic.only.as_deref(), plan.traffic.preview.as_deref()),
-        (Some("1"), Some("2"))
-    );
-    assert_eq!((model.main.side.asked, model.candidate.available), (3, 3));
-    model.release.spec.promoted = 1;
-    let plan = model.look();
-    assert_eq!((plan.traffic.only.as_deref(), plan.traffic.preview.as_deref()), (Some("2"), None));
-    model.run(5);
-    assert_eq!(model.main.side.asked, 3, "what ran before is kept");
-    model.release.spec.abort = true;
-    let plan = model.look();
-    assert_eq!(plan.traffic.only.as_deref(), Some("1"), "back at once");
-    model.run(60);
-    assert_eq!(model.status().phase, Phase::Aborted);
-    assert_eq!((model.main.side.asked, model.has_candidate, model.most), (3, false, 6));
+    for stateful in [false, true] {
+        let mut model = Model::new(3, strategy.clone());
+        model.stateful = stateful;
+        model.run(60);
+        let plan = model.look();
+        let led = |plan: &Plan| (plan.traffic.only.clone(), plan.traffic.preview.clone());
+        assert_eq!(led(&plan), (Some("1".to_owned()), Some("2".to_owned())));
+        assert_eq!((model.main.side.asked, model.candidate.available), (3, 3));
+        model.release.spec.promoted = 1;
+        let plan = model.look();
+        assert_eq!(led(&plan), (Some("2".to_owned()), None));
+        model.run(5);
+        assert_eq!(model.main.side.asked, 3, "what ran before is kept");
+        model.release.spec.abort = true;
+        let plan = model.look();
+        assert_eq!(plan.traffic.only.as_deref(), Some("1"), "back at once");
+        assert_eq!(plan.candidate, Some(3), "they stay until nobody is led there");
+        model.run(5);
+        assert_eq!(model.candidate.asked, 0);
+        model.run(60);
+        assert_eq!(model.status().phase, Phase::Aborted);
+        assert_eq!((model.main.side.asked, model.has_candidate, model.most), (3, false, 6));
+    }
 }
 
 #[test]
 fn blue_green_ends_within_replicas_and_surge() {
     let strategy = json!({ "type": "blueGreen", "reserve": false, "autoPromote": true,
         "keepSeconds": 5 });
-    let mut model = Model::new(3, strategy);
-    model.run(200);
-    assert_eq!(model.status().phase, Phase::Succeeded);
-    assert_eq!((model.main.side.asked, model.has_candidate, model.most), (3, false, 6));
+    for stateful in [false, true] {
+        let mut model = Model::new(3, strategy.clone());
+        model.stateful = stateful;
+        model.release.spec.rollback_to = Some(1);
+        let led = |plan: &Plan| plan.traffic.only.as_deref() == Some("2");
+        let switched = (0..60).any(|_| led(&model.step()));
+        assert!(switched, "{:?}", model.status());
+        assert_eq!(model.main.side.asked, 3, "what they were led away from stays a moment");
+        model.run(200);
+        assert_eq!(model.status().phase, Phase::Succeeded);
+        assert_eq!((model.main.side.asked, model.has_candidate, model.most), (3, false, 6));
+    }
+}
+
+#[test]
+fn blue_green_with_disks_ends_before_its_first_step_and_says_why() {
+    let model = || {
+        let mut model = Model::new(3, json!({ "type": "blueGreen", "reserve": false }));
+        (model.stateful, model.disks) = (true, true);
+        model
+    };
+    let mut refused = model();
+    let plan = refused.look();
+    assert_eq!(plan.status.phase, Phase::Aborted);
+    assert!(plan.status.message.contains("disks of its own"), "{plan:?}");
+    assert!(plan.status.message.contains("choose rolling, canary or inPlace"), "{plan:?}");
+    assert_eq!(plan.main.and_then(|main| main.release).as_deref(), Some("web-1"));
+    let mut first = model();
+    first.main = Main::default();
+    assert_eq!(first.look().status.phase, Phase::Progressing, "nothing is there to stand beside");
+    let mut back = model();
+    back.release.spec.rollback_to = Some(1);
+    let plan = back.look();
+    assert_eq!((plan.status.phase, plan.candidate), (Phase::Progressing, None));
+    assert_eq!(plan.status.notes, ["there are disks, so it goes back by rolling"]);
 }
 
 #[test]

@@ -169,6 +169,33 @@ pub fn candidate(
     })
 }
 
+/// The same where instances have names: theirs are other names, under the same Service. Only for an
+/// App without disks.
+pub fn stateful_candidate(app: &App, set: ReplicaSet) -> StatefulSet {
+    let name = app.metadata.name.as_deref().unwrap_or_default();
+    let mut meta = set.metadata;
+    meta.name = meta.name.as_deref().map(stateful_candidate_name);
+    let spec = set.spec.unwrap_or_default();
+    StatefulSet {
+        metadata: meta,
+        spec: Some(StatefulSetSpec {
+            replicas: spec.replicas,
+            min_ready_seconds: spec.min_ready_seconds,
+            selector: spec.selector,
+            service_name: Some(format!("{name}-pods")),
+            template: spec.template.unwrap_or_default(),
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    }
+}
+
+/// The StatefulSet beside the main one, of this release. The release's own name may be another
+/// App's: `web-2`.
+pub fn stateful_candidate_name(release: &str) -> String {
+    format!("{release}-preview")
+}
+
 fn marked(app: &App, target: &Target) -> Option<ObjectMeta> {
     let mut meta = meta(app)?;
     meta.annotations =

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use berth_api::app::StrategyType;
 use berth_api::release::Phase;
 
 use super::{
-    CHECKS, Kind, LOOK, ON_REQUEST, Room, Run, TO_BE_PROMOTED, describe, name, number, parse,
-    portion,
+    CHECKS, Kind, LOOK, ON_REQUEST, Room, Run, TO_BE_PROMOTED, describe, has_before, name, number,
+    parse, portion,
 };
 use crate::releases::{balancer, judge, swap};
+
+/// Two colours would be two truths, and one of them is thrown away.
+const ONE_SET_OF_DISKS: &str = "blueGreen is not possible with storage: each colour would have \
+    disks of its own, and what the one that goes had written would go with it; choose rolling, \
+    canary or inPlace";
 
 impl Run<'_> {
     /// Whether new instances come into the addresses of those before.
@@ -60,8 +66,13 @@ impl Run<'_> {
         }
     }
 
-    /// Why the release cannot be carried out on this ground.
+    /// Why the release cannot be carried out: by what the App is, or on this ground.
     pub(super) fn impossible(&self) -> Option<String> {
+        let spec = &self.snapshot.release.spec;
+        let doubles = spec.strategy.kind == StrategyType::BlueGreen && spec.rollback_to.is_none();
+        if doubles && self.snapshot.disks && has_before(self.snapshot) {
+            return Some(ONE_SET_OF_DISKS.to_owned());
+        }
         let why = self.snapshot.loses_addresses.as_ref().filter(|_| self.hands_on())?;
         Some(format!("keepAddress is not possible here: {why}; choose rolling or inPlace"))
     }
@@ -177,7 +188,7 @@ impl Run<'_> {
     }
 }
 
-fn seconds(count: i64) -> Duration {
+pub(super) fn seconds(count: i64) -> Duration {
     Duration::from_secs(u64::try_from(count).unwrap_or(1).max(1))
 }
 

@@ -35,10 +35,11 @@ fn argo_rollouts_3849_a_canary_does_not_feed_the_autoscaler() {
 /// Here it is shown only those that get requests while the others stand by.
 #[test]
 fn argo_rollouts_2857_pods_that_stand_by_are_not_scaled_by() {
-    for promotes in [true, false] {
+    for (promotes, stateful) in [(true, false), (true, true), (false, false), (false, true)] {
         let strategy = json!({ "type": "blueGreen", "reserve": false, "autoPromote": promotes,
             "keepSeconds": 60 });
         let mut model = Model::new(4, strategy);
+        model.stateful = stateful;
         for second in 0..400 {
             model.release.spec.abort = !promotes && second > 100;
             let plan = model.step();
@@ -80,7 +81,7 @@ proptest! {
     fn no_release_overshoots(
         kind in prop_oneof![Just("canary"), Just("blueGreen"), Just("rolling"), Just("inPlace"),
             Just("keepAddress")],
-        stateful in any::<bool>(),
+        (stateful, disks) in any::<(bool, bool)>(),
         only_images in any::<bool>(),
         replicas in 1..12i32,
         surge in 0..4i32,
@@ -94,8 +95,13 @@ proptest! {
         let strategy = json!({ "type": kind, "reserve": false, "autoPromote": true,
             "keepSeconds": 2, "steps": steps, "maxSurge": surge, "maxUnavailable": unavailable });
         let mut model = Model::new(replicas, strategy);
-        (model.stateful, model.only_images) = (stateful, only_images);
-        let two_sets = !stateful && (kind == "canary" || kind == "blueGreen");
+        (model.stateful, model.disks) = (stateful, stateful && disks);
+        model.only_images = only_images;
+        let two_sets = match kind {
+            "canary" => !stateful,
+            "blueGreen" => !model.disks,
+            _ => false,
+        };
         let double = if kind == "blueGreen" && two_sets { i32::MAX } else { 0 };
         for (event, amount) in events {
             match event {

@@ -28,6 +28,8 @@ pub struct Model {
     pub replicas: i32,
     /// Whether the instances are a StatefulSet's.
     pub stateful: bool,
+    /// Whether they have disks of their own.
+    pub disks: bool,
     pub release: Release,
     pub main: Main,
     pub candidate: Side,
@@ -72,6 +74,7 @@ impl Model {
         Self {
             replicas,
             stateful: false,
+            disks: false,
             release: release(2, strategy),
             main: Main {
                 release: Some("web-1".into()),
@@ -116,6 +119,7 @@ impl Model {
         let snapshot = Snapshot {
             replicas: self.replicas,
             stateful: self.stateful,
+            disks: self.disks,
             release: &self.release,
             newer: self.newer,
             stable: Some(&self.stable),
