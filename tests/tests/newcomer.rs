@@ -95,6 +95,9 @@ fn status_logs_and_exec_show_the_app(cluster: &Cluster) -> Result<()> {
 
     let said = cluster.berth(&["exec", "hello", "--", "sh", "-c", "echo $GREETING"])?.out;
     assert_eq!(said.trim(), "again");
+    let sizes = "echo $CONTAINER_CORE_LIMIT $CONTAINER_MAX_MEMORY $JDK_JAVA_OPTIONS";
+    let said = cluster.berth(&["exec", "hello", "--", "sh", "-c", sizes])?.out;
+    assert_eq!(said.trim(), "1 1073741824 -XX:MaxRAMPercentage=75.0", "what it may use");
     let failed = cluster.try_berth(&["exec", "hello", "--", "sh", "-c", "exit 7"])?;
     assert_eq!(failed.code, 7, "exec ends with the command's exit code");
     Ok(())

@@ -78,6 +78,10 @@ pub struct ReleaseSpec {
     /// The revision that this one goes back to: pauses, checks and freezes do not hold it up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_to: Option<i64>,
+    /// Whether its containers are told their sizes; those of releases by an older Berth are not, as
+    /// that would start them anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sized: bool,
     /// The App's spec of this version, from which the objects are made.
     #[schemars(schema_with = "anything")]
     pub app_spec: AppSpec,

@@ -11,6 +11,7 @@ mod config;
 mod network;
 mod pod;
 mod scale;
+mod sizes;
 mod trial;
 mod workload;
 
@@ -153,6 +154,14 @@ pub fn pods(app: &App, spec: &AppSpec) -> Option<PodTemplateSpec> {
 pub fn released(mut template: PodTemplateSpec, revision: i64) -> PodTemplateSpec {
     let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(release::LABEL.to_owned(), revision.to_string());
+    template
+}
+
+/// The same, with its containers told what `spec` lets them use.
+pub fn sized(mut template: PodTemplateSpec, spec: &AppSpec) -> PodTemplateSpec {
+    if let Some(pod) = &mut template.spec {
+        sizes::tell(pod, spec);
+    }
     template
 }
 

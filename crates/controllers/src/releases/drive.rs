@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_api::app::{App, AppSpec};
+use berth_api::app::{App, AppSpec, StrategyType};
 use berth_api::gateway::{Gateway, HTTPRoute};
 use berth_api::labels;
 use berth_api::release::{self, Phase, Release, ReleaseSpec, TRAFFIC};
@@ -269,6 +269,10 @@ impl Releases {
             Some(author) => author,
             None => self.writer(world, app).await?,
         };
+        let strategy = app.spec.strategy.clone().unwrap_or_default();
+        let before = known.iter().rev().find(|one| phase(one) == Phase::Succeeded);
+        // Nothing but the image may change in place.
+        let sized = strategy.kind != StrategyType::InPlace || before.is_none_or(|b| b.spec.sized);
         let mut release = Release::new(
             &format!("{name}-{revision}"),
             ReleaseSpec {
@@ -280,8 +284,9 @@ impl Releases {
                 author,
                 cause,
                 template,
-                strategy: app.spec.strategy.clone().unwrap_or_default(),
+                strategy,
                 rollback_to,
+                sized,
                 app_spec: app.spec.clone(),
                 paused: false,
                 promoted: 0,
@@ -451,7 +456,9 @@ fn phase(release: &Release) -> Phase {
 
 /// The pods of `release`.
 pub fn of(app: &App, release: &Release) -> Option<PodTemplateSpec> {
-    let template = template::pods(app, &release.spec.app_spec)?;
+    let spec = &release.spec.app_spec;
+    let template = template::pods(app, spec)?;
+    let template = if release.spec.sized { template::sized(template, spec) } else { template };
     Some(template::released(template, release.spec.revision))
 }
 

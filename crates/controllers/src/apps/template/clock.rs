@@ -6,7 +6,7 @@ use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::pod;
+use super::{pod, sizes};
 
 /// A CronJob for each of the App's schedules.
 pub fn cron_jobs(spec: &AppSpec, name: &str, meta: &ObjectMeta) -> Vec<CronJob> {
@@ -35,6 +35,7 @@ fn cron_job(spec: &AppSpec, name: &str, meta: &ObjectMeta, cron: &Cron) -> CronJ
         }),
         ..worker
     }];
+    sizes::tell(&mut template, spec);
     CronJob {
         metadata: meta.clone(),
         spec: CronJobSpec {
