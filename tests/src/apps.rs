@@ -5,21 +5,27 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::load::{Load, get_with};
-use crate::{Cluster, root, until};
+use crate::load::{Load, Report, get_with};
+use crate::{Cluster, Place, Watched, root, until};
 
-/// The App's name.
+/// Where the App `svc` answers.
 pub const HOST: &str = "svc.apps.berth.local";
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Requests a second that no release may lose one of.
 pub const RATE: u32 = 200;
 
-/// A cluster with an App `svc` that there are two images of.
+/// A cluster with an App, `svc` unless told otherwise, that there are two images of.
 #[derive(Debug)]
-pub struct Ground {
+pub struct Ground<P = Cluster> {
     /// The cluster.
-    pub cluster: Cluster,
+    pub cluster: P,
+    /// The App's name.
+    pub app: String,
+    /// How many instances it has.
+    pub replicas: usize,
+    /// What it says at all times beside image, strategy and the like.
+    pub more: Value,
     /// Of versions that answer `one …` and `two …`.
     pub images: [String; 2],
     /// Of a version that answers 500 to 40 per cent of the requests.
@@ -55,7 +61,46 @@ impl Ground {
         }
         let failing = images.pop().context("three images")?;
         let images = images.try_into().map_err(|_| anyhow::anyhow!("two images"))?;
-        Ok(Self { cluster, images, failing, scratch })
+        Self::on(cluster, images, failing)
+    }
+}
+
+impl<P: Place> Ground<P> {
+    /// An App on a cluster that has these images.
+    ///
+    /// # Errors
+    /// When it has no directory.
+    pub fn on(cluster: P, images: [String; 2], failing: String) -> Result<Self> {
+        let (app, replicas, more) = ("svc".to_owned(), 4, json!({}));
+        Ok(Self { cluster, app, replicas, more, images, failing, scratch: tempfile::tempdir()? })
+    }
+
+    /// Another App with the same images, beside this one.
+    ///
+    /// # Errors
+    /// When it has no directory.
+    pub fn beside(&self, app: &str, replicas: usize, more: Value) -> Result<Ground<&P>> {
+        let (images, failing) = (self.images.clone(), self.failing.clone());
+        let (cluster, app, scratch) = (&self.cluster, app.to_owned(), tempfile::tempdir()?);
+        Ok(Ground { cluster, app, replicas, more, images, failing, scratch })
+    }
+
+    /// Where the App answers.
+    pub fn host(&self) -> String {
+        format!("{}.apps.berth.local", self.app)
+    }
+
+    /// The lines of a JSONPath, one for each of the App's pods, sorted.
+    ///
+    /// # Errors
+    /// What kubectl said.
+    pub fn pods(&self, path: &str) -> Result<Vec<String>> {
+        let path = format!("jsonpath={{range .items[*]}}{path}{{\"\\n\"}}{{end}}");
+        let named = format!("app.kubernetes.io/instance={}", self.app);
+        let said = self.cluster.kubectl(&["get", "pods", "-l", &named, "-o", &path])?;
+        let mut lines: Vec<String> = said.out.lines().map(str::to_owned).collect();
+        lines.sort();
+        Ok(lines)
     }
 
     /// Makes the App be of this image and come this way.
@@ -75,7 +120,8 @@ impl Ground {
         until("some are new", PATIENCE, || {
             self.release().is_ok_and(|release| {
                 let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
-                at.contains("(1/4)") || at.contains("(2/4)")
+                let half = |count| at.contains(&format!("({count}/{})", self.replicas));
+                (1..=self.replicas / 2).any(half)
             })
         })?;
         self.steer("abort")?;
@@ -97,15 +143,20 @@ impl Ground {
     /// What `berth app apply` said.
     pub fn apply_with(&self, image: &str, strategy: &Value, more: &Value) -> Result<()> {
         let mut spec = json!({
-            "image": image, "replicas": 4, "port": 8080,
+            "image": image, "replicas": self.replicas, "port": 8080,
             "health": { "path": "/healthz" }, "strategy": strategy,
             "resources": { "limits": { "cpu": "500m", "memory": "128Mi" } },
         });
-        for (key, value) in more.as_object().into_iter().flatten() {
+        let always = self.more.as_object().into_iter().flatten();
+        for (key, value) in always.chain(more.as_object().into_iter().flatten()) {
             spec[key] = value.clone();
         }
+        if let Some(spec) = spec.as_object_mut().filter(|spec| spec.contains_key("scale")) {
+            // The autoscaler's to say.
+            spec.remove("replicas");
+        }
         let app = json!({
-            "apiVersion": "berth.dev/v1", "kind": "App", "metadata": { "name": "svc" },
+            "apiVersion": "berth.dev/v1", "kind": "App", "metadata": { "name": self.app },
             "spec": spec,
         });
         let path = self.scratch.path().join("app.yaml");
@@ -119,7 +170,7 @@ impl Ground {
     /// # Errors
     /// Where there is none.
     pub fn release(&self) -> Result<Value> {
-        let words = ["release", "status", "svc", "-o", "json"];
+        let words = ["release", "status", &self.app, "-o", "json"];
         Ok(serde_json::from_str(&self.cluster.berth(&words)?.out)?)
     }
 
@@ -128,7 +179,7 @@ impl Ground {
     /// # Errors
     /// What `berth release` said.
     pub fn steer(&self, verb: &str) -> Result<()> {
-        self.cluster.berth(&["release", verb, "svc"])?;
+        self.cluster.berth(&["release", verb, &self.app])?;
         Ok(())
     }
 
@@ -174,7 +225,8 @@ impl Ground {
         Ok(seen)
     }
 
-    /// Does `what` under load, and finds that nothing was lost; four instances are there after it.
+    /// Does `what` under load, and finds that nothing was lost; as many instances as are wanted are
+    /// there after it.
     ///
     /// # Errors
     /// What `what` said.
@@ -182,28 +234,41 @@ impl Ground {
     /// # Panics
     /// When a request failed.
     pub fn loses_nothing(&self, name: &str, what: impl FnOnce() -> Result<()>) -> Result<()> {
-        let load = Load::start(self.cluster.http(), HOST, RATE);
+        self.loses_nothing_with(name, usize::MAX, what)
+    }
+
+    /// The same, and there are never more than `most` pods that are to stay.
+    ///
+    /// # Errors
+    /// What `what` said.
+    ///
+    /// # Panics
+    /// When a request failed, or there were more pods.
+    pub fn loses_nothing_with(
+        &self,
+        name: &str,
+        most: usize,
+        what: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let name = format!("{}, {name}", self.app);
+        let watched = Watched::start(&self.cluster, &self.app)?;
+        let load = Load::start(self.cluster.http(), &self.host(), RATE);
         let done = what();
         // What goes last takes its leave under load too.
         let settled = done.and_then(|()| {
             until("only what is wanted is there", PATIENCE, || {
-                let words = ["get", "pods", "-l", "app.kubernetes.io/instance=svc", "-o", "name"];
-                self.cluster.kubectl(&words).is_ok_and(|ran| ran.out.lines().count() == 4)
+                self.pods("{.metadata.name}").is_ok_and(|pods| pods.len() == self.replicas)
             })
         });
         // What was quick is watched for a second longer: what it broke may show late.
         let settled = settled
             .and_then(|_| until("the load has run", PATIENCE, || load.sent() > RATE as usize));
-        let report = load.stop();
-        settled.with_context(|| name.to_owned())?;
-        eprintln!("{name}: {} of {} requests failed", report.failures.len(), report.sent);
-        assert!(
-            report.failures.is_empty(),
-            "{name}: {} of {}: {:#?}",
-            report.failures.len(),
-            report.sent,
-            report.failures
-        );
+        let Report { sent, failures, .. } = load.stop();
+        settled.with_context(|| name.clone())?;
+        let were = watched.most();
+        eprintln!("{name}: {} of {sent} requests failed, {were} pods at most", failures.len());
+        assert!(failures.is_empty(), "{name}: {} of {sent}: {failures:#?}", failures.len());
+        assert!(were <= most, "{name}: {were} pods at a time, {most} may be");
         Ok(())
     }
 }

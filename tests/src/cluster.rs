@@ -251,12 +251,12 @@ impl Drop for Cluster {
 }
 
 /// The binary that `./dev` builds.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("BERTH_BIN")
         .map_or_else(|| machine::root().join("target/release/berth"), PathBuf::from)
 }
 
-fn run(command: &mut Command) -> Result<Ran> {
+pub(crate) fn run(command: &mut Command) -> Result<Ran> {
     let program = command.get_program().to_string_lossy().into_owned();
     let Output { status, stdout, stderr } =
         command.output().with_context(|| format!("running {program}"))?;
@@ -267,7 +267,7 @@ fn run(command: &mut Command) -> Result<Ran> {
     })
 }
 
-fn checked(ran: Ran, program: &str, words: &[&str]) -> Result<Ran> {
+pub(crate) fn checked(ran: Ran, program: &str, words: &[&str]) -> Result<Ran> {
     if ran.code != 0 {
         bail!("{program} {} ended with {}:\n{}{}", words.join(" "), ran.code, ran.out, ran.err);
     }

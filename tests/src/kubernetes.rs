@@ -1,6 +1,8 @@
 //! A real kube-apiserver with its etcd on free loopback ports, from `KUBEBUILDER_ASSETS` (default
 //! /opt/kubernetes): what ours is compared with.
 
+mod real;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,6 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::ports::free_ports;
 use crate::wait::until;
+
+pub use real::Real;
 
 /// The administrator's token.
 pub const TOKEN: &str = "admin-of-a-test";
@@ -30,10 +34,8 @@ impl Kubernetes {
         let Some(assets) = assets() else { return Ok(None) };
         let dir = tempfile::tempdir()?;
         let at = |name: &str| dir.path().join(name).display().to_string();
-        openssl(&["genrsa", "-out", &at("sa.key"), "2048"])?;
-        openssl(&["rsa", "-in", &at("sa.key"), "-pubout", "-out", &at("sa.pub")])?;
-        std::fs::write(at("tokens.csv"), format!("{TOKEN},admin,1,\"system:masters\"\n"))?;
         let [etcd, peers, port] = free_ports()?;
+        write_keys(dir.path(), &format!("https://127.0.0.1:{port}"))?;
         let client = format!("http://127.0.0.1:{etcd}");
         let peer = format!("http://127.0.0.1:{peers}");
         let etcd = [
@@ -60,18 +62,9 @@ impl Kubernetes {
             "--endpoint-reconciler-type=none".into(),
         ];
         let mut started = Self { processes: Vec::new(), port, dir };
-        started.write_kubeconfig()?;
         started.spawn(&assets.join("etcd"), &etcd)?;
         started.spawn(&assets.join("kube-apiserver"), &server)?;
-        // Made by the server itself, when it is ready.
-        let first = "/api/v1/namespaces/default/services/kubernetes";
-        let url = format!("{}{first}", started.url());
-        let header = format!("Authorization: Bearer {TOKEN}");
-        until("kube-apiserver is ready", Duration::from_secs(120), || {
-            let words = ["-sfk", "--max-time", "2", "-H", &header, &url];
-            let ran = Command::new("curl").args(words).stdout(Stdio::null()).status();
-            ran.is_ok_and(|status| status.success())
-        })?;
+        answers(&started.url())?;
         Ok(Some(started))
     }
 
@@ -98,19 +91,6 @@ impl Kubernetes {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
-    }
-
-    fn write_kubeconfig(&self) -> Result<()> {
-        let authority = self.dir.path().join("pki/apiserver.crt");
-        let text = format!(
-            "apiVersion: v1\nkind: Config\nclusters: [{{name: real, cluster: {{server: '{}', \
-             certificate-authority: '{}'}}}}]\nusers: [{{name: admin, user: {{token: {TOKEN}}}}}]\n\
-             contexts: [{{name: real, context: {{cluster: real, user: admin}}}}]\n\
-             current-context: real\n",
-            self.url(),
-            authority.display()
-        );
-        std::fs::write(self.kubeconfig(), text).context("writing a kubeconfig")
     }
 
     /// Where it answers, with a certificate of its own making.
@@ -142,10 +122,41 @@ impl Drop for Kubernetes {
     }
 }
 
-fn assets() -> Option<PathBuf> {
+/// Where the programs are, if they are.
+pub(crate) fn assets() -> Option<PathBuf> {
     let named = std::env::var_os("KUBEBUILDER_ASSETS");
     let path = named.map_or_else(|| PathBuf::from("/opt/kubernetes"), PathBuf::from);
     path.join("kube-apiserver").exists().then_some(path)
+}
+
+/// What a server at `url` and its administrator know of one another: `sa.key`, `sa.pub`,
+/// `tokens.csv`, `kubeconfig`. The server writes its own certificate to `pki`.
+pub(crate) fn write_keys(dir: &Path, url: &str) -> Result<()> {
+    let at = |name: &str| dir.join(name).display().to_string();
+    openssl(&["genrsa", "-out", &at("sa.key"), "2048"])?;
+    openssl(&["rsa", "-in", &at("sa.key"), "-pubout", "-out", &at("sa.pub")])?;
+    std::fs::write(at("tokens.csv"), format!("{TOKEN},admin,1,\"system:masters\"\n"))?;
+    let text = format!(
+        "apiVersion: v1\nkind: Config\nclusters: [{{name: real, cluster: {{server: '{url}', \
+         certificate-authority: '{}'}}}}]\nusers: [{{name: admin, user: {{token: {TOKEN}}}}}]\n\
+         contexts: [{{name: real, context: {{cluster: real, user: admin}}}}]\n\
+         current-context: real\n",
+        at("pki/apiserver.crt")
+    );
+    std::fs::write(at("kubeconfig"), text).context("writing a kubeconfig")
+}
+
+/// Waits for a server.
+pub(crate) fn answers(url: &str) -> Result<()> {
+    // Made by the server itself, when it is ready.
+    let url = format!("{url}/api/v1/namespaces/default/services/kubernetes");
+    let header = format!("Authorization: Bearer {TOKEN}");
+    until("kube-apiserver is ready", Duration::from_secs(120), || {
+        let words = ["-sfk", "--max-time", "2", "-H", &header, &url];
+        let ran = Command::new("curl").args(words).stdout(Stdio::null()).status();
+        ran.is_ok_and(|status| status.success())
+    })?;
+    Ok(())
 }
 
 fn openssl(words: &[&str]) -> Result<()> {

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Between two looks at a condition.
+/// Between two looks at a condition, and longer after a look that takes long: what is looked at
+/// needs the machine more.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Looks again and again until `condition` holds, at most for `patience`; how long it took.
@@ -30,12 +31,13 @@ pub fn within<T>(
 ) -> Result<(Duration, T)> {
     let begun = Instant::now();
     loop {
+        let looked = Instant::now();
         if let Some(found) = look() {
             return Ok((begun.elapsed(), found));
         }
         if begun.elapsed() > patience {
             bail!("after {patience:?} still not: {what}");
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(LOOK.max(looked.elapsed() * 2));
     }
 }
