@@ -72,10 +72,11 @@ fn of_deployment(deployment: &Deployment, set: Option<&ReplicaSet>) -> Main {
 fn of_stateful_set(set: &StatefulSet) -> Main {
     let spec = set.spec.as_ref();
     let status = set.status.clone().unwrap_or_default();
-    // Once all are of one revision, the count of updated ones is no longer kept apart.
+    // When all are of one revision, or go back to it, one count or the other may be left out.
     let same =
         status.update_revision.is_some() && status.update_revision == status.current_revision;
-    let updated = if same { Some(status.replicas) } else { status.updated_replicas }.unwrap_or(0);
+    let current = status.current_replicas.filter(|_| same).unwrap_or(0);
+    let updated = status.updated_replicas.unwrap_or(0).max(current);
     Main {
         release: set.annotations().get(release::OF).cloned(),
         side: Side {
@@ -207,4 +208,25 @@ pub fn loses_addresses(nodes: &[Arc<Node>]) -> Option<String> {
     }
     let many = nodes.len() > 1;
     many.then(|| "an address belongs to its node, and there are several nodes".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_stateful_set_that_goes_back_is_not_back_at_once() {
+        let updated = |revisions: [&str; 2], counts: [Option<i32>; 2]| {
+            let set = serde_json::from_value(json!({
+                "metadata": {}, "spec": { "replicas": 3, "selector": {}, "template": {} },
+                "status": { "replicas": 3, "readyReplicas": 3,
+                    "currentRevision": revisions[0], "updateRevision": revisions[1],
+                    "currentReplicas": counts[0], "updatedReplicas": counts[1] } }));
+            of_stateful_set(&set.unwrap()).updated
+        };
+        assert_eq!(updated(["a", "b"], [Some(1), Some(2)]), 2, "a canary");
+        assert_eq!(updated(["a", "a"], [Some(1), Some(1)]), 1, "taken back: two are still new");
+        assert_eq!(updated(["a", "a"], [Some(3), None]), 3, "it is back");
+    }
 }
