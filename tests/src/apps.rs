@@ -120,8 +120,8 @@ impl<P: Place> Ground<P> {
         until("some are new", PATIENCE, || {
             self.release().is_ok_and(|release| {
                 let at = release["status"]["at"].as_str().unwrap_or_default().to_owned();
-                let half = |count| at.contains(&format!("({count}/{})", self.replicas));
-                (1..=self.replicas / 2).any(half)
+                let some = |count| at.contains(&format!("({count}/{})", self.replicas));
+                (1..self.replicas).any(some)
             })
         })?;
         self.steer("abort")?;
