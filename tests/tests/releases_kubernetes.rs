@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use berth_tests::apps::Ground;
 use berth_tests::{Image, Place, Real, root, strategies};
 use serde_json::json;
@@ -36,12 +36,16 @@ fn no_strategy_and_no_abort_loses_a_request_on_kubernetes() -> Result<()> {
             scope.spawn(|| two_sets(&blue)),
             scope.spawn(|| two_sets(&blue_state)),
         ];
-        one_by_one(&svc)?;
-        containers_are_told_their_size(&svc)?;
-        strategies::a_canary_that_fails_comes_back_by_itself(&svc, 0)?;
-        for other in others {
-            other.join().map_err(|_| anyhow::anyhow!("another App's failed"))??;
-        }
+        let ours = one_by_one(&svc)
+            .and_then(|()| containers_are_told_their_size(&svc))
+            .and_then(|()| strategies::a_canary_that_fails_comes_back_by_itself(&svc, 0));
+        let others = others.map(|other| other.join().unwrap_or_else(|_| bail!("it panicked")));
+        let faults = [("svc", ours)]
+            .into_iter()
+            .chain(["state", "blue", "blue-state"].into_iter().zip(others));
+        let faults: Vec<String> =
+            faults.filter_map(|(app, ended)| Some(format!("{app}: {:#}", ended.err()?))).collect();
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
         Ok(())
     })
 }
