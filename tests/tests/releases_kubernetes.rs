@@ -26,10 +26,11 @@ fn no_strategy_and_no_abort_loses_a_request_on_kubernetes() -> Result<()> {
     let mut svc = Ground::on(&real, [one, two], failing)?;
     // Autoscalers all the while; nothing measures what they scale by here, but their bounds hold.
     (svc.replicas, svc.more) = (3, scaled.clone());
-    // What one App does one after the other, two do at once.
+    // What one App does one after the other, two do at once. Names are given anew one by one, and
+    // a kubelet takes some ten seconds to let go of one: two of them are enough.
     let blue = svc.beside("blue", 3, scaled)?;
-    let state = svc.beside("state", 3, named.clone())?;
-    let blue_state = svc.beside("blue-state", 3, named)?;
+    let state = svc.beside("state", 2, named.clone())?;
+    let blue_state = svc.beside("blue-state", 2, named)?;
     std::thread::scope(|scope| {
         let others = [
             scope.spawn(|| one_by_one(&state)),
