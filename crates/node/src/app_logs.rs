@@ -36,16 +36,26 @@ use berth_daemon::Tasks;
 
 use crate::Config;
 
-pub(crate) use place::{image_mounts, is_collected, log_path, volume};
+pub(crate) use collect::{Collector, Directories};
+pub(crate) use place::{
+    About, app_dir, collected, image_mounts, is_collected, log_path, root, volume,
+};
+pub(crate) use walk::Volume;
 
 /// Between two looks at the directories.
 const LOOK: Duration = Duration::from_millis(500);
+/// The same while something begins or ends.
+const SOON: Duration = Duration::from_millis(50);
 /// The same while there is more than one look reads.
 const BUSY: Duration = Duration::from_millis(20);
 
-/// Collects until `tasks` stop.
+/// Collects from the directories that this node made, until `tasks` stop.
 pub fn start_collecting(config: &Config, tasks: &Tasks) {
-    let mut collector = collect::Collector::new(config);
+    run(Collector::own(config), tasks);
+}
+
+/// Collects until `tasks` stop.
+pub(crate) fn run(mut collector: Collector, tasks: &Tasks) {
     tasks.spawn_until_stop("logs of apps", async move {
         loop {
             let looked = tokio::task::spawn_blocking(move || {
@@ -54,7 +64,12 @@ pub fn start_collecting(config: &Config, tasks: &Tasks) {
             });
             let Ok((back, busy)) = looked.await else { return };
             collector = back;
-            tokio::time::sleep(if busy { BUSY } else { LOOK }).await;
+            let pause = match (busy, collector.is_hurried()) {
+                (true, _) => BUSY,
+                (false, true) => SOON,
+                (false, false) => LOOK,
+            };
+            tokio::time::sleep(pause).await;
         }
     });
 }

@@ -13,6 +13,7 @@
 mod admission;
 pub mod agent;
 pub mod app_logs;
+pub mod collector;
 mod config;
 pub mod cri;
 mod events;

@@ -40,6 +40,8 @@ use crate::meters::Meters;
 use crate::pod::PodTable;
 
 pub use connections::ServerError;
+pub(crate) use connections::{Door, listen, tls_for_all};
+pub(crate) use log::{Asked, options};
 
 /// Streams open at the same time; more are refused with 429.
 const SESSIONS: usize = 256;
@@ -97,7 +99,7 @@ async fn pods(State(node): State<Node>) -> Response {
 
 /// A request that cannot be served, in one line of plain text: the API server makes a Status of it.
 #[derive(Debug)]
-struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub StatusCode, pub String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {

@@ -1,5 +1,7 @@
 //! Directories into which an App writes its logs, and what a pod says about them to its node.
 
+pub mod collector;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -25,10 +26,43 @@ const TIDY_EVERY: u32 = 20;
 /// Packed copies of what was read before.
 const PACKED: [&str; 6] = ["gz", "zip", "bz2", "xz", "zst", "lz4"];
 
+/// Where the directories of pods come from.
+pub(crate) trait Directories: Send {
+    /// Before a look: takes up what changed.
+    fn refresh(&mut self) {}
+
+    /// Whether the pod is gone, so that nobody writes its files any more.
+    fn is_over(&self, uid: &str) -> bool;
+
+    /// A pod's directories, and where its containers see each. `dir` is what was noted of it.
+    fn open(&mut self, dir: &Path, about: &About) -> Vec<(Arc<Volume>, String)>;
+
+    /// Whether the next look should come soon: something begins or ends.
+    fn is_hurried(&self) -> bool {
+        false
+    }
+}
+
+/// Those of this node, which it made itself: they are beside what was noted of them.
+struct Own(crate::Config);
+
+impl Directories for Own {
+    fn is_over(&self, uid: &str) -> bool {
+        !self.0.pod_dir(uid).exists()
+    }
+
+    fn open(&mut self, dir: &Path, about: &About) -> Vec<(Arc<Volume>, String)> {
+        let open = |(name, inside): (&String, &String)| {
+            let volume = Volume::open(&dir.join("v").join(name)).ok()?;
+            Some((Arc::new(volume), inside.clone()))
+        };
+        about.volumes.iter().filter_map(open).collect()
+    }
+}
+
 /// Collects; remembers between looks what it need not read again.
-#[derive(Debug)]
-pub(super) struct Collector {
-    config: crate::Config,
+pub(crate) struct Collector {
+    directories: Box<dyn Directories>,
     root: PathBuf,
     looks: u32,
     /// Positions of the pods, by their directory.
@@ -40,18 +74,29 @@ struct Pod {
     dir: PathBuf,
     about: About,
     is_over: bool,
-    volumes: Vec<(Volume, String, Vec<Seen>)>,
+    volumes: Vec<(Arc<Volume>, String, Vec<Seen>)>,
 }
 
 impl Collector {
-    pub fn new(config: &crate::Config) -> Self {
-        let root = place::root(config);
-        Self { config: config.clone(), root, looks: 0, known: BTreeMap::new() }
+    /// Of the directories that this node makes.
+    pub fn own(config: &crate::Config) -> Self {
+        Self::new(place::root(config), Box::new(Own(config.clone())))
+    }
+
+    /// Keeps below `root` what is in `directories`.
+    pub fn new(root: PathBuf, directories: Box<dyn Directories>) -> Self {
+        Self { directories, root, looks: 0, known: BTreeMap::new() }
+    }
+
+    /// Whether the next look should come soon.
+    pub fn is_hurried(&self) -> bool {
+        self.directories.is_hurried()
     }
 
     /// Looks once; whether there was more than is read in one look.
     pub fn look(&mut self) -> bool {
         self.looks = self.looks.wrapping_add(1);
+        self.directories.refresh();
         let mut busy = false;
         for app in entries(&self.root) {
             match self.app(&app) {
@@ -111,16 +156,16 @@ impl Collector {
 
     fn pod(&mut self, dir: PathBuf, about: About) -> Pod {
         let uid = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_over = !self.config.pod_dir(&uid).exists();
+        let is_over = self.directories.is_over(&uid);
         let mut volumes = Vec::new();
-        for (name, inside) in &about.volumes {
-            let Ok(volume) = Volume::open(&dir.join("v").join(name)) else { continue };
+        for (volume, inside) in self.directories.open(&dir, &about) {
             let Ok(walk) = volume.walk() else { continue };
             if !walk.whole && self.looks % TIDY_EVERY == 1 {
                 let pod = &about.pod;
                 tracing::warn!(pod, inside, "too many files or too deep: not all are collected");
             }
-            volumes.push((volume, inside.clone(), walk.files));
+            volume.keep_open(&walk.files, Timestamp::now().as_second());
+            volumes.push((volume, inside, walk.files));
         }
         Pod { dir, about, is_over, volumes }
     }
@@ -183,7 +228,7 @@ impl Collector {
         for pod in pods {
             let known = self.known.get(&pod.dir);
             for (volume, inside, files) in &pod.volumes {
-                held.extend(files.iter().map(|seen| Held {
+                held.extend(files.iter().filter(|seen| !seen.nameless).map(|seen| Held {
                     volume,
                     seen,
                     is_over: pod.is_over,

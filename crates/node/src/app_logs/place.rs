@@ -19,7 +19,7 @@ const ABOUT: &str = "about.json";
 
 /// Whose directories these are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct About {
+pub(crate) struct About {
     /// The pod's name.
     pub pod: String,
     /// The directories, and where the container sees each.
@@ -35,7 +35,25 @@ impl About {
         serde_json::from_slice(&std::fs::read(dir.join(ABOUT)).ok()?).ok()
     }
 
-    fn write(&self, dir: &Path) -> io::Result<()> {
+    /// What holds of `pod`, without directories yet.
+    pub fn of(pod: &Pod, collected: &Collected) -> Self {
+        let quota = crate::quantity::bytes(&Quantity(collected.quota.clone()));
+        Self {
+            pod: pod.metadata.name.clone().unwrap_or_default(),
+            volumes: BTreeMap::new(),
+            keep_hours: u32::try_from(collected.keep_hours).unwrap_or_default().max(1),
+            quota: quota.max(LEAST_QUOTA),
+        }
+    }
+
+    /// Notes it in `dir`, unless it stands there already.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&self, dir: &Path) -> io::Result<()> {
+        if Self::read(dir).as_ref() == Some(self) {
+            return Ok(());
+        }
         let beside = dir.join("about.new");
         std::fs::write(&beside, serde_json::to_vec(self)?)?;
         std::fs::rename(beside, dir.join(ABOUT))
@@ -43,19 +61,20 @@ impl About {
 }
 
 /// `node/app-logs`: one directory an App.
-pub(super) fn root(config: &Config) -> PathBuf {
+pub(crate) fn root(config: &Config) -> PathBuf {
     config.node_dir().join("app-logs")
 }
 
-/// What was collected of an App. `None` for what can be no App's name.
-pub(crate) fn log_path(config: &Config, namespace: &str, app: &str) -> Option<PathBuf> {
-    Some(app_dir(config, namespace, app)?.join("log"))
+/// What was collected of an App below `root`. `None` for what can be no App's name.
+pub(crate) fn log_path(root: &Path, namespace: &str, app: &str) -> Option<PathBuf> {
+    Some(app_dir(root, namespace, app)?.join("log"))
 }
 
-fn app_dir(config: &Config, namespace: &str, app: &str) -> Option<PathBuf> {
+/// An App's directory below `root`. `None` for what can be no App's name.
+pub(crate) fn app_dir(root: &Path, namespace: &str, app: &str) -> Option<PathBuf> {
     names::dns_label(namespace).ok()?;
     names::dns_label(app).ok()?;
-    Some(root(config).join(format!("{namespace}_{app}")))
+    Some(root.join(format!("{namespace}_{app}")))
 }
 
 /// What the pod says in its annotation.
@@ -65,7 +84,7 @@ fn said(pod: &Pod) -> Option<Collected> {
 }
 
 /// The same, and for the pods of Apps that say nothing what holds by default.
-fn collected(pod: &Pod) -> Option<Collected> {
+pub(crate) fn collected(pod: &Pod) -> Option<Collected> {
     said(pod).or_else(|| {
         let labels = pod.metadata.labels.as_ref()?;
         let is_app = labels.get(labels::MANAGED_BY).is_some_and(|by| by == labels::BERTH);
@@ -141,22 +160,14 @@ fn directory(
     let meta = &pod.metadata;
     let uid = meta.uid.as_deref().unwrap_or_default();
     let namespace = meta.namespace.as_deref().unwrap_or_default();
-    let Some(app) = app_dir(config, namespace, &collected.app) else { return Ok(None) };
+    let Some(app) = app_dir(&root(config), namespace, &collected.app) else { return Ok(None) };
     // While it is there the pod is, and its directories are not removed.
     std::fs::create_dir_all(config.pod_dir(uid))?;
     let dir = app.join("dirs").join(uid);
     std::fs::create_dir_all(dir.join("v"))?;
-    let quota = crate::quantity::bytes(&Quantity(collected.quota.clone()));
-    let about = About {
-        pod: meta.name.clone().unwrap_or_default(),
-        volumes: About::read(&dir).map(|about| about.volumes).unwrap_or_default(),
-        keep_hours: u32::try_from(collected.keep_hours).unwrap_or_default().max(1),
-        quota: quota.max(LEAST_QUOTA),
-    };
-    let mut changed = about.clone();
-    changed.volumes.insert(name.to_owned(), path.to_owned());
-    if About::read(&dir).as_ref() != Some(&changed) {
-        changed.write(&dir)?;
-    }
+    let mut about = About::of(pod, collected);
+    about.volumes = About::read(&dir).map(|about| about.volumes).unwrap_or_default();
+    about.volumes.insert(name.to_owned(), path.to_owned());
+    about.note(&dir)?;
     Ok(Some(dir.join("v").join(name)))
 }

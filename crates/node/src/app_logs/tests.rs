@@ -4,13 +4,15 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
-use super::collect::Collector;
-use super::place;
+use super::collect::{Collector, Directories};
+use super::place::{self, About};
+use super::walk::Volume;
 use crate::logs::{self, LogReader, Options};
 
 struct Ground {
@@ -30,7 +32,7 @@ impl Ground {
             "name": "shop-1", "namespace": "default", "uid": "u1",
             "annotations": { "berth.dev/logs": said.to_string() } } });
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
-        let collector = Collector::new(&config);
+        let collector = Collector::own(&config);
         let ground = Self { config, pod, collector, _scratch: scratch };
         fs::create_dir_all(ground.dir()).expect("a directory");
         ground
@@ -68,7 +70,7 @@ impl Ground {
     }
 
     async fn read(&self, options: Options) -> String {
-        let path = place::log_path(&self.config, "default", "shop").expect("a path");
+        let path = place::log_path(&place::root(&self.config), "default", "shop").expect("a path");
         let reader = LogReader::open(&path, options).await.expect("a log");
         let mut stream = Box::pin(logs::stream(reader, || false));
         let mut all = Vec::new();
@@ -126,7 +128,7 @@ async fn lines_come_once_through_rotation_truncation_and_restart() {
     fs::rename(ground.dir().join("a.log"), ground.dir().join("a.log.1")).expect("renamed");
     ground.append("a.log", b"first\n");
     // Whoever collects is another process now.
-    ground.collector = Collector::new(&ground.config);
+    ground.collector = Collector::own(&ground.config);
     ground.look();
     // Rotated by cutting off.
     File::create(ground.dir().join("a.log")).expect("cut off");
@@ -303,7 +305,11 @@ async fn thousands_of_files_are_collected_and_then_thinned() {
 fn what_is_no_name_is_no_path() {
     let ground = Ground::new("1Gi");
     for (namespace, app) in [("default", "../x"), ("a/b", "x"), ("default", ""), ("..", "x")] {
-        assert_eq!(place::log_path(&ground.config, namespace, app), None, "{namespace} {app}");
+        assert_eq!(
+            place::log_path(&place::root(&ground.config), namespace, app),
+            None,
+            "{namespace} {app}"
+        );
     }
     let mut pod = ground.pod.clone();
     let said = json!({ "app": "../../evil", "volumes": { "logs-0": "/l" } }).to_string();
@@ -332,4 +338,56 @@ fn an_image_that_names_its_directories_gets_them() {
     assert_eq!(mounts(&other, &[], &of_image).len(), 2);
     let dir = ground.config.node_dir().join("app-logs/default_old/dirs/u1/v/named.c.0");
     assert_eq!(fs::metadata(dir).expect("there").mode() & 0o777, 0o777);
+}
+
+/// One directory of a kubelet's, held open.
+struct Borrowed(Arc<Volume>);
+
+impl Directories for Borrowed {
+    fn is_over(&self, _uid: &str) -> bool {
+        false
+    }
+
+    fn open(&mut self, _dir: &Path, _about: &About) -> Vec<(Arc<Volume>, String)> {
+        vec![(self.0.clone(), "/var/log/shop".to_owned())]
+    }
+}
+
+#[test]
+fn a_directory_that_is_held_is_read_to_its_end_after_it_has_gone() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (root, dir) = (scratch.path().join("kept"), scratch.path().join("theirs"));
+    let noted = root.join("default_shop/dirs/u1");
+    for path in [&noted, &dir] {
+        fs::create_dir_all(path).expect("made");
+    }
+    let said = json!({ "app": "shop" });
+    let pod: Pod =
+        serde_json::from_value(json!({ "metadata": { "name": "shop-1" } })).expect("one");
+    let said = serde_json::from_value(said).expect("a pod's word");
+    About::of(&pod, &said).note(&noted).expect("noted");
+    let collector = |since| {
+        let open = File::open(&dir).expect("opened");
+        let volume = Arc::new(Volume::of(open.into(), since));
+        Collector::new(root.clone(), Box::new(Borrowed(volume)))
+    };
+    let log = || fs::read_to_string(root.join("default_shop/log")).unwrap_or_default();
+    let path = dir.join("a.log");
+    let mut file = File::create(&path).expect("a file");
+    file.write_all(b"one\n").expect("written");
+    // What was there before a container started came with its image.
+    let future = jiff::Timestamp::now().as_second() + 1000;
+    collector(Some(future)).look();
+    assert_eq!(log(), "");
+    let mut collector = collector(Some(future - 2000));
+    collector.look();
+    file.write_all(b"two\n").expect("written");
+    fs::remove_dir_all(&dir).expect("removed");
+    collector.look();
+    file.write_all(b"three\n").expect("written");
+    collector.look();
+    collector.look();
+    let log = log();
+    let texts: Vec<&str> = log.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(texts, ["one", "two", "three"], "{log}");
 }

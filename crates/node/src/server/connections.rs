@@ -65,13 +65,34 @@ pub(super) async fn serve(
     routes: Router,
     tasks: &Tasks,
 ) -> Result<(), ServerError> {
-    let tls = TlsAcceptor::from(Arc::new(tls(config)?));
     let address = SocketAddr::from((config.address, config.kubelet_port));
+    listen(address, tls(config)?, Door { routes, is_guarded: true }, tasks).await
+}
+
+/// What stands behind an address.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub routes: Router,
+    /// Whether only members of [`ALLOWED_GROUP`] may pass, by their certificates.
+    pub is_guarded: bool,
+}
+
+/// Serves what is behind `door` at `address` until `tasks` stop.
+///
+/// # Errors
+/// When the address cannot be had.
+pub(crate) async fn listen(
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    door: Door,
+    tasks: &Tasks,
+) -> Result<(), ServerError> {
+    let tls = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| ServerError::Listen { address, source })?;
     let group = tasks.clone();
-    tasks.spawn_until_stop("kubelet API", async move {
+    tasks.spawn_until_stop("HTTPS of a node", async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let place = places.clone().acquire_owned().await.expect("never closed");
@@ -84,16 +105,35 @@ pub(super) async fn serve(
                     continue;
                 }
             };
-            let (tls, routes) = (tls.clone(), routes.clone());
-            group.spawn_until_stop("kubelet API connection", async move {
+            let (tls, door) = (tls.clone(), door.clone());
+            group.spawn_until_stop("HTTPS connection", async move {
                 let _place = place;
-                if let Err(error) = connection(stream, tls, routes).await {
+                if let Err(error) = connection(stream, tls, door).await {
                     tracing::debug!(%error, "a connection ended");
                 }
             });
         }
     });
     Ok(())
+}
+
+/// TLS with a certificate of one's own, for clients that show none.
+///
+/// # Errors
+/// When certificate and key cannot be used.
+pub(crate) fn tls_for_all(serving: &(String, String)) -> Result<rustls::ServerConfig, ServerError> {
+    let pem = |what| move |source| ServerError::Pem { what, source };
+    let chain = CertificateDer::pem_slice_iter(serving.0.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(pem("certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(serving.1.as_bytes()).map_err(pem("key"))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
 }
 
 fn tls(config: &Config) -> Result<rustls::ServerConfig, ServerError> {
@@ -122,20 +162,16 @@ fn tls(config: &Config) -> Result<rustls::ServerConfig, ServerError> {
     Ok(tls)
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, routes: Router) -> io::Result<()> {
+async fn connection(stream: TcpStream, tls: TlsAcceptor, door: Door) -> io::Result<()> {
     // Keystrokes are small, and a peer that has vanished is to be noticed: neither is fatal.
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
     let accepted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;
     let stream = accepted.map_err(|_| io::ErrorKind::TimedOut)??;
-    let may = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .is_some_and(|certificate| is_allowed(certificate));
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let may = !door.is_guarded || shown.is_some_and(|certificate| is_allowed(certificate));
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let routes = routes.clone();
+        let routes = door.routes.clone();
         async move {
             if may {
                 return routes.oneshot(request.map(axum::body::Body::new)).await;

@@ -13,7 +13,7 @@ use crate::logs::{self, LogReader, Options};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     follow: Option<String>,
     previous: Option<String>,
     timestamps: Option<String>,
@@ -63,7 +63,8 @@ pub(super) async fn show_app(
         let text = format!("no log directory of app {namespace}/{app} is on this node");
         Refusal(StatusCode::NOT_FOUND, text)
     };
-    let path = app_logs::log_path(&node.config, &namespace, &app).ok_or_else(none)?;
+    let root = app_logs::root(&node.config);
+    let path = app_logs::log_path(&root, &namespace, &app).ok_or_else(none)?;
     let options = options(&asked, Timestamp::now())?;
     let reader = LogReader::open(&path, options).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => none(),
@@ -78,7 +79,7 @@ pub(super) async fn show_app(
 }
 
 /// What the query asks for.
-fn options(asked: &Asked, now: Timestamp) -> Result<Options, Refusal> {
+pub(crate) fn options(asked: &Asked, now: Timestamp) -> Result<Options, Refusal> {
     let wrong = |text: &str| Refusal(StatusCode::BAD_REQUEST, text.to_owned());
     let since = match (asked.since_time, asked.since_seconds) {
         (Some(_), Some(_)) => return Err(wrong("give only one of sinceTime and sinceSeconds")),
@@ -101,6 +102,21 @@ fn options(asked: &Asked, now: Timestamp) -> Result<Options, Refusal> {
         limit_bytes: asked.limit_bytes,
         stream,
     })
+}
+
+impl Asked {
+    /// The same of another node, for whom merges: with times, and from `since` on where it is said.
+    pub(crate) fn of_a_part(&self, since: Option<Timestamp>) -> String {
+        let mut query = vec!["timestamps=true".to_owned()];
+        query.extend(self.follow.as_ref().map(|value| format!("follow={value}")));
+        if let Some(since) = since.or(self.since_time) {
+            query.push(format!("sinceTime={since}"));
+        } else {
+            query.extend(self.since_seconds.map(|seconds| format!("sinceSeconds={seconds}")));
+            query.extend(self.tail_lines.map(|lines| format!("tailLines={lines}")));
+        }
+        query.join("&")
+    }
 }
 
 /// Kubernetes' way of reading a boolean parameter: present is true, unless it says otherwise.
