@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::{
-    advise, app, backup, balancer, completion, console, controllers, defrag, deploy, down, exec,
-    images, install, instance, logs, release, report, restore, scheduler, sim, status, top, up,
-    why,
+    advise, app, backup, balancer, collector, completion, console, controllers, defrag, deploy,
+    down, exec, images, install, instance, logs, release, report, restore, scheduler, sim, status,
+    top, up, why,
 };
 
 /// A container cloud in one binary.
@@ -84,6 +84,8 @@ enum Command {
     Uninstall(install::uninstall::Options),
     /// Look after apps and releases, on any Kubernetes
     Controllers(Box<controllers::Options>),
+    /// Keep the log directories of apps on a node of any Kubernetes
+    Collector(collector::Options),
     /// What the console has measured, for people and for spreadsheets
     Report(report::Options),
     /// The web console, and who may log in there
@@ -127,6 +129,7 @@ impl Cli {
             Command::Install(options) => on_one_thread(install::run(&global, *options)),
             Command::Uninstall(options) => on_one_thread(install::uninstall::run(&global, options)),
             Command::Controllers(options) => controllers::run(&global, *options),
+            Command::Collector(options) => collector::run(&global, options),
             Command::Report(options) => on_one_thread(report::run(&global, options)),
             Command::Console(options) => console::run(&global, options),
             Command::Version => version(&global),

@@ -75,6 +75,9 @@ pub struct Options {
     /// names becomes the Secret berth-console-oidc, which is not rendered
     #[arg(long, value_name = "FILE")]
     console_oidc: Option<PathBuf>,
+    /// Where nodes keep what Apps wrote into their log directories
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/berth-collector")]
+    collector_dir: String,
     /// Print the manifests, and end
     #[arg(long, conflicts_with = "render_to")]
     render: bool,
@@ -113,6 +116,7 @@ impl Options {
             dns_address: self.dns_address,
             debug_image: self.debug_image.clone(),
             claim: self.console_storage != Storage::Ephemeral,
+            collector_dir: self.collector_dir.clone(),
             provider: provider.map(|one| one.files()).transpose()?,
         })
     }
@@ -189,9 +193,9 @@ async fn install(
     apply.all(all.iter().filter(|one| one.rank() >= manifests::WORKLOADS)).await?;
     let gone = apply.prune(&all).await?;
     if !options.no_wait {
-        let deployments = all.iter().filter_map(Manifest::deployment).collect::<Vec<_>>();
+        let workloads = all.iter().filter_map(Manifest::workload).collect::<Vec<_>>();
         let patience = Duration::from_secs(options.timeout);
-        wait::ready(client, &deployments, &wanted.image, patience, steps).await?;
+        wait::ready(client, &workloads, &wanted.image, patience, steps).await?;
     }
     steps.done();
     let count = apply.count();

@@ -6,6 +6,7 @@ mod app;
 mod backup;
 mod balancer;
 mod cli;
+mod collector;
 mod completion;
 mod connect;
 mod console;

@@ -23,6 +23,7 @@
 
 mod accounts;
 mod acts;
+pub mod collected;
 mod components;
 mod connections;
 mod database;

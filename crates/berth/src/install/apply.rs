@@ -174,6 +174,7 @@ fn essence(object: &DynamicObject) -> (Value, BTreeMap<String, String>, BTreeMap
     }
     let mut notes = object.annotations().clone();
     notes.remove("deployment.kubernetes.io/revision");
+    notes.remove("deprecated.daemonset.template.generation");
     (data, notes, object.labels().clone())
 }
 

@@ -21,6 +21,7 @@ const CONTROLLERS: &str = include_str!("controllers.yaml");
 const DNS: &str = include_str!("dns.yaml");
 const BALANCER: &str = include_str!("balancer.yaml");
 const CONSOLE: &str = include_str!("console.yaml");
+const COLLECTOR: &str = include_str!("collector.yaml");
 
 /// Where all but DNS and scheduler are.
 pub const NAMESPACE: &str = "berth-system";
@@ -35,7 +36,7 @@ pub const VERSION: &str = "berth.dev/version";
 const PROVIDER_SECRET: &str = "berth-console-oidc";
 
 /// The kinds, in the order in which they are wanted; [`Manifest::rank`] is a place in it.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "Namespace",
     "CustomResourceDefinition",
     "ServiceAccount",
@@ -50,6 +51,7 @@ const ORDER: [&str; 14] = [
     "IngressClass",
     "GatewayClass",
     "Deployment",
+    "DaemonSet",
 ];
 /// The rank of definitions.
 pub const DEFINITIONS: usize = 1;
@@ -69,6 +71,8 @@ pub enum Part {
     Scheduler,
     /// The web console
     Console,
+    /// Log directories of Apps
+    Collector,
 }
 
 /// How the balancer is reached from outside.
@@ -130,6 +134,8 @@ pub struct Wanted {
     pub debug_image: Option<String>,
     /// Whether the console's file is on a claim.
     pub claim: bool,
+    /// Where nodes keep what Apps wrote into their log directories.
+    pub collector_dir: String,
     /// Who else names people: the files that the console needs for it.
     pub provider: Option<BTreeMap<&'static str, String>>,
 }
@@ -139,6 +145,17 @@ impl Wanted {
     pub fn has(&self, part: Part) -> bool {
         self.parts.contains(&part)
     }
+}
+
+/// What has pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// A DaemonSet; else a Deployment.
+    pub is_on_each_node: bool,
 }
 
 /// One object, and which file it is rendered into.
@@ -171,10 +188,15 @@ impl Manifest {
         ORDER.iter().position(|kind| *kind == self.kind()).unwrap_or(WORKLOADS)
     }
 
-    /// Namespace and name, of a Deployment.
-    pub fn deployment(&self) -> Option<(String, String)> {
-        let namespace = self.namespace().filter(|_| self.kind() == "Deployment")?;
-        Some((namespace.to_owned(), self.name().to_owned()))
+    /// Namespace and name, of what has pods.
+    pub fn workload(&self) -> Option<Workload> {
+        let namespace = self.namespace()?.to_owned();
+        let name = self.name().to_owned();
+        match self.kind() {
+            "Deployment" => Some(Workload { namespace, name, is_on_each_node: false }),
+            "DaemonSet" => Some(Workload { namespace, name, is_on_each_node: true }),
+            _ => None,
+        }
     }
 }
 
@@ -241,6 +263,9 @@ pub fn all(wanted: &Wanted) -> Result<Vec<Manifest>> {
             own.push(secret);
         }
         add("console", own);
+    }
+    if wanted.has(Part::Collector) {
+        add("collector", filled(COLLECTOR, wanted)?);
     }
     for one in &mut all {
         mark(&mut one.object);
@@ -317,7 +342,7 @@ fn mark(object: &mut Value) {
     if object["kind"] == "Namespace" {
         object["metadata"]["annotations"][VERSION] = json!(env!("CARGO_PKG_VERSION"));
     }
-    if object["kind"] == "Deployment" {
+    if object["kind"] == "Deployment" || object["kind"] == "DaemonSet" {
         let containers = object["spec"]["template"]["spec"]["containers"].as_array_mut();
         for container in containers.into_iter().flatten() {
             container["imagePullPolicy"] = json!("IfNotPresent");
@@ -329,6 +354,7 @@ fn filled(text: &str, wanted: &Wanted) -> Result<Vec<Value>> {
     let words = [
         ("image", json!(wanted.image).to_string()),
         ("debug-image", json!(wanted.debug_image.as_deref().unwrap_or_default()).to_string()),
+        ("collector-dir", json!(wanted.collector_dir).to_string()),
         ("apps-domain", wanted.apps_domain.clone()),
         ("cluster-domain", wanted.cluster_domain.clone()),
         ("http-port", wanted.ports.0.to_string()),
@@ -372,6 +398,7 @@ pub(super) mod tests {
             dns_address: Some(Ipv4Addr::new(10, 0, 0, 10)),
             debug_image: Some("registry.example/tools:7".into()),
             claim: true,
+            collector_dir: "/var/lib/berth-collector".into(),
             provider: Some(BTreeMap::from([(PROVIDER, "{}".to_owned())])),
         }
     }
@@ -443,7 +470,7 @@ pub(super) mod tests {
     fn all_pods_are_of_the_image_and_none_is_on_the_nodes_network() {
         let all = all(&wanted()).unwrap();
         let mut seen = 0;
-        for one in all.iter().filter(|one| one.kind() == "Deployment") {
+        for one in all.iter().filter(|one| one.workload().is_some()) {
             let pod = &one.object["spec"]["template"]["spec"];
             assert!(pod["hostNetwork"].is_null(), "{}", one.name());
             for container in pod["containers"].as_array().unwrap() {
@@ -452,7 +479,7 @@ pub(super) mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 5);
+        assert_eq!(seen, 6);
     }
 
     #[test]
@@ -481,8 +508,8 @@ pub(super) mod tests {
         wanted.default_class = true;
         wanted.provider = None;
         let few = all(&wanted).unwrap();
-        let pods: Vec<_> = few.iter().filter_map(Manifest::deployment).collect();
-        assert_eq!(pods, [(NAMESPACE.to_owned(), "berth-controllers".to_owned())]);
+        let pods: Vec<_> = few.iter().filter_map(Manifest::workload).map(|one| one.name).collect();
+        assert_eq!(pods, ["berth-controllers"]);
         assert!(!names(&few).iter().any(|(kind, ..)| kind == "IngressClass"));
     }
 

@@ -10,8 +10,9 @@ use super::manifests::{LABEL, LABELLED, Manifest};
 
 /// Group, version, kind and plural of everything that an installation has ever had, in the order in
 /// which it is taken back: first what has pods, last what others stand on.
-pub const KINDS: [(&str, &str, &str, &str); 14] = [
+pub const KINDS: [(&str, &str, &str, &str); 15] = [
     ("apps", "v1", "Deployment", "deployments"),
+    ("apps", "v1", "DaemonSet", "daemonsets"),
     ("", "v1", "Service", "services"),
     ("networking.k8s.io", "v1", "IngressClass", "ingressclasses"),
     ("gateway.networking.k8s.io", "v1", "GatewayClass", "gatewayclasses"),

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use berth_api::app::App;
+use berth_api::app::logs::collector;
 use berth_api::{gateway, labels};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
@@ -73,7 +74,12 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
     steps.begin("what the parts kept for themselves");
     traces(client).await?;
     steps.done();
-    let stay = left(client).await?;
+    let mut stay = left(client).await?;
+    stay.extend(
+        installed
+            .iter()
+            .filter_map(|(place, set)| (place.kind == "DaemonSet").then(|| kept_by(set)).flatten()),
+    );
     global.output.print(&json!({ "removed": installed.len(), "left": stay }), || {
         let mut text = format!("berth is gone from {}\n", server.version);
         for one in &stay {
@@ -256,6 +262,17 @@ async fn traces(client: &Client) -> Result<()> {
     for map in maps.list(&history).await.context("listing what was remembered")? {
         gone(maps.delete(&map.name_any(), &DeleteParams::default()).await.map(drop))?;
     }
+    let readers: Api<ServiceAccount> = Api::all(client.clone());
+    let made = format!("app.kubernetes.io/name={}", collector::NAME);
+    let made = readers.list(&ListParams::default().labels(&made)).await;
+    for reader in made.context("listing the readers of logs")? {
+        let Some(space) = reader.namespace().filter(|_| reader.name_any() == collector::READER)
+        else {
+            continue;
+        };
+        let api: Api<ServiceAccount> = Api::namespaced(client.clone(), &space);
+        gone(api.delete(collector::READER, &DeleteParams::default()).await.map(drop))?;
+    }
     let nodes: Api<Node> = Api::all(client.clone());
     for node in nodes.list(&ListParams::default()).await.context("listing nodes")? {
         let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref());
@@ -290,6 +307,12 @@ async fn left(client: &Client) -> Result<Vec<String>> {
         left.extend(found.map(|map| format!("ConfigMap kube-system/{}", map.name_any())));
     }
     Ok(left)
+}
+
+/// What collectors keep on nodes.
+fn kept_by(set: &DynamicObject) -> Option<String> {
+    let dir = set.data["spec"]["template"]["spec"]["volumes"][0]["hostPath"]["path"].as_str()?;
+    Some(format!("what Apps wrote into their log directories, {dir} on each node,"))
 }
 
 /// Looks until `left` says that nothing is.

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Event, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
+use super::manifests::Workload;
 use crate::failure::{Exit, Failure};
 use crate::pods;
 use crate::progress::Steps;
@@ -19,21 +21,21 @@ const QUIET_FOR: Duration = Duration::from_secs(10);
 /// How long trouble may last before it is taken for final: a first pull may fail by chance.
 const TROUBLE_FOR: Duration = Duration::from_secs(20);
 
-/// Waits until every one of `deployments` has rolled out.
+/// Waits until every one of `workloads` has rolled out.
 ///
 /// # Errors
 /// [`Exit::Rollout`] when pods have trouble that lasts, or after `patience`.
 pub async fn ready(
     client: &Client,
-    deployments: &[(String, String)],
+    workloads: &[Workload],
     image: &str,
     patience: Duration,
     steps: &mut Steps,
 ) -> Result<()> {
     let until = Instant::now() + patience;
-    for (namespace, name) in deployments {
-        steps.begin(format!("{name} is ready"));
-        one(client, namespace, name, image, until, steps).await?;
+    for workload in workloads {
+        steps.begin(format!("{} is ready", workload.name));
+        one(client, workload, image, until, steps).await?;
     }
     steps.done();
     Ok(())
@@ -41,28 +43,25 @@ pub async fn ready(
 
 async fn one(
     client: &Client,
-    namespace: &str,
-    name: &str,
+    workload: &Workload,
     image: &str,
     until: Instant,
     steps: &mut Steps,
 ) -> Result<()> {
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let Workload { namespace, name, .. } = workload;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let (mut said, mut since, begun) = (String::new(), None, Instant::now());
     loop {
-        let deployment = deployments.get(name).await.with_context(|| format!("reading {name}"))?;
-        let state = State::of(&deployment);
+        let state = State::read(client, workload).await;
+        let state = state.with_context(|| format!("reading {name}"))?;
         if state.is_rolled_out {
             return Ok(());
         }
-        let labels = selector(&deployment);
-        let found = pods.list(&ListParams::default().labels(&labels)).await;
+        let found = pods.list(&ListParams::default().labels(&state.selector)).await;
         let mut found = found.with_context(|| format!("listing the pods of {name}"))?;
         // What is wrong with those that are on their way out is what this is to mend.
-        let new = template_image(&deployment);
-        found.items.retain(|pod| image_of(pod.spec.as_ref()) == new);
+        found.items.retain(|pod| image_of(pod.spec.as_ref()) == state.image.as_ref());
         let trouble = found.iter().find_map(|pod| {
             let why = pods::trouble(pod).or_else(|| unplaced(pod))?;
             Some(format!("pod {}: {why}", pod.name_any()))
@@ -93,10 +92,6 @@ async fn one(
 
 fn image_of(spec: Option<&PodSpec>) -> Option<&String> {
     spec?.containers.first()?.image.as_ref()
-}
-
-fn template_image(deployment: &Deployment) -> Option<&String> {
-    image_of(deployment.spec.as_ref()?.template.spec.as_ref())
 }
 
 /// What was last told of one of the pods that are not ready.
@@ -133,32 +128,65 @@ fn unplaced(pod: &Pod) -> Option<String> {
     no.then(|| format!("no node takes it: {}", placed.message.as_deref().unwrap_or_default()))
 }
 
-fn selector(deployment: &Deployment) -> String {
-    let spec = deployment.spec.as_ref();
-    let labels = spec.and_then(|spec| spec.selector.match_labels.as_ref());
-    let pairs = labels.into_iter().flatten().map(|(key, value)| format!("{key}={value}"));
+fn text_of(selector: &LabelSelector) -> String {
+    let pairs = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
     pairs.collect::<Vec<_>>().join(",")
 }
 
-/// How far a Deployment is.
-#[derive(Debug, PartialEq)]
+/// How far a Deployment or a DaemonSet is.
+#[derive(Debug, Default, PartialEq)]
 struct State {
     wanted: i32,
     ready: i32,
     is_rolled_out: bool,
+    /// Which pods are its own.
+    selector: String,
+    /// The image of the new ones.
+    image: Option<String>,
 }
 
 impl State {
+    async fn read(client: &Client, workload: &Workload) -> kube::Result<Self> {
+        let Workload { namespace, name, is_on_each_node } = workload;
+        if *is_on_each_node {
+            let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+            return Ok(Self::of_daemons(&api.get(name).await?));
+        }
+        let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+        Ok(Self::of(&api.get(name).await?))
+    }
+
     fn of(deployment: &Deployment) -> Self {
-        let spec = deployment.spec.as_ref();
-        let wanted = spec.and_then(|spec| spec.replicas).unwrap_or(1);
+        let spec = deployment.spec.clone().unwrap_or_default();
+        let wanted = spec.replicas.unwrap_or(1);
         let status = deployment.status.clone().unwrap_or_default();
         let observed = status.observed_generation >= deployment.metadata.generation;
         let updated = status.updated_replicas.unwrap_or(0);
         let available = status.available_replicas.unwrap_or(0);
         let only_new = status.replicas.unwrap_or(0) == updated;
-        let is_rolled_out = observed && only_new && updated == wanted && available >= wanted;
-        Self { wanted, ready: if observed { available.min(updated) } else { 0 }, is_rolled_out }
+        Self {
+            wanted,
+            ready: if observed { available.min(updated) } else { 0 },
+            is_rolled_out: observed && only_new && updated == wanted && available >= wanted,
+            selector: text_of(&spec.selector),
+            image: image_of(spec.template.spec.as_ref()).cloned(),
+        }
+    }
+
+    fn of_daemons(set: &DaemonSet) -> Self {
+        let spec = set.spec.clone().unwrap_or_default();
+        let status = set.status.clone().unwrap_or_default();
+        let observed = status.observed_generation >= set.metadata.generation;
+        let wanted = status.desired_number_scheduled;
+        let updated = status.updated_number_scheduled.unwrap_or(0);
+        let available = status.number_available.unwrap_or(0);
+        Self {
+            wanted,
+            ready: if observed { available.min(updated) } else { 0 },
+            is_rolled_out: observed && updated >= wanted && available >= wanted,
+            selector: text_of(&spec.selector),
+            image: image_of(spec.template.spec.as_ref()).cloned(),
+        }
     }
 }
 
@@ -186,6 +214,28 @@ mod tests {
             "availableReplicas": 2 });
         check(2, surge, (1, false));
         check(1, json!({}), (0, false));
+    }
+
+    #[test]
+    fn a_daemon_on_each_node_is_waited_for() {
+        let check = |generation: i64, status: serde_json::Value, expected: (i32, bool)| {
+            let set: DaemonSet = serde_json::from_value(json!({
+                "metadata": { "generation": generation },
+                "spec": { "selector": {}, "template": {} }, "status": status,
+            }))
+            .unwrap();
+            let state = State::of_daemons(&set);
+            assert_eq!((state.ready, state.is_rolled_out), expected, "{status}");
+        };
+        let of = |updated: i32, available: i32| {
+            json!({ "observedGeneration": 2, "desiredNumberScheduled": 3,
+                "currentNumberScheduled": 3, "numberMisscheduled": 0, "numberReady": available,
+                "updatedNumberScheduled": updated, "numberAvailable": available })
+        };
+        check(2, of(3, 3), (3, true));
+        check(3, of(3, 3), (0, false));
+        check(2, of(1, 3), (1, false));
+        check(2, of(3, 2), (2, false));
     }
 
     #[test]

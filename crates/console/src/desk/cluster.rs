@@ -16,11 +16,14 @@ use super::visitor::{Visitor, impersonate};
 use super::{BODY, Desk, Refusal, login};
 use crate::accounts::Account;
 use crate::acts::Act;
+use crate::collected::{self, Collected};
 use crate::database::now;
 
 /// To the head of the answer; what streams may go on.
 const ANSWER: Duration = Duration::from_secs(60);
 const LONG: usize = 4096;
+/// What Berth's own node says when it keeps nothing of an App.
+const NOTHING_COLLECTED: &str = "no log directory of app";
 
 pub(super) async fn pass(
     State(desk): State<Desk>,
@@ -74,9 +77,55 @@ pub(super) async fn pass(
         };
         desk.acts.keep(act).await;
     }
-    let mut answer = returned(answer?);
+    let mut answer = answer?;
+    if method == Method::GET && answer.status() == StatusCode::NOT_FOUND {
+        answer = collected_elsewhere(&desk, &visitor, path, uri.query(), answer).await?;
+    }
+    let mut answer = returned(answer);
     login::renew(&visitor, &mut answer);
     Ok(answer)
+}
+
+/// What collectors keep of an App's log directories, where `path` is their log and the API has none.
+async fn collected_elsewhere(
+    desk: &Desk,
+    visitor: &Visitor,
+    path: &str,
+    query: Option<&str>,
+    answer: http::Response<kube::client::Body>,
+) -> Result<http::Response<kube::client::Body>, Refusal> {
+    let Some((namespace, app)) = log_of(path) else { return Ok(answer) };
+    let (parts, body) = answer.into_parts();
+    let said = body.collect_bytes().await.map_err(|error| Refusal::unavailable(&error))?;
+    let is_own_ground = String::from_utf8_lossy(&said).contains(NOTHING_COLLECTED);
+    let answer = http::Response::from_parts(parts, kube::client::Body::from(said.to_vec()));
+    if is_own_ground {
+        return Ok(answer);
+    }
+    let query = query.unwrap_or_default();
+    let sign = |headers: &mut HeaderMap| visitor.impersonate(headers);
+    match collected::ask(&desk.client, namespace, app, query, sign).await {
+        Ok(Collected::Answer(answer)) => Ok(*answer),
+        Ok(Collected::Nothing) => Ok(answer),
+        Ok(Collected::Refused(StatusCode::FORBIDDEN)) => {
+            let text = format!("you may not read the log directories of namespace {namespace}");
+            Err(Refusal::forbidden(text))
+        }
+        Ok(Collected::Refused(status)) => {
+            let text = "the API server gives no token for the log directories";
+            Err(Refusal::new(status, "ServiceUnavailable", text))
+        }
+        Err(error) => Err(Refusal::unavailable(&error)),
+    }
+}
+
+/// Namespace and name of the App whose log directories `path` reads.
+fn log_of(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/apis/berth.dev/v1/namespaces/")?;
+    match rest.split('/').collect::<Vec<_>>().as_slice() {
+        [namespace, "apps", app, "log"] => Some((namespace, app)),
+        _ => None,
+    }
 }
 
 /// The API's path behind `/k8s`, when it is one that may be asked for.
@@ -149,7 +198,18 @@ pub(super) async fn may(
 
 #[cfg(test)]
 mod tests {
-    use super::{allowed, only_tries};
+    use super::{allowed, log_of, only_tries};
+
+    #[test]
+    fn the_log_of_an_app_is_known_by_its_path() {
+        let path = "/apis/berth.dev/v1/namespaces/a/apps/shop/log";
+        assert_eq!(log_of(path), Some(("a", "shop")));
+        for other in
+            ["/apis/berth.dev/v1/namespaces/a/apps/shop", "/api/v1/namespaces/a/pods/b/log"]
+        {
+            assert_eq!(log_of(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn what_is_done_is_not_written_down_as_tried() {
