@@ -120,10 +120,19 @@ impl Real {
         self.bring(&tar.display().to_string())
     }
 
-    fn bring(&self, tar: &str) -> Result<()> {
+    /// Brings the image in the archive `tar` to its node, and removes the archive.
+    ///
+    /// # Errors
+    /// When containerd does not take it.
+    pub fn bring(&self, tar: &str) -> Result<()> {
         self.ctr(&["images", "import", tar])?;
         std::fs::remove_file(tar)?;
         Ok(())
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("kubeconfig")
     }
 
     fn ctr(&self, words: &[&str]) -> Result<Ran> {
