@@ -11,7 +11,7 @@ use crate::{Cluster, Place, Watched, root, until};
 /// Where the App `svc` answers.
 pub const HOST: &str = "svc.apps.berth.local";
 /// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 /// Requests a second that no release may lose one of.
 pub const RATE: u32 = 200;
 
