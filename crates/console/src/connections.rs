@@ -1,11 +1,9 @@
 //! TLS connections of browsers: how many, and how slow they may be.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use berth_daemon::Tasks;
+use berth_daemon::{Shares, Tasks};
 
 use crate::Config;
 
@@ -82,7 +80,7 @@ pub(crate) async fn serve(
                     continue;
                 }
             };
-            let Some(share) = shares.take(peer.ip().to_canonical()) else {
+            let Some(share) = shares.take(peer.ip().to_canonical(), OF_ADDRESS) else {
                 tracing::debug!(%peer, "has as many connections as one address may have");
                 continue;
             };
@@ -96,41 +94,6 @@ pub(crate) async fn serve(
         }
     });
     Ok(address)
-}
-
-/// How many connections each address has.
-#[derive(Clone, Default)]
-struct Shares(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One of them, until it is dropped.
-struct Share {
-    of: IpAddr,
-    shares: Shares,
-}
-
-impl Shares {
-    /// Nothing when `of` has [`OF_ADDRESS`] already.
-    fn take(&self, of: IpAddr) -> Option<Share> {
-        let mut all = self.0.lock().expect("nothing panics under this lock");
-        let count = all.entry(of).or_default();
-        if *count >= OF_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Share { of, shares: self.clone() })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut all = self.shares.0.lock().expect("nothing panics under this lock");
-        if let Entry::Occupied(mut count) = all.entry(self.of) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
 }
 
 fn tls(certificate: &Path, key: &Path) -> Result<rustls::ServerConfig, ServeError> {
@@ -167,21 +130,4 @@ async fn connection(
     server.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
     server.serve_connection_with_upgrades(TokioIo::new(stream), service).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_does_not_take_all_places() {
-        let (shares, here, there) = (Shares::default(), [127, 0, 0, 1], [127, 0, 0, 2]);
-        let taken: Vec<_> = (0..OF_ADDRESS).map_while(|_| shares.take(here.into())).collect();
-        assert_eq!(taken.len(), OF_ADDRESS);
-        assert!(shares.take(here.into()).is_none());
-        assert!(shares.take(there.into()).is_some());
-        drop(taken);
-        assert!(shares.0.lock().unwrap().is_empty(), "nothing is kept of who is gone");
-        assert!(shares.take(here.into()).is_some());
-    }
 }

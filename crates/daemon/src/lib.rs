@@ -4,11 +4,13 @@
 //! [`Tasks::stop`]: tell all, wait until a deadline, abort the rest.
 
 mod backoff;
+mod shares;
 mod signals;
 mod tasks;
 mod telemetry;
 
 pub use backoff::Backoff;
+pub use shares::{Share, Shares};
 pub use signals::wait_for_end;
 pub use tasks::{Ready, Stopped, Tasks};
 pub use telemetry::init as init_telemetry;

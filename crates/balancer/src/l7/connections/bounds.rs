@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use berth_daemon::{Share, Shares};
 use ipnet::IpNet;
 use tokio::sync::Notify;
 
@@ -18,45 +19,20 @@ const RESETS_A_SECOND: u64 = 20;
 /// How many connections each client has.
 #[derive(Clone, Debug)]
 pub(in crate::l7) struct Clients {
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    open: Shares,
     most: usize,
     trusted: Arc<[IpNet]>,
 }
 
 impl Clients {
     pub(in crate::l7) fn new(most: usize, trusted: &[IpNet]) -> Self {
-        Self { open: Arc::default(), most, trusted: trusted.into() }
+        Self { open: Shares::default(), most, trusted: trusted.into() }
     }
 
     /// A place for a connection of `client`; `None` when it has as many as it may.
-    pub(super) fn enter(&self, client: IpAddr) -> Option<Place> {
-        let bounded = !self.trusted.iter().any(|net| net.contains(&client));
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(client).or_default();
-        if bounded && *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place { clients: self.clone(), client })
-    }
-}
-
-/// One connection's.
-#[derive(Debug)]
-pub(super) struct Place {
-    clients: Clients,
-    client: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.clients.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.client);
-            }
-        }
+    pub(super) fn enter(&self, client: IpAddr) -> Option<Share> {
+        let trusted = self.trusted.iter().any(|net| net.contains(&client));
+        self.open.take(client, if trusted { usize::MAX } else { self.most })
     }
 }
 
@@ -135,6 +111,6 @@ mod tests {
         let _many: Vec<_> = (0..5).map(|_| clients.enter(proxy).unwrap()).collect();
         drop(first);
         assert!(clients.enter(one).is_some());
-        assert_eq!(clients.open.lock().unwrap().len(), 2, "who left is forgotten");
+        assert_eq!(clients.open.clients(), 2, "who left is forgotten");
     }
 }
