@@ -1,8 +1,10 @@
 //! The command line: words and flags, and which module each leads to.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use berth_daemon::Tasks;
 use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
@@ -98,6 +100,20 @@ enum Command {
     Dns(up::parts::DnsOptions),
     /// Carry HTTP, TCP and UDP to pods, or write what nginx and keepalived need for it
     Balancer(Box<balancer::Options>),
+}
+
+/// Goes on until the process is told to end or its tasks are, and gives them `drain` to finish.
+///
+/// # Errors
+/// When one of them has panicked.
+pub async fn until_the_end(tasks: &Tasks, drain: Duration) -> Result<()> {
+    tokio::select! {
+        ended = berth_daemon::wait_for_end() => ended?,
+        () = tasks.stopping() => {}
+    }
+    tasks.stop(drain).await;
+    ensure!(!tasks.has_panicked(), "a task failed, see above");
+    Ok(())
 }
 
 impl Cli {

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use berth_daemon::Tasks;
 use berth_node::collector::{self, Settings};
 
-use crate::cli::Global;
+use crate::cli::{Global, until_the_end};
 use crate::connect;
 
 const DRAIN: Duration = Duration::from_secs(5);
@@ -49,11 +49,5 @@ async fn serve(global: &Global, options: Options) -> Result<()> {
     let Options { node, dir, listen } = options;
     let tasks = Tasks::new();
     collector::start(client, Settings { node, dir, listen, serving }, &tasks).await?;
-    tokio::select! {
-        ended = berth_daemon::wait_for_end() => ended?,
-        () = tasks.stopping() => {}
-    }
-    tasks.stop(DRAIN).await;
-    ensure!(!tasks.has_panicked(), "a task failed, see above");
-    Ok(())
+    until_the_end(&tasks, DRAIN).await
 }

@@ -15,7 +15,7 @@ use berth_console::{Accounts, Config};
 use berth_daemon::Tasks;
 use clap::{Args, Subcommand};
 
-use crate::cli::Global;
+use crate::cli::{Global, until_the_end};
 use crate::connect;
 use crate::output::columns;
 
@@ -164,13 +164,7 @@ fn serve(global: &Global, options: Serve) -> Result<()> {
         let tasks = Tasks::new();
         let address = berth_console::start(&config, client, &tasks).await?;
         tracing::info!(%address, "the console listens");
-        tokio::select! {
-            ended = berth_daemon::wait_for_end() => ended?,
-            () = tasks.stopping() => {}
-        }
-        tasks.stop(DRAIN).await;
-        anyhow::ensure!(!tasks.has_panicked(), "a task failed, see above");
-        Ok(())
+        until_the_end(&tasks, DRAIN).await
     })
 }
 

@@ -22,7 +22,7 @@ use berth_daemon::Tasks;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::cli::Global;
+use crate::cli::{Global, until_the_end};
 use crate::connect;
 use crate::failure::{Exit, Failure};
 
@@ -106,13 +106,7 @@ async fn serve(global: &Global, options: Options, config: Config) -> Result<()> 
     if let Some(listener) = extender {
         scheduler::serve_extender(scheduler, listener, &tasks);
     }
-    tokio::select! {
-        ended = berth_daemon::wait_for_end() => ended?,
-        () = tasks.stopping() => {}
-    }
-    tasks.stop(DRAIN).await;
-    anyhow::ensure!(!tasks.has_panicked(), "a task failed, see above");
-    Ok(())
+    until_the_end(&tasks, DRAIN).await
 }
 
 async fn bind(option: &str, address: SocketAddr) -> Result<TcpListener> {

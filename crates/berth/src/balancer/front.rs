@@ -9,7 +9,7 @@ use berth_balancer::l4::front;
 use berth_daemon::Tasks;
 use clap::Subcommand;
 
-use crate::cli::Global;
+use crate::cli::{Global, until_the_end};
 use crate::connect;
 use crate::output::columns;
 
@@ -91,13 +91,7 @@ fn serve(global: &Global, config: PathBuf) -> Result<()> {
         let asks = !front::load(&config, read)?.addresses.is_empty();
         let cluster = if asks { Some(connect::inside_or_named(global).await?) } else { None };
         front::follow(config, read, cluster, &tasks).await?;
-        tokio::select! {
-            ended = berth_daemon::wait_for_end() => ended?,
-            () = tasks.stopping() => {}
-        }
-        tasks.stop(DRAIN).await;
-        ensure!(!tasks.has_panicked(), "a task failed, see above");
-        Ok(())
+        until_the_end(&tasks, DRAIN).await
     })
 }
 
