@@ -188,7 +188,7 @@ async fn converse(
     }
 }
 
-/// Passes on what the command prints; what is recorded is so before it is shown.
+/// Passes on what the command prints.
 async fn show(
     from: &mut (impl AsyncRead + Unpin),
     mut to: impl AsyncWrite + Unpin,
@@ -200,10 +200,19 @@ async fn show(
         if length == 0 {
             return Ok(());
         }
-        transcript.shown(&printed[..length]).await?;
-        to.write_all(&printed[..length]).await?;
-        to.flush().await?;
+        hand_on(&printed[..length], &mut to, transcript).await?;
     }
+}
+
+/// What is recorded is so before it is shown.
+async fn hand_on(
+    printed: &[u8],
+    to: &mut (impl AsyncWrite + Unpin),
+    transcript: &Recorder,
+) -> Result<()> {
+    transcript.shown(printed).await?;
+    to.write_all(printed).await?;
+    Ok(to.flush().await?)
 }
 
 /// The `ExitCode` cause of a `NonZeroExitCode` status.

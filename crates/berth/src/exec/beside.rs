@@ -12,9 +12,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{AttachParams, LogParams, Patch, PatchParams, TerminalSize};
 use kube::runtime::wait::await_condition;
-use tokio::io::AsyncWriteExt;
 
-use super::{CHUNK, RawTerminal, Recorder, converse, size};
+use super::{CHUNK, RawTerminal, Recorder, converse, hand_on, size};
 use crate::cli::Global;
 use crate::failure::{Exit, Failure};
 use crate::images;
@@ -97,17 +96,11 @@ impl Beside {
         let made = api.patch_ephemeral_containers(pod, &PatchParams::default(), &patch).await;
         made.with_context(|| format!("making a container in {pod}"))?;
         eprintln!("container {} of {} stays until {pod} goes", self.name, self.debug.image);
-        let over = match self.reaches(api, pod, STARTS, |at| at != Stage::Coming).await? {
-            Stage::Running if terminal => {
-                self.attach(api, pod, transcript).await?;
-                self.reaches(api, pod, TOLD, |at| matches!(at, Stage::Over(_))).await?
-            }
-            _ => {
-                self.read(api, pod, transcript).await?;
-                self.reaches(api, pod, TOLD, |at| matches!(at, Stage::Over(_))).await?
-            }
-        };
-        match over {
+        match self.reaches(api, pod, STARTS, |at| at != Stage::Coming).await? {
+            Stage::Running if terminal => self.attach(api, pod, transcript).await?,
+            _ => self.read(api, pod, transcript).await?,
+        }
+        match self.reaches(api, pod, TOLD, |at| matches!(at, Stage::Over(_))).await? {
             Stage::Over(code) => Ok(code),
             _ => bail!("container {} still runs", self.name),
         }
@@ -162,9 +155,7 @@ impl Beside {
             if length == 0 {
                 return Ok(());
             }
-            transcript.shown(&printed[..length]).await?;
-            out.write_all(&printed[..length]).await?;
-            out.flush().await?;
+            hand_on(&printed[..length], &mut out, transcript).await?;
         }
     }
 }
