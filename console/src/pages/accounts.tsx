@@ -1,23 +1,12 @@
 // Who asked for an account, and what came of it; who may, decides.
 
-import {
-  Alert,
-  Button,
-  CloseButton,
-  Group,
-  Modal,
-  Stack,
-  Table,
-  Tabs,
-  Text,
-  Textarea,
-  Title,
-} from "@mantine/core";
+import { Alert, Button, Group, Stack, Table, Tabs, Text, Textarea, Title } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "wouter";
 import { get, send } from "../api";
+import { Dialog } from "../parts/dialog";
 import { Once } from "../parts/once";
 import { People } from "../parts/people";
 import { since, useWhen } from "../parts/time";
@@ -197,58 +186,40 @@ function Decide({ one, close }: { one: Asked; close: () => void }) {
   }
 
   return (
-    <Modal.Root
-      opened
-      // What is shown this once does not go by a click beside it.
-      closeOnClickOutside={!made}
-      closeOnEscape={!made}
-      onClose={close}
-    >
-      <Modal.Overlay />
-      {/* Without the kit's own head: a page has one banner. */}
-      <Modal.Content aria-label={one.spec.name}>
-        <Modal.Body>
-          <Group justify="space-between" mb="md">
-            <Title order={2} size="h4">
-              {one.spec.name}
-            </Title>
-            <CloseButton aria-label={t("close")} onClick={close} />
-          </Group>
-          {made ? (
-            <Once name={made.account} password={made.password ?? ""} />
-          ) : (
-            <Stack>
-              {fault && <Alert color="red">{fault}</Alert>}
-              <Text size="sm">{one.spec.reason}</Text>
-              <Text size="sm">
-                {t("groups")}: {one.spec.groups?.join(", ") || "–"}
-              </Text>
-              <Text size="sm">
-                {t("roles")}: {roles(one) || "–"}
-              </Text>
-              {one.status?.phase !== "Approved" && (
-                <Textarea
-                  label={t("whyDenied")}
-                  value={why}
-                  maxLength={1000}
-                  autosize
-                  onChange={(event) => setWhy(event.currentTarget.value)}
-                />
-              )}
-              <Group>
-                <Button disabled={busy} onClick={() => void decide("approve")}>
-                  {t("approve")}
-                </Button>
-                {one.status?.phase !== "Approved" && (
-                  <Button disabled={busy} variant="default" onClick={() => void decide("deny")}>
-                    {t("deny")}
-                  </Button>
-                )}
-              </Group>
-            </Stack>
+    <Dialog name={one.spec.name} once={made !== null} close={close}>
+      {made ? (
+        <Once name={made.account} password={made.password ?? ""} />
+      ) : (
+        <Stack>
+          {fault && <Alert color="red">{fault}</Alert>}
+          <Text size="sm">{one.spec.reason}</Text>
+          <Text size="sm">
+            {t("groups")}: {one.spec.groups?.join(", ") || "–"}
+          </Text>
+          <Text size="sm">
+            {t("roles")}: {roles(one) || "–"}
+          </Text>
+          {one.status?.phase !== "Approved" && (
+            <Textarea
+              label={t("whyDenied")}
+              value={why}
+              maxLength={1000}
+              autosize
+              onChange={(event) => setWhy(event.currentTarget.value)}
+            />
           )}
-        </Modal.Body>
-      </Modal.Content>
-    </Modal.Root>
+          <Group>
+            <Button disabled={busy} onClick={() => void decide("approve")}>
+              {t("approve")}
+            </Button>
+            {one.status?.phase !== "Approved" && (
+              <Button disabled={busy} variant="default" onClick={() => void decide("deny")}>
+                {t("deny")}
+              </Button>
+            )}
+          </Group>
+        </Stack>
+      )}
+    </Dialog>
   );
 }

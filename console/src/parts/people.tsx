@@ -1,10 +1,11 @@
 // Who may log in, for those who look after them: when they last did, and whether they still may.
 
-import { Alert, Button, CloseButton, Group, Modal, Stack, Table, Text, Title } from "@mantine/core";
+import { Alert, Button, Group, Stack, Table, Text } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { send } from "../api";
+import { Dialog } from "./dialog";
 import { Once } from "./once";
 import { useWhen } from "./time";
 
@@ -97,49 +98,36 @@ function Edit({ one, close }: { one: Account; close: () => void }) {
 
   const shown = password !== "";
   return (
-    // What is shown this once does not go by a click beside it.
-    <Modal.Root opened closeOnClickOutside={!shown} closeOnEscape={!shown} onClose={close}>
-      <Modal.Overlay />
-      {/* Without the kit's own head: a page has one banner. */}
-      <Modal.Content aria-label={one.name}>
-        <Modal.Body>
-          <Group justify="space-between" mb="md">
-            <Title order={2} size="h4">
-              {one.name}
-            </Title>
-            <CloseButton aria-label={t("close")} onClick={close} />
-          </Group>
-          {shown ? (
-            <Once name={one.name} password={password} />
-          ) : (
-            <Stack>
-              {fault && (
-                <Alert color="red" role="alert">
-                  {fault}
-                </Alert>
-              )}
-              <Text size="sm">
-                {t("groups")}: {one.groups.join(", ") || "–"}
-              </Text>
-              <Text size="sm">{t("peopleHint")}</Text>
-              <Group>
-                <Button
-                  variant="default"
-                  disabled={busy}
-                  onClick={() => void say(one.disabled ? "enable" : "disable")}
-                >
-                  {t(one.disabled ? "enable" : "disable")}
-                </Button>
-                {!one.provider && (
-                  <Button variant="default" disabled={busy} onClick={() => void say("password")}>
-                    {t("newPasswordFor")}
-                  </Button>
-                )}
-              </Group>
-            </Stack>
+    <Dialog name={one.name} once={shown} close={close}>
+      {shown ? (
+        <Once name={one.name} password={password} />
+      ) : (
+        <Stack>
+          {fault && (
+            <Alert color="red" role="alert">
+              {fault}
+            </Alert>
           )}
-        </Modal.Body>
-      </Modal.Content>
-    </Modal.Root>
+          <Text size="sm">
+            {t("groups")}: {one.groups.join(", ") || "–"}
+          </Text>
+          <Text size="sm">{t("peopleHint")}</Text>
+          <Group>
+            <Button
+              variant="default"
+              disabled={busy}
+              onClick={() => void say(one.disabled ? "enable" : "disable")}
+            >
+              {t(one.disabled ? "enable" : "disable")}
+            </Button>
+            {!one.provider && (
+              <Button variant="default" disabled={busy} onClick={() => void say("password")}>
+                {t("newPasswordFor")}
+              </Button>
+            )}
+          </Group>
+        </Stack>
+      )}
+    </Dialog>
   );
 }
