@@ -122,13 +122,20 @@ impl Accounts {
     /// # Errors
     /// When there is no such account, it is a provider's, or the password cannot be used.
     pub async fn set_password(&self, name: &str, password: &str) -> Result<(), AccountError> {
+        let changed = self.write_password(name, password).await?;
+        if changed == 0 && self.find(name).await?.is_some() {
+            return Err(AccountError::Provider(name.to_owned()));
+        }
+        self.changed(name, changed).await
+    }
+
+    /// How many accounts it is now the password of: none where there is no such account, or a
+    /// provider's.
+    async fn write_password(&self, name: &str, password: &str) -> Result<u64, AccountError> {
         let hash = self.passwords.turn().await?.hash(password).await?;
         let query = "UPDATE accounts SET password = $1 WHERE name = $2 AND issuer = ''";
         let changed = sqlx::query(query).bind(hash).bind(name).execute(&self.pool).await?;
-        if changed.rows_affected() == 0 && self.find(name).await?.is_some() {
-            return Err(AccountError::Provider(name.to_owned()));
-        }
-        self.changed(name, changed.rows_affected()).await
+        Ok(changed.rows_affected())
     }
 
     /// Lets it log in no more, or again.

@@ -59,10 +59,7 @@ impl Accounts {
         kept: &str,
     ) -> Result<(), AccountError> {
         self.check(name, old).await?;
-        let hash = self.passwords.turn().await?.hash(new).await?;
-        let query = "UPDATE accounts SET password = $1 WHERE name = $2 AND issuer = ''";
-        let done = sqlx::query(query).bind(hash).bind(name).execute(&self.pool).await?;
-        if done.rows_affected() == 0 {
+        if self.write_password(name, new).await? == 0 {
             return Err(AccountError::Absent(name.to_owned()));
         }
         let query = "DELETE FROM sessions WHERE account = $1 AND id <> $2";
