@@ -16,6 +16,9 @@ pub const ANNOTATION: &str = "berth.dev/logs";
 pub const KEEP_HOURS: i32 = 48;
 /// An App's logs take so much of a node's disk when nobody says otherwise.
 pub const QUOTA: &str = "1Gi";
+/// How a node's own API begins to say that it keeps nothing of an App: there no collector has to be
+/// asked besides.
+pub const NONE_HERE: &str = "no log directory of app";
 /// More directories of one container than this are left out.
 pub const DIRECTORIES: usize = 16;
 

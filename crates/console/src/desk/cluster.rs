@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use berth_api::app::logs::NONE_HERE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use kube::Client;
 use serde_json::{Value, json};
@@ -22,8 +23,6 @@ use crate::database::now;
 /// To the head of the answer; what streams may go on.
 const ANSWER: Duration = Duration::from_secs(60);
 const LONG: usize = 4096;
-/// What Berth's own node says when it keeps nothing of an App.
-const NOTHING_COLLECTED: &str = "no log directory of app";
 
 pub(super) async fn pass(
     State(desk): State<Desk>,
@@ -97,7 +96,7 @@ async fn collected_elsewhere(
     let Some((namespace, app)) = log_of(path) else { return Ok(answer) };
     let (parts, body) = answer.into_parts();
     let said = body.collect_bytes().await.map_err(|error| Refusal::unavailable(&error))?;
-    let is_own_ground = String::from_utf8_lossy(&said).contains(NOTHING_COLLECTED);
+    let is_own_ground = String::from_utf8_lossy(&said).contains(NONE_HERE);
     let answer = http::Response::from_parts(parts, kube::client::Body::from(said.to_vec()));
     if is_own_ground {
         return Ok(answer);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use berth_api::app::logs::NONE_HERE;
 use berth_api::app::logs::collector::{NAME, NAMESPACE, TOKEN_HEADER};
 use bytes::Bytes;
 use futures::Stream;
@@ -79,8 +80,8 @@ impl Gather {
         let mut missing = Vec::new();
         let found = self.join(&wanted, &mut merge, &mut missing, None).await?;
         if found == 0 && missing.is_empty() {
-            let text = format!("no log directory of app {}/{}", wanted.namespace, wanted.app);
-            let text = format!("{text} was collected on any node");
+            let Wanted { namespace, app, .. } = &wanted;
+            let text = format!("{NONE_HERE} {namespace}/{app} was collected on any node");
             return Err(Refusal(StatusCode::NOT_FOUND, text));
         }
         let state = (self, wanted, merge, missing, Timestamp::now());

@@ -18,6 +18,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use berth_api::app::logs::NONE_HERE;
 use berth_api::names;
 use berth_daemon::Tasks;
 use futures::{Stream, StreamExt};
@@ -141,7 +142,7 @@ async fn kept(
         Refusal(StatusCode::INTERNAL_SERVER_ERROR, text)
     })?;
     let reader = opened.ok_or_else(|| {
-        let text = format!("no log directory of app {namespace}/{app} is on this node");
+        let text = format!("{NONE_HERE} {namespace}/{app} is on this node");
         Refusal(StatusCode::NOT_FOUND, text)
     })?;
     Ok(answer(logs::stream(reader, || true), places))

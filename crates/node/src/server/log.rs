@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use berth_api::app::logs::NONE_HERE;
 use http::{StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -60,7 +61,7 @@ pub(super) async fn show_app(
     Query(asked): Query<Asked>,
 ) -> Result<Response, Refusal> {
     let none = || {
-        let text = format!("no log directory of app {namespace}/{app} is on this node");
+        let text = format!("{NONE_HERE} {namespace}/{app} is on this node");
         Refusal(StatusCode::NOT_FOUND, text)
     };
     let root = app_logs::root(&node.config);
