@@ -118,9 +118,16 @@ pub async fn push_own(registry: SocketAddr) -> Result<String, SystemError> {
 /// # Errors
 /// When a file of the binary cannot be read, or the archive not be written.
 pub async fn save_own(reference: &str, path: &Path) -> Result<(), SystemError> {
-    let (reference, path) = (reference.to_owned(), path.to_owned());
     let own = blocking(Own::find).await?;
-    let (layer, run) = (own.layer()?, run_own(&own));
+    save(reference, path, own.layer()?, run_own(&own)).await
+}
+
+/// Writes the image of `layer`, which runs as `run` says, to `path`, as [`save_own`] does.
+///
+/// # Errors
+/// When a file of the layer cannot be read, or the archive not be written.
+pub async fn save(reference: &str, path: &Path, layer: Layer, run: Run) -> Result<(), SystemError> {
+    let (reference, path) = (reference.to_owned(), path.to_owned());
     let (blobs, manifest) = assemble(layer, run).await?;
     blocking(move || archive::write(&path, &reference, &blobs, &manifest)).await
 }
@@ -161,10 +168,8 @@ pub async fn save_tools(
     path: &Path,
     more: &[String],
 ) -> Result<Vec<String>, SystemError> {
-    let (reference, path) = (reference.to_owned(), path.to_owned());
     let (names, layer, run) = tools(more).await?;
-    let (blobs, manifest) = assemble(layer, run).await?;
-    blocking(move || archive::write(&path, &reference, &blobs, &manifest)).await?;
+    save(reference, path, layer, run).await?;
     Ok(names)
 }
 
@@ -197,8 +202,9 @@ async fn push(
     Ok(registry.push(name, &blobs, &manifest, &tags, &mut |_, _| ()).await?)
 }
 
-/// The image of one layer.
-async fn assemble(layer: Layer, run: Run) -> Result<([Blob; 2], Manifest), SystemError> {
+/// The image of one layer, without a base.
+async fn assemble(mut layer: Layer, run: Run) -> Result<([Blob; 2], Manifest), SystemError> {
+    layer.complete_parents();
     let layer = blocking(move || layer.into_blob()).await?;
     let config = ImageConfig {
         architecture: architecture().to_owned(),

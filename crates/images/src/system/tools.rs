@@ -105,7 +105,6 @@ impl Tools {
         layer.add_bytes("hosts: files dns\n", "/etc/nsswitch.conf", 0o644)?;
         layer.add_empty("/root", 0o700)?;
         layer.add_empty("/tmp", 0o1777)?;
-        layer.complete_parents();
         layer.share_content();
         Ok(layer)
     }
