@@ -92,6 +92,7 @@ fn stories(url: &str, people: &str, image: &str, provider: &str) -> Result<()> {
     }
     let told = Command::new("node")
         .arg("console/stories/main.mjs")
+        .args(std::env::var_os("BERTH_STORIES"))
         .current_dir(root())
         .env("BERTH_CONSOLE", url)
         .env("BERTH_PEOPLE", people)
@@ -100,9 +101,8 @@ fn stories(url: &str, people: &str, image: &str, provider: &str) -> Result<()> {
         .env("CHROMIUM", CHROMIUM)
         .output()
         .context("running node")?;
-    let out = String::from_utf8_lossy(&told.stdout);
-    eprint!("{out}");
-    ensure!(told.status.success(), "{out}{}", String::from_utf8_lossy(&told.stderr));
+    eprint!("{}", String::from_utf8_lossy(&told.stdout));
+    ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     Ok(())
 }
 
