@@ -1,5 +1,5 @@
 //! What a node tells at `/stats/summary` of its pods: Kubernetes' fields that are read here, and those
-//! that Berth's nodes add. What a node does not tell is `None`.
+//! that Berth's nodes and collectors add. What is not told is `None`.
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
@@ -10,6 +10,18 @@ pub struct Summary {
     /// Those that run.
     #[serde(default)]
     pub pods: Vec<PodStats>,
+    /// Collectors ask several nodes: those that did not answer.
+    #[serde(default)]
+    pub silent: Vec<Silent>,
+}
+
+/// A node that does not tell.
+#[derive(Deserialize)]
+pub struct Silent {
+    /// Its name.
+    pub node: String,
+    /// For people.
+    pub reason: String,
 }
 
 /// One pod.
@@ -47,7 +59,7 @@ pub struct ContainerStats {
     pub cpu: Cpu,
     /// Memory.
     pub memory: Memory,
-    /// Told by Berth's nodes alone.
+    /// Told by Berth's nodes and collectors alone.
     pub load: Option<Load>,
     /// A kubelet's has none of the counts.
     pub io: Io,

@@ -1,10 +1,11 @@
-//! Log directories of Apps on the nodes of any other Kubernetes: what Berth's own node does for
-//! its pods (`app_logs`), done beside a kubelet.
+//! Log directories of Apps on the nodes of any other Kubernetes, and what containers do there: what
+//! Berth's own node does for its pods (`app_logs`, `meters`), done beside a kubelet.
 //!
 //! ```text
 //!  kubelet's directory/pods/UID/volumes/…/logs-0 ─┐
 //!  /proc/PID/root/DIR, where the container's ─────┴─▶ app_logs ──▶ DIR/NS_APP/log
 //!  KUBERNETES_FILELOGS names it                                       │
+//!  /proc/PID/{task,io} ──▶ meters ──▶ load and I/O ──────────────────┤
 //!  person ──▶ API server's service proxy ──▶ HTTPS, token ──▶ merge ◀─┘ ◀── other nodes' collectors
 //! ```
 //!
@@ -22,9 +23,11 @@ mod gather;
 mod kubelet;
 mod lines;
 mod merge;
+mod peers;
 mod pods;
 mod processes;
 mod serve;
+mod stats;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -79,7 +82,8 @@ pub async fn start(client: Client, settings: Settings, tasks: &Tasks) -> Result<
     tracing::info!(pods = %kubelet.path().display(), "the kubelet keeps volumes there");
     let pods = pods::Pods::follow(client.clone(), &settings.node, tasks);
     pods::make_readers(client.clone(), pods.clone(), tasks);
-    let routes = serve::routes(client, &settings);
+    let stats = stats::Stats::start(pods.clone(), tasks);
+    let routes = serve::routes(client, &settings, stats);
     serve::start(&settings, routes, tasks).await?;
     let held = directories::Held::new(kubelet, settings.dir.clone(), pods.clone());
     let own = tasks.clone();

@@ -33,7 +33,7 @@ pub async fn start(client: kube::Client, config: Config, tasks: &Tasks) -> Resul
     network::start(&config).await?;
     let cri = Containerd::start(&config, tasks).await?.cri();
     let pods = PodTable::default();
-    let meters = Meters::start(&config, pods.clone(), tasks);
+    let meters = Meters::of_pods(&config, pods.clone(), tasks);
     server::start(config.clone(), cri.clone(), pods.clone(), meters, tasks).await?;
     node_status::start(client.clone(), config.clone(), cri.clone(), tasks);
     volumes::start_refreshing(&config, &client, pods.clone(), tasks);

@@ -77,7 +77,7 @@ async fn run(config: &Config, callers: &client::Certificates, tasks: &Tasks) {
     pods.put(UID, entry);
     let mut served = config.clone();
     served.kubelet_port = 10_250;
-    let meters = Meters::start(config, pods.clone(), tasks);
+    let meters = Meters::of_pods(config, pods.clone(), tasks);
     server::start(served, cri.clone(), pods.clone(), meters, tasks).await.expect("a server");
     network::start_host_ports(config, pods, tasks);
     check_host_port().await;

@@ -1,53 +1,36 @@
 //! An App's log from all nodes: each has what it collected, and none knows of the others'.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_api::app::logs::NONE_HERE;
-use berth_api::app::logs::collector::{NAME, NAMESPACE, TOKEN_HEADER};
+use berth_api::app::logs::collector::TOKEN_HEADER;
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::join_all;
 use http::StatusCode;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
-use kube::{Api, Client};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 use super::lines::{self, Lines};
 use super::merge::{Merge, Next};
+use super::peers::{Peer, Peers};
 use crate::app_logs;
 use crate::logs::{LogReader, Options};
 use crate::server::{Asked, Refusal};
 
 /// To the head of another node's answer.
 const ANSWER: Duration = Duration::from_secs(5);
-const CONNECT: Duration = Duration::from_secs(3);
-const CALL: Duration = Duration::from_secs(10);
 /// While following: how often new nodes, and those whose answers ended, are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 /// Nodes that are asked by one request.
 const NODES: usize = 1_000;
 
-/// Knows the collectors of all nodes.
+/// Reads what all nodes collected.
 #[derive(Clone)]
 pub(super) struct Gather {
-    pub client: Client,
-    /// This node.
-    pub node: String,
+    pub peers: Peers,
     /// Where this one keeps what it collected.
     pub dir: PathBuf,
-    /// Every collector's port.
-    pub port: u16,
-    /// Its own certificate, PEM.
-    pub certificate: String,
-    /// Clients of other collectors, made once.
-    pub clients: Arc<Mutex<HashMap<SocketAddr, Client>>>,
 }
 
 /// What somebody wants.
@@ -59,12 +42,6 @@ pub(super) struct Wanted {
     /// Only this node's.
     pub node: Option<String>,
     pub token: String,
-}
-
-/// A collector, and where it answers; nowhere while it does not run.
-struct Peer {
-    node: String,
-    address: Option<SocketAddr>,
 }
 
 impl Gather {
@@ -115,12 +92,14 @@ impl Gather {
         missing: &mut Vec<String>,
         since: Option<Timestamp>,
     ) -> Result<usize, Refusal> {
-        let mut peers = match wanted.node.as_deref() == Some(&self.node) {
-            true => vec![Peer { node: self.node.clone(), address: None }],
-            false => self.peers().await?,
+        let own = self.peers.own();
+        let mut peers = match wanted.node.as_deref() == Some(own) {
+            true => vec![Peer { node: own.to_owned(), address: None }],
+            false => self.peers.list().await?,
         };
         let is_wanted = |node: &String| wanted.node.as_ref().is_none_or(|only| only == node);
         peers.retain(|peer| is_wanted(&peer.node) && !merge.has(&peer.node));
+        peers.truncate(NODES);
         let asked = peers.iter().map(|peer| {
             let since = since.map(|begun| match merge.last(&peer.node) {
                 // Behind the last that was read.
@@ -149,34 +128,6 @@ impl Gather {
         Ok(found)
     }
 
-    /// The collectors of all nodes, this one too.
-    async fn peers(&self) -> Result<Vec<Peer>, Refusal> {
-        let unavailable = |why: String| {
-            let text = format!("the collectors of other nodes are not known: {why}");
-            Refusal(StatusCode::SERVICE_UNAVAILABLE, text)
-        };
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let params = ListParams::default().labels(&format!("app.kubernetes.io/name={NAME}"));
-        let listed = tokio::time::timeout(CALL, api.list(&params)).await;
-        let listed = listed.map_err(|late| unavailable(late.to_string()))?;
-        let listed = listed.map_err(|error| unavailable(error.to_string()))?;
-        let mut peers: Vec<Peer> = listed.items.iter().filter_map(|pod| self.peer(pod)).collect();
-        // While one takes another's place, the one that answers counts.
-        peers.sort_by_key(|peer| (peer.node.clone(), peer.address.is_none()));
-        peers.dedup_by(|later, first| later.node == first.node);
-        peers.truncate(NODES);
-        Ok(peers)
-    }
-
-    fn peer(&self, pod: &Pod) -> Option<Peer> {
-        let node = pod.spec.as_ref()?.node_name.clone()?;
-        let status = pod.status.as_ref()?;
-        let conditions = status.conditions.iter().flatten();
-        let is_ready = conditions.clone().any(|one| one.type_ == "Ready" && one.status == "True");
-        let ip = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok()).filter(|_| is_ready);
-        Some(Peer { node, address: ip.map(|ip| SocketAddr::new(ip, self.port)) })
-    }
-
     /// What a node has; `None` when that is nothing.
     async fn lines(
         &self,
@@ -184,7 +135,7 @@ impl Gather {
         wanted: &Wanted,
         since: Option<Timestamp>,
     ) -> Result<Option<Lines>, String> {
-        if peer.node == self.node {
+        if peer.node == self.peers.own() {
             return self.own(wanted, since).await.map_err(|error| error.to_string());
         }
         let Some(address) = peer.address else {
@@ -195,7 +146,7 @@ impl Gather {
         let path = format!("/v1/namespaces/{namespace}/apps/{app}/kept?{query}");
         let request = http::Request::get(path).header(TOKEN_HEADER, token).body(Vec::new());
         let request = request.map_err(|error| error.to_string())?;
-        let client = self.client_of(address).map_err(|error| error.to_string())?;
+        let client = self.peers.client_of(address).map_err(|error| error.to_string())?;
         let opening = tokio::time::timeout(ANSWER, client.request_stream(request)).await;
         match opening.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))? {
             Ok(reader) => Ok(Some(lines::read(Box::pin(reader)))),
@@ -213,27 +164,6 @@ impl Gather {
         let options =
             Options { tail_lines: options.tail_lines.filter(|_| since.is_none()), ..options };
         Ok(open(&self.dir, &wanted.namespace, &wanted.app, options).await?.map(lines::own))
-    }
-
-    /// Speaks to one collector. Certificates are of their own making: the token that is shown is
-    /// good for reading this one namespace, and no more.
-    fn client_of(&self, address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
-        let mut known = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = known.get(&address) {
-            return Ok(client.clone());
-        }
-        let mut config = kube::Config::new(format!("https://{address}").parse()?);
-        config.accept_invalid_certs = true;
-        config.connect_timeout = Some(CONNECT);
-        config.read_timeout = None;
-        let own = CertificateDer::from_pem_slice(self.certificate.as_bytes())?;
-        config.root_cert = Some(vec![own.to_vec()]);
-        let client = Client::try_from(config)?;
-        if known.len() >= NODES {
-            known.clear();
-        }
-        known.insert(address, client.clone());
-        Ok(client)
     }
 }
 

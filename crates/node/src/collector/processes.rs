@@ -1,4 +1,4 @@
-//! A container's first process: its variables and its file tree, whatever the runtime.
+//! The processes of containers, whatever the runtime; of the first, its variables and its file tree.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -80,21 +80,33 @@ pub(super) fn directory(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedF
 /// The first process of each container of `ids` that has one.
 pub(super) fn of(ids: &HashSet<String>) -> HashMap<String, Process> {
     let mut found: HashMap<String, Process> = HashMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(number) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
-        else {
-            continue;
-        };
-        let Ok(process) = Process::open(number) else { continue };
-        let Ok(groups) = process.read("cgroup") else { continue };
-        let Some(id) = container(&groups, ids) else { continue };
+    each(ids, |id, _, process| {
         // A command that somebody runs in it came later.
         if found.get(id).is_none_or(|known| process.started < known.started) {
             found.insert(id.to_owned(), process);
         }
-    }
+    });
     found
+}
+
+/// The numbers of all processes of each container of `ids` that has any.
+pub(super) fn numbers(ids: &HashSet<String>) -> HashMap<String, Vec<u32>> {
+    let mut found: HashMap<String, Vec<u32>> = HashMap::new();
+    each(ids, |id, number, _| found.entry(id.to_owned()).or_default().push(number));
+    found
+}
+
+fn each(ids: &HashSet<String>, mut take: impl FnMut(&str, u32, Process)) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let Ok(number) = name.parse() else { continue };
+        let Ok(process) = Process::open(name) else { continue };
+        let Ok(groups) = process.read("cgroup") else { continue };
+        if let Some(id) = container(&groups, ids) {
+            take(id, number, process);
+        }
+    }
 }
 
 /// Which of `ids` a `/proc/PID/cgroup` names: as a directory, or in one (`cri-containerd-ID.scope`).

@@ -5,11 +5,12 @@
 //! | `/healthz` | `ok` |
 //! | `/v1/namespaces/NS/apps/APP/log` | what all nodes collected, by time; `node` names one |
 //! | `/v1/namespaces/NS/apps/APP/kept` | what this node collected, each line with its time |
+//! | `/v1/namespaces/NS/stats?nodes=A,B` | load and I/O of the containers there, by their nodes |
+//! | `/v1/namespaces/NS/stats/here` | the same of this node |
 //!
-//! Both take the options of container logs, and a token in the header `berth-logs-token`.
+//! Logs take the options of container logs; all take a token in the header `berth-logs-token`.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,12 +27,14 @@ use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use kube::Client;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Settings;
 use super::access::Access;
 use super::gather::{self, Gather, Wanted};
+use super::peers::Peers;
+use super::stats::Stats;
 use crate::logs;
 use crate::server::{Asked, Door, Refusal, ServerError, listen, options, tls_for_all};
 
@@ -48,7 +51,7 @@ const TAIL: u64 = 100_000;
 struct Collector {
     access: Access,
     gather: Gather,
-    dir: PathBuf,
+    stats: Arc<Stats>,
     places: Arc<Semaphore>,
     of_one: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
@@ -64,7 +67,7 @@ impl IntoResponse for Refused {
             "message": message, "reason": code.canonical_reason().unwrap_or_default().replace(' ', ""),
             "code": code.as_u16(),
         });
-        (code, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
+        (code, document(&status)).into_response()
     }
 }
 
@@ -74,19 +77,13 @@ impl From<Refusal> for Refused {
     }
 }
 
-pub(super) fn routes(client: Client, settings: &Settings) -> Router {
-    let gather = Gather {
-        client: client.clone(),
-        node: settings.node.clone(),
-        dir: settings.dir.clone(),
-        port: settings.listen.port(),
-        certificate: settings.serving.0.clone(),
-        clients: Arc::default(),
-    };
+pub(super) fn routes(client: Client, settings: &Settings, counted: Arc<Stats>) -> Router {
+    let Settings { node, dir, listen, serving } = settings.clone();
+    let peers = Peers::new(client.clone(), node, listen.port(), serving.0);
     let collector = Collector {
         access: Access::new(client),
-        gather,
-        dir: settings.dir.clone(),
+        gather: Gather { peers, dir },
+        stats: counted,
         places: Arc::new(Semaphore::new(STREAMS)),
         of_one: Arc::default(),
     };
@@ -94,6 +91,8 @@ pub(super) fn routes(client: Client, settings: &Settings) -> Router {
         .route("/healthz", get(|| async { "ok" }))
         .route("/v1/namespaces/{namespace}/apps/{app}/log", get(log))
         .route("/v1/namespaces/{namespace}/apps/{app}/kept", get(kept))
+        .route("/v1/namespaces/{namespace}/stats", get(stats))
+        .route("/v1/namespaces/{namespace}/stats/here", get(stats_here))
         .with_state(collector)
 }
 
@@ -118,7 +117,7 @@ async fn log(
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let (token, places) = collector.admit(&headers, &namespace, &app).await?;
+    let (token, places) = collector.admit(&headers, &namespace, Some(&app)).await?;
     let options = options(&asked, Timestamp::now())?;
     if options.tail_lines.is_some_and(|lines| lines > TAIL) {
         let text = format!("tailLines is more than {TAIL}");
@@ -134,9 +133,9 @@ async fn kept(
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let (_, places) = collector.admit(&headers, &namespace, &app).await?;
+    let (_, places) = collector.admit(&headers, &namespace, Some(&app)).await?;
     let options = options(&asked, Timestamp::now())?;
-    let opened = gather::open(&collector.dir, &namespace, &app, options).await;
+    let opened = gather::open(&collector.gather.dir, &namespace, &app, options).await;
     let opened = opened.map_err(|error| {
         let text = format!("cannot read the log of app {app:?}: {error}");
         Refusal(StatusCode::INTERNAL_SERVER_ERROR, text)
@@ -148,6 +147,37 @@ async fn kept(
     Ok(answer(logs::stream(reader, || true), places))
 }
 
+#[derive(Debug, Default, Deserialize)]
+struct On {
+    #[serde(default)]
+    nodes: String,
+}
+
+async fn stats(
+    State(collector): State<Collector>,
+    Path(namespace): Path<String>,
+    Query(on): Query<On>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let (token, _places) = collector.admit(&headers, &namespace, None).await?;
+    let nodes: Vec<&str> = on.nodes.split(',').filter(|node| !node.is_empty()).collect();
+    let peers = &collector.gather.peers;
+    Ok(document(&collector.stats.gather(peers, &namespace, &nodes, &token).await?))
+}
+
+async fn stats_here(
+    State(collector): State<Collector>,
+    Path(namespace): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let (_, _places) = collector.admit(&headers, &namespace, None).await?;
+    Ok(document(&json!({ "pods": collector.stats.here(&namespace).await })))
+}
+
+fn document(value: &Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
 /// Held for as long as an answer goes on.
 type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
@@ -157,15 +187,16 @@ impl Collector {
         &self,
         headers: &HeaderMap,
         namespace: &str,
-        app: &str,
+        app: Option<&str>,
     ) -> Result<(String, Places), Refusal> {
-        if names::dns_label(namespace).is_err() || names::dns_label(app).is_err() {
-            let text = format!("{namespace:.80?}/{app:.80?} can be no app");
+        let mut said = [Some(namespace), app].into_iter().flatten();
+        if let Some(wrong) = said.find(|name| names::dns_label(name).is_err()) {
+            let text = format!("{wrong:.80?} can be no name of an app or a namespace");
             return Err(Refusal(StatusCode::NOT_FOUND, text));
         }
         let token = self.access.check(headers, namespace).await?;
         let many = || {
-            let text = format!("more than {STREAMS_OF_ONE} logs of {namespace} are being read");
+            let text = format!("more than {STREAMS_OF_ONE} answers about {namespace} go on");
             Refusal(StatusCode::TOO_MANY_REQUESTS, text)
         };
         let own = self.place_of(namespace).try_acquire_owned().map_err(|_| many())?;

@@ -6,10 +6,13 @@
 //! | bytes | `io.stat` | `/proc/PID/io` of its processes |
 //! | operations | `io.stat` | `blkio.throttle.io_serviced_recursive`, where that counts |
 //!
+//! A [`Place`] of processes alone is read as on version 1: `/proc/PID/task`, `/proc/PID/io`.
+//!
 //! Version 1 charges what is written behind a program's back to nobody, and since Linux 6.10 its
 //! blkio files count only where a device was given a limit; a process's own account has both.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::cgroups::Layout;
 
@@ -20,6 +23,27 @@ const MOST_TASKS: usize = 1_000;
 const MOST_PROCESSES: usize = 1_000;
 /// cgroups that a container made below its own.
 const MOST_CGROUPS: usize = 64;
+
+/// Where a container's tasks are found.
+pub(crate) enum Place {
+    /// Its cgroup, below a hierarchy's root.
+    Cgroup(Arc<Layout>, PathBuf),
+    /// Its processes, where the node's cgroups are out of sight.
+    Processes(Vec<u32>),
+}
+
+impl Place {
+    fn tasks(&self) -> Vec<u32> {
+        match self {
+            Self::Cgroup(layout, cgroup) => match &**layout {
+                Layout::V2(root) => listed(&root.join(cgroup), "cgroup.threads"),
+                Layout::V1(_) => hierarchy(layout, "cpu")
+                    .map_or_else(Vec::new, |root| listed(&root.join(cgroup), "tasks")),
+            },
+            Self::Processes(pids) => pids.iter().flat_map(threads).collect(),
+        }
+    }
+}
 
 /// What was read and written, on disks, since the container runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,18 +73,22 @@ pub(super) struct Processes {
 
 impl Processes {
     /// The container's I/O until now.
-    pub fn read(&mut self, layout: &Layout, cgroup: &Path) -> Option<Io> {
-        match layout {
+    pub fn read(&mut self, place: &Place) -> Option<Io> {
+        let (layout, cgroup) = match place {
+            Place::Cgroup(layout, cgroup) => (layout, cgroup),
+            Place::Processes(pids) => {
+                let [read_bytes, written_bytes] = self.add(accounts(pids))?;
+                return Some(Io { read_bytes, written_bytes, operations: None });
+            }
+        };
+        match &**layout {
             Layout::V2(root) => {
                 Some(io_stat(&std::fs::read_to_string(root.join(cgroup).join("io.stat")).ok()?))
             }
             Layout::V1(_) => {
                 let dir = hierarchy(layout, "cpu")?.join(cgroup);
                 let pids = listed(&dir, "cgroup.procs");
-                let accounts = pids.iter().take(MOST_PROCESSES).filter_map(|pid| {
-                    account(&std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
-                });
-                let [read_bytes, written_bytes] = self.add(accounts)?;
+                let [read_bytes, written_bytes] = self.add(accounts(&pids))?;
                 let file = "blkio.throttle.io_serviced_recursive";
                 let operations = hierarchy(layout, "blkio")
                     .and_then(|root| std::fs::read_to_string(root.join(cgroup).join(file)).ok())
@@ -84,13 +112,8 @@ impl Processes {
 }
 
 /// What the container's tasks do now.
-pub(super) fn tally(layout: &Layout, cgroup: &Path) -> Tally {
-    let (root, file) = match layout {
-        Layout::V2(root) => (Some(root.as_path()), "cgroup.threads"),
-        Layout::V1(_) => (hierarchy(layout, "cpu"), "tasks"),
-    };
-    let Some(root) = root else { return Tally::default() };
-    let tids = listed(&root.join(cgroup), file);
+pub(super) fn tally(place: &Place) -> Tally {
+    let tids = place.tasks();
     let step = tids.len().div_ceil(MOST_TASKS).max(1);
     let read = tids.iter().step_by(step);
     let looked = read.len();
@@ -121,6 +144,18 @@ fn listed(dir: &Path, file: &str) -> Vec<u32> {
         open.extend(below(&next));
     }
     numbers
+}
+
+/// The numbers of a process's threads.
+fn threads(pid: &u32) -> Vec<u32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn accounts(pids: &[u32]) -> impl Iterator<Item = [u64; 2]> {
+    pids.iter()
+        .take(MOST_PROCESSES)
+        .filter_map(|pid| account(&std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?))
 }
 
 fn below(dir: &Path) -> Vec<PathBuf> {
@@ -186,6 +221,27 @@ mod tests {
         ] {
             assert_eq!(state(stat.as_bytes()), expected, "{stat}");
         }
+    }
+
+    #[test]
+    fn processes_tell_of_all_their_threads() {
+        let place = Place::Processes(vec![std::process::id()]);
+        let before = Processes::default().read(&place).expect("an account");
+        assert_eq!(before.operations, None);
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            begin.send(()).expect("somebody waits");
+            _ = ended.recv();
+        });
+        begun.recv().expect("it began");
+        let tally = tally(&place);
+        assert!(tally.all >= 2 && tally.active >= 1, "{tally:?}");
+        drop(end);
+        thread.join().expect("it ended");
+        let gone = Place::Processes(Vec::new());
+        assert_eq!(super::tally(&gone), Tally::default());
+        assert_eq!(Processes::default().read(&gone), None);
     }
 
     #[test]

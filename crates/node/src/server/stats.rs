@@ -161,7 +161,6 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
                 let at = usage.at.to_string();
                 let mut container = json!({
                     "name": usage.container,
-                    "startTime": usage.reading.started_at.map(second),
                     "cpu": { "time": at, "usageCoreNanoSeconds": usage.cpu_nanos },
                     "memory": {
                         "time": now,
@@ -171,7 +170,7 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
                     },
                     "rootfs": { "time": now, "usedBytes": usage.written_bytes },
                 });
-                measured(&mut container, &usage.reading, now);
+                usage.reading.tell(&mut container, now);
                 container
             })
             .collect();
@@ -186,70 +185,15 @@ fn pods(usages: &[Usage], now: &str) -> Vec<Value> {
     by_pod.into_values().map(pod).collect()
 }
 
-/// As Kubernetes writes times: no parts of a second.
-fn second(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
-}
-
-/// What no kubelet tells.
-fn measured(container: &mut Value, reading: &Reading, now: &str) {
-    if let Some(load) = reading.load {
-        // Hundredths, as uptime shows them.
-        let averages = load.0.map(|mean| (mean * 100.0).round() / 100.0);
-        let tasks = reading.tasks;
-        container["load"] = json!({
-            "time": now, "averages": averages, "tasks": tasks.all, "active": tasks.active,
-        });
-    }
-    if let Some(io) = reading.io {
-        container["io"] = json!({
-            "time": now, "readBytes": io.read_bytes, "writtenBytes": io.written_bytes,
-        });
-        if let Some((reads, writes)) = io.operations {
-            container["io"]["reads"] = json!(reads);
-            container["io"]["writes"] = json!(writes);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meters::{Io, Load, Tally};
 
     #[test]
     fn a_machine_is_busy_when_it_is_not_idle() {
         let stat = "cpu  100 20 30 4000 500 6 7 8 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
         assert_eq!(busy_ticks(stat), 171);
         assert_eq!(busy_ticks(""), 0);
-    }
-
-    #[test]
-    fn what_was_not_measured_is_left_out() {
-        let started_at = Some("2026-11-21T19:00:07.9Z".parse().expect("a time"));
-        let mut usage = Usage {
-            uid: "u".to_owned(),
-            reading: Reading { started_at, ..Reading::default() },
-            ..Usage::default()
-        };
-        let of = |usage: &Usage| {
-            pods(std::slice::from_ref(usage), "2026-11-21T20:00:00Z")[0]["containers"][0].clone()
-        };
-        let container = of(&usage);
-        assert_eq!(container["startTime"], "2026-11-21T19:00:07Z");
-        assert!(container.get("load").is_none() && container.get("io").is_none(), "{container}");
-
-        usage.reading.load = Some(Load([1.236, 0.5, 0.0]));
-        usage.reading.tasks = Tally { active: 2, all: 9 };
-        usage.reading.io = Some(Io { read_bytes: 1, written_bytes: 2, operations: Some((3, 4)) });
-        let container = of(&usage);
-        let time = "2026-11-21T20:00:00Z";
-        let load = json!({ "time": time, "averages": [1.24, 0.5, 0.0], "tasks": 9, "active": 2 });
-        assert_eq!(container["load"], load);
-        let io = json!({
-            "time": time, "readBytes": 1, "writtenBytes": 2, "reads": 3, "writes": 4,
-        });
-        assert_eq!(container["io"], io);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How what the collectors of another Kubernetes keep is asked for.
+//! How what the collectors of another Kubernetes keep and count is asked for.
 //!
 //! ```text
 //!  person ──TokenRequest──▶ API server: a token of the namespace's reader, for collectors alone
@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The reader is a service account without any rights. Who may ask for a token of it in a
-//! namespace may read what its Apps wrote, and that is all the token is good for: no API server
-//! takes it, as it is meant for [`AUDIENCE`].
+//! namespace may read what its Apps wrote and what its containers do, and that is all the token is
+//! good for: no API server takes it, as it is meant for [`AUDIENCE`].
 
 use serde_json::{Value, json};
 
@@ -44,10 +44,23 @@ pub fn reader(namespace: &str) -> String {
     format!("system:serviceaccount:{namespace}:{READER}")
 }
 
+/// More nodes are not asked by one request.
+pub const NODES_AT_ONCE: usize = 100;
+
 /// Where an App's log is, behind the API server.
 pub fn log_path(namespace: &str, app: &str, query: &str) -> String {
+    path(namespace, &format!("apps/{app}/log?{query}"))
+}
+
+/// Where load and I/O of a namespace's containers on `nodes` are, behind the API server: a
+/// [`Summary`](crate::summary::Summary).
+pub fn stats_path(namespace: &str, nodes: &[&str]) -> String {
+    path(namespace, &format!("stats?nodes={}", nodes.join(",")))
+}
+
+fn path(namespace: &str, what: &str) -> String {
     let place = format!("/api/v1/namespaces/{NAMESPACE}/services/https:{NAME}:{PORT}/proxy");
-    format!("{place}/v1/namespaces/{namespace}/apps/{app}/log?{query}")
+    format!("{place}/v1/namespaces/{namespace}/{what}")
 }
 
 /// What stands before what a collector says itself, where others have pod and file.
