@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  the App's pods (by label) ──────┐
-//!  /stats/summary of their nodes ──┼─▶ Look, Look ─▶ Point: the last half hour ─▶ GET /trends
+//!  /stats/summary of their nodes ──┤
+//!  (load and I/O: of collectors) ──┼─▶ Look, Look ─▶ Point: the last half hour ─▶ GET /trends
 //!  /metrics of the balancers ──────┘
 //! ```
 //!
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use berth_api::summary::Summary;
 use berth_daemon::Tasks;
 use futures::StreamExt;
 use futures::stream;
@@ -29,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use self::look::{Instance, Look};
+use crate::collected;
 use crate::database::now;
 
 /// Between two looks.
@@ -40,6 +43,8 @@ const POINTS: usize = 180;
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// Apps that are looked at at a time; the one that was asked for longest ago makes room.
 const APPS: usize = 64;
+/// For their answer; they themselves wait five seconds for each other.
+const COLLECTORS: Duration = Duration::from_secs(8);
 /// Questions that wait for an answer at a time.
 const AT_ONCE: usize = 8;
 
@@ -129,6 +134,7 @@ async fn run(shared: Arc<Shared>, client: Client) {
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut places = balancers::Places::default();
+    let stats = collected::Stats::default();
     loop {
         tokio::select! {
             _ = turn.tick() => {}
@@ -151,16 +157,47 @@ async fn run(shared: Arc<Shared>, client: Client) {
             .await;
         let nodes: BTreeSet<String> =
             apps.iter().flat_map(|(_, pods)| pods).map(|pod| pod.node.clone()).collect();
-        let used: HashMap<_, _> = stream::iter(nodes)
+        let mut used: HashMap<_, _> = stream::iter(nodes)
             .map(async |node| look::summary(&client, &node).await)
             .buffer_unordered(AT_ONCE)
             .flat_map(stream::iter)
             .collect()
             .await;
+        for summary in collected(&client, &stats, &apps, &used).await {
+            look::complete(&mut used, summary);
+        }
         let counts = balancers::counts(&client, &mut places).await;
         let at = now();
         for (key, instances) in &apps {
             shared.keep(key, at, Look::new(instances, &used, counts.as_deref()));
         }
     }
+}
+
+/// What collectors tell of the instances whose nodes do not tell all.
+async fn collected(
+    client: &Client,
+    stats: &collected::Stats,
+    apps: &[(Key, Vec<Instance>)],
+    used: &HashMap<String, look::Used>,
+) -> Vec<Summary> {
+    let mut nodes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for ((namespace, _), instances) in apps {
+        let missing = instances.iter().filter(|one| !one.is_measured(used));
+        let missing: Vec<String> = missing.map(|one| one.node.clone()).collect();
+        if !missing.is_empty() {
+            nodes.entry(namespace.clone()).or_default().extend(missing);
+        }
+    }
+    let told = stream::iter(nodes).map(async |(namespace, nodes)| {
+        match tokio::time::timeout(COLLECTORS, stats.of(client, &namespace, &nodes)).await {
+            Ok(Ok(summary)) => summary,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, namespace, "what collectors tell");
+                None
+            }
+            Err(_) => None,
+        }
+    });
+    told.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }

@@ -44,6 +44,11 @@ impl Instance {
         })
     }
 
+    /// Whether its node told what a kubelet does not.
+    pub fn is_measured(&self, used: &HashMap<String, Used>) -> bool {
+        used.get(&self.uid).is_some_and(|used| used.load.is_some() && used.io.is_some())
+    }
+
     fn answers_at(&self, endpoint: &str) -> bool {
         let is =
             |own: &String| *own == endpoint || (own.ends_with(':') && endpoint.starts_with(own));
@@ -99,6 +104,15 @@ pub(super) async fn summary(client: &Client, node: &str) -> Vec<(String, Used)> 
             Vec::new()
         }
         Err(_) => Vec::new(),
+    }
+}
+
+/// Takes load and I/O from what collectors tell, where the node itself does not.
+pub(super) fn complete(used: &mut HashMap<String, Used>, summary: Summary) {
+    for (uid, told) in summary.pods.into_iter().map(read) {
+        let known = used.entry(uid).or_default();
+        known.load = known.load.or(told.load);
+        known.io = known.io.or(told.io);
     }
 }
 
@@ -275,6 +289,25 @@ mod tests {
         let started: Timestamp = "2026-11-21T18:00:02Z".parse().unwrap();
         let wanted = [2.0, 0.5, 0.0, 0.0, 500.0, started.as_millisecond() as f64];
         assert_eq!(values[7..], wanted.map(Some));
+    }
+
+    #[test]
+    fn collectors_tell_what_kubelets_do_not() {
+        let kubelet = json!({ "podRef": { "uid": "u" }, "containers": [container(1, 2, 3)] });
+        let mut used = HashMap::from([read(serde_json::from_value(kubelet).unwrap())]);
+        assert!(!instance("web", "u").is_measured(&used));
+        let told = |uid: &str| {
+            json!({ "podRef": { "uid": uid }, "containers": [{ "name": "c",
+                "load": { "averages": [1.5, 0.5, 0.0] },
+                "io": { "time": "2026-11-21T19:00:00Z", "readBytes": 1, "writtenBytes": 2 } }] })
+        };
+        let summary = json!({ "pods": [told("u"), told("v")],
+                              "silent": [{ "node": "n", "reason": "away" }] });
+        complete(&mut used, serde_json::from_value(summary).unwrap());
+        assert!(instance("web", "u").is_measured(&used));
+        let (one, other) = (used["u"], used["v"]);
+        assert_eq!((one.rss, one.load), (Some(2), Some([1.5, 0.5, 0.0])));
+        assert_eq!((one.io, other.rss), (other.io, None));
     }
 
     #[test]
