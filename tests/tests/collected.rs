@@ -1,13 +1,14 @@
 //! Log directories of Apps on a real Kubernetes with a node: collected without a sidecar, there
-//! after their pod, and read by whom the namespace lets.
+//! after their pod, and read by whom the namespace lets; and what containers do there.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy.toml lets only test functions, not what they call
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use berth_tests::{Image, Place, Real, root, until};
+use berth_tests::{Image, Place, Ran, Real, until};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -24,29 +25,16 @@ spec:
   command: [/bin/busybox, sh, -c]
   args:
   - |
-    export PATH=/x; for name in mkdir ln sleep; do alias $name="/bin/busybox $name"; done
+    export PATH=/x; for name in mkdir ln sleep timeout dd; do alias $name="/bin/busybox $name"; done
     mkdir -p /export/Logs /etc; echo secret:x:0 > /etc/outside
     ln -s /etc/outside /export/Logs/link.log; ln -s /etc /var/log/shop/linked
     trap 'echo last words > /var/log/shop/late.log; echo goodbye >> /export/Logs/b.log; exit' TERM
     echo of the volume > /var/log/shop/a.log; echo named > /export/Logs/b.log
-    while :; do sleep 1 & wait; done
+    dd if=/dev/zero of=/blob bs=1M count=8 conv=fsync 2> /dev/null
+    timeout 60 /bin/busybox sh -c 'while :; do :; done' &
+    while :; do sleep 1 & wait $!; done
   logs: {directories: [/var/log/shop]}
 "#;
-
-struct Ran {
-    ok: bool,
-    out: String,
-    err: String,
-}
-
-fn run(command: &mut Command) -> Ran {
-    let ran = command.stdin(Stdio::null()).output().unwrap();
-    Ran {
-        ok: ran.status.success(),
-        out: String::from_utf8_lossy(&ran.stdout).into_owned(),
-        err: String::from_utf8_lossy(&ran.stderr).into_owned(),
-    }
-}
 
 struct Ground {
     real: Real,
@@ -55,15 +43,11 @@ struct Ground {
 
 impl Ground {
     fn berth_as(&self, kubeconfig: &Path, words: &[&str]) -> Ran {
-        let binary = std::env::var_os("BERTH_BIN")
-            .map_or_else(|| root().join("target/release/berth"), Into::into);
-        run(Command::new(binary).arg("--kubeconfig").arg(kubeconfig).args(words))
+        self.real.try_berth_as(kubeconfig, words).unwrap()
     }
 
     fn done(&self, words: &[&str]) -> String {
-        let ran = self.berth_as(&self.real.kubeconfig(), words);
-        assert!(ran.ok, "berth {words:?}: {}{}", ran.out, ran.err);
-        ran.out
+        self.real.berth(words).unwrap().out
     }
 
     fn kubectl(&self, words: &[&str]) -> String {
@@ -97,6 +81,8 @@ fn what_apps_write_into_their_directories_is_kept_and_read_by_who_may() {
     let ground = Ground { real, scratch: tempfile::tempdir().unwrap() };
     let kept = ground.scratch.path().join("kept").display().to_string();
     it_is_installed(&ground, &kept);
+    what_containers_do_is_counted(&ground);
+    the_console_knows_too(&ground);
     lines_are_there_after_their_pod(&ground);
     who_may_not_is_refused(&ground);
     ground.done(&["uninstall", "--yes"]);
@@ -110,7 +96,7 @@ fn it_is_installed(ground: &Ground, kept: &str) {
     ground.done(&["install", "--save-image", &path, "--image", IMAGE]);
     ground.real.bring(&path).unwrap();
     let mut words = vec!["install", "--image", IMAGE, "--collector-dir", kept];
-    for part in ["dns", "balancer", "scheduler", "console"] {
+    for part in ["dns", "balancer", "scheduler"] {
         words.extend(["--without", part]);
     }
     ground.done(&words);
@@ -141,6 +127,66 @@ fn lines_are_there_after_their_pod(ground: &Ground) {
     assert!(time.starts_with("20") && time.ends_with('Z'), "{last}");
 }
 
+/// The first of the App's containers, as `berth top` tells it to the user of `kubeconfig`.
+fn top(ground: &Ground, kubeconfig: &Path) -> Value {
+    let ran = ground.berth_as(kubeconfig, &["top", "shop", "-o", "json"]);
+    let rows: Value = serde_json::from_str(&ran.out).unwrap_or_default();
+    rows[0].clone()
+}
+
+fn what_containers_do_is_counted(ground: &Ground) {
+    const BLOB: u64 = 8 << 20;
+    until("load and I/O are told", PATIENCE, || {
+        let row = top(ground, &ground.real.kubeconfig());
+        let has_load = row["load"][0].as_f64().is_some_and(|load| load > 0.0);
+        let has_written = row["writtenBytes"].as_u64().is_some_and(|bytes| bytes >= BLOB);
+        has_load && has_written && row["workingSetBytes"].is_u64()
+    })
+    .unwrap();
+}
+
+/// The same, as the console's page of the App asks for it.
+fn the_console_knows_too(ground: &Ground) {
+    let add = ["console", "account", "add", "admin", "--group", "berth:admins", "--generate"];
+    let inside = ["exec", "-n", "berth-system", "deploy/berth-console", "--", "/berth"];
+    let password = ground.kubectl(&[&inside[..], &add].concat());
+    let mut forward = Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(ground.real.kubeconfig())
+        .args(["port-forward", "-n", "berth-system", "--address=127.0.0.1", "svc/berth-console"])
+        .arg(":443")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    // It says more later, and ends when nobody hears it.
+    let mut from = BufReader::new(forward.stdout.take().unwrap());
+    from.read_line(&mut said).unwrap();
+    let address = said.split_whitespace().find(|word| word.starts_with("127.0.0.1:"));
+    let url = format!("https://{}", address.unwrap_or_else(|| panic!("{said}")));
+    let jar = ground.scratch.path().join("jar").display().to_string();
+    let ask = |path: &str, more: &[&str]| {
+        let mut command = Command::new("curl");
+        command.args(["-sSk", "--max-time", "20", "-b", &jar, "-c", &jar]).args(more);
+        let out = command.arg(format!("{url}{path}")).output().unwrap();
+        String::from_utf8([out.stdout, out.stderr].concat()).unwrap()
+    };
+    let who = serde_json::json!({ "name": "admin", "password": password.trim() }).to_string();
+    let said = ask("/session", &["-H", "content-type: application/json", "-d", &who]);
+    assert!(said.contains("csrf"), "{said}");
+    let known = until("the console draws load and I/O", PATIENCE, || {
+        let said = ask("/trends?namespace=default&app=shop", &[]);
+        let said: Value = serde_json::from_str(&said).unwrap_or_default();
+        let points = said["points"].as_array().cloned().unwrap_or_default();
+        let mut pods = points.iter().flat_map(|point| point["pods"].as_object()).flatten();
+        // Load over one minute, bytes that were written a second: `trends::Values`.
+        pods.any(|(_, values)| values[7].is_number() && values[11].is_number())
+    });
+    forward.kill().unwrap();
+    forward.wait().unwrap();
+    known.unwrap();
+}
+
 fn who_may_not_is_refused(ground: &Ground) {
     let text = std::fs::read_to_string(ground.real.kubeconfig()).unwrap();
     let ann = ground.file("ann", &text.replace("{token:", "{as: ann, token:"));
@@ -152,9 +198,14 @@ fn who_may_not_is_refused(ground: &Ground) {
     };
     bind("other");
     let ran = ask();
-    assert!(!ran.ok && ran.out.is_empty() && ran.err.contains("may not"), "{}", ran.err);
+    assert!(ran.code != 0 && ran.out.is_empty() && ran.err.contains("may not"), "{}", ran.err);
     bind("default");
-    until("who may look at the namespace reads its logs", PATIENCE, || ask().ok).unwrap();
+    until("who may look at the namespace reads its logs", PATIENCE, || ask().code == 0).unwrap();
+    until("and what its containers do, though no node answers", PATIENCE, || {
+        let row = top(ground, Path::new(&ann));
+        row["load"].is_array() && row["workingSetBytes"].is_null()
+    })
+    .unwrap();
 
     // A token of one namespace is good for no other, and for nothing else.
     let request = r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
@@ -174,13 +225,17 @@ fn who_may_not_is_refused(ground: &Ground) {
         for header in headers {
             command.args(["-H", header]);
         }
-        run(&mut command).out
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
     let log = |namespace: &str| format!("{place}/{way}/v1/namespaces/{namespace}/apps/shop/log");
     let shown = format!("berth-logs-token: {token}");
     assert_eq!(code(&log("default"), &[&admin, &shown]), "200");
     assert_eq!(code(&log("other"), &[&admin, &shown]), "403");
     assert_eq!(code(&log("default"), &[&admin]), "401");
+    let stats = |namespace: &str| format!("{place}/{way}/v1/namespaces/{namespace}/stats?nodes=n");
+    assert_eq!(code(&stats("default"), &[&admin, &shown]), "200");
+    assert_eq!(code(&stats("other"), &[&admin, &shown]), "403");
+    assert_eq!(code(&stats("default"), &[&admin]), "401");
     let others = admin.replace("Authorization: Bearer", "berth-logs-token:");
     assert_eq!(code(&log("default"), &[&admin, &others]), "401", "an administrator's own");
     assert_eq!(code(&format!("{place}/api"), &[&format!("Authorization: Bearer {token}")]), "401");

@@ -3,11 +3,14 @@
 //! ```text
 //!  pods: limits, restarts, since when ───────────────┐
 //!  nodes' /stats/summary (and, where that has no     ├─▶ rows
-//!  I/O, /metrics/cadvisor) ─▶ Rates over two looks ──┘
+//!  I/O, /metrics/cadvisor) ─▶ Rates over two looks ──┤
+//!  load and I/O of collectors beside kubelets ───────┤
+//!  metrics.k8s.io, where no node may be asked ───────┘
 //! ```
 
 mod cadvisor;
 mod kubelet;
+mod metered;
 mod rate;
 mod row;
 
@@ -15,12 +18,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Result;
+use berth_api::summary::Silent;
+use berth_console::collected::Stats;
 use console::Term;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, chain};
@@ -61,16 +66,14 @@ pub struct Options {
 /// # Errors
 /// When nothing answers, there is no such app, or no node may be asked.
 pub async fn run(global: &Global, options: Options) -> Result<()> {
-    let client = connect::client(global).await?;
+    let mut looking = Looking::new(connect::client(global).await?);
     let mut looks = tokio::time::interval(Duration::from_secs(options.interval));
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut rates = BTreeMap::new();
-    let mut told = BTreeSet::new();
     looks.tick().await;
-    look(&client, &options, &mut rates, &mut told).await?;
+    looking.look(&options).await?;
     loop {
         looks.tick().await;
-        let rows = look(&client, &options, &mut rates, &mut told).await?;
+        let rows = looking.look(&options).await?;
         let term = Term::stdout();
         if options.watch && global.output == Format::Table && term.is_term() {
             term.clear_screen()?;
@@ -82,43 +85,110 @@ pub async fn run(global: &Global, options: Options) -> Result<()> {
     }
 }
 
-/// What containers do now; `told` are the nodes whose silence was told of.
-async fn look(
-    client: &Client,
-    options: &Options,
-    rates: &mut BTreeMap<Key, Rates>,
-    told: &mut BTreeSet<String>,
-) -> Result<Vec<Row>> {
-    let pods = wanted(client, options).await?;
-    let nodes = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone());
-    let nodes: BTreeSet<String> = nodes.collect();
-    let answers: Vec<(String, Result<BTreeMap<Key, Sample>>)> = stream::iter(&nodes)
-        .map(async |node| (node.clone(), kubelet::samples(client, node).await))
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    let mut samples = BTreeMap::new();
-    let mut silent = 0;
-    for (node, answer) in answers {
-        match answer {
-            Ok(found) => samples.extend(found),
-            Err(error) => {
-                silent += 1;
-                if told.insert(node.clone()) {
-                    eprintln!("berth: node {node} does not tell: {}", chain(&error));
+/// What is kept from one look to the next.
+struct Looking {
+    client: Client,
+    rates: BTreeMap<Key, Rates>,
+    collectors: Stats,
+    /// What was said already, to say it once.
+    told: BTreeSet<String>,
+}
+
+impl Looking {
+    fn new(client: Client) -> Self {
+        let (rates, told) = (BTreeMap::new(), BTreeSet::new());
+        Self { client, rates, collectors: Stats::default(), told }
+    }
+
+    /// What containers do now.
+    async fn look(&mut self, options: &Options) -> Result<Vec<Row>> {
+        let pods = wanted(&self.client, options).await?;
+        let nodes = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone());
+        let nodes: BTreeSet<String> = nodes.collect();
+        let answers: Vec<(String, Result<BTreeMap<Key, Sample>>)> = stream::iter(&nodes)
+            .map(async |node| (node.clone(), kubelet::samples(&self.client, node).await))
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let mut samples = BTreeMap::new();
+        let mut silent = Vec::new();
+        for (node, answer) in answers {
+            match answer {
+                Ok(found) => samples.extend(found),
+                Err(error) => silent.push((node, error)),
+            }
+        }
+        if !silent.is_empty() {
+            let spaces: BTreeSet<String> = pods.iter().filter_map(ResourceExt::namespace).collect();
+            samples.extend(metered::samples(&self.client, &spaces).await);
+        }
+        self.complete(&mut samples, &pods).await;
+        let is_known = silent.len() < nodes.len() || {
+            let known = pods_of(&samples, |_| true);
+            pods.iter().any(|pod| known.contains(&key(pod)))
+        };
+        for (node, error) in silent {
+            self.tell_once(format!("node {node} does not tell: {}", chain(&error)));
+        }
+        if !is_known && !nodes.is_empty() {
+            let hint = "it takes `get` on `nodes/proxy`, or a metrics API (`kubectl top`)";
+            return Err(Failure::new(Exit::Failed, "no node tells what it runs", hint).into());
+        }
+        let mut rows = row::of(&pods, &samples, &mut self.rates, Timestamp::now());
+        self.rates.retain(|key, _| samples.contains_key(key));
+        options.sort.order(&mut rows);
+        Ok(rows)
+    }
+
+    /// Asks collectors for what is not in `samples` of `pods`.
+    async fn complete(&mut self, samples: &mut BTreeMap<Key, Sample>, pods: &[Pod]) {
+        let told = pods_of(samples, |sample| sample.load.is_some());
+        let mut missing: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for pod in pods.iter().filter(|pod| !told.contains(&key(pod))) {
+            if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
+                missing.entry(key(pod).0).or_default().insert(node);
+            }
+        }
+        let answers: Vec<_> = stream::iter(missing)
+            .map(async |(namespace, nodes)| {
+                self.collectors.of(&self.client, &namespace, &nodes).await
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        for answer in answers {
+            match answer {
+                Ok(Some(mut summary)) => {
+                    for Silent { node, reason } in summary.silent.drain(..) {
+                        self.tell_once(format!("node {node} tells no load: {reason}"));
+                    }
+                    kubelet::complete(samples, summary);
                 }
+                Ok(None) => {}
+                Err(error) => self.tell_once(format!("collectors do not tell: {}", chain(&error.into()))),
             }
         }
     }
-    if silent > 0 && silent == nodes.len() {
-        let hint = "it takes `get` on `nodes/proxy`; `kubectl top` shows CPU and memory without";
-        return Err(Failure::new(Exit::Failed, "no node tells what it runs", hint).into());
+
+    fn tell_once(&mut self, text: String) {
+        if !self.told.contains(&text) {
+            eprintln!("berth: {text}");
+            self.told.insert(text);
+        }
     }
-    let now = Timestamp::now();
-    let mut rows = row::of(&pods, &samples, rates, now);
-    rates.retain(|key, _| samples.contains_key(key));
-    options.sort.order(&mut rows);
-    Ok(rows)
+}
+
+/// Namespace and name of the pods of which there are such samples.
+fn pods_of(
+    samples: &BTreeMap<Key, Sample>,
+    which: impl Fn(&Sample) -> bool,
+) -> BTreeSet<(String, String)> {
+    let wanted = samples.iter().filter(|(_, sample)| which(sample));
+    wanted.map(|((namespace, pod, _), _)| (namespace.clone(), pod.clone())).collect()
+}
+
+fn key(pod: &Pod) -> (String, String) {
+    (pod.namespace().unwrap_or_default(), pod.name_any())
 }
 
 async fn wanted(client: &Client, options: &Options) -> Result<Vec<Pod>> {

@@ -135,6 +135,16 @@ impl Real {
         self.dir.path().join("kubeconfig")
     }
 
+    /// Runs the binary as the user of `kubeconfig`, failures included.
+    ///
+    /// # Errors
+    /// When the binary cannot be run.
+    pub fn try_berth_as(&self, kubeconfig: &Path, words: &[&str]) -> Result<Ran> {
+        let mut command = Command::new(binary());
+        command.arg("--kubeconfig").arg(kubeconfig);
+        run(command.args(words).stdin(Stdio::null()).current_dir(root()))
+    }
+
     fn ctr(&self, words: &[&str]) -> Result<Ran> {
         let socket = self.at("containerd.sock");
         let words = [&["-a", socket.as_str(), "-n", "k8s.io"], words].concat();
@@ -273,10 +283,7 @@ impl Real {
 
 impl Place for Real {
     fn berth(&self, words: &[&str]) -> Result<Ran> {
-        let mut command = Command::new(binary());
-        command.arg("--kubeconfig").arg(self.at("kubeconfig"));
-        let ran = run(command.args(words).stdin(Stdio::null()).current_dir(root()))?;
-        checked(ran, "berth", words)
+        checked(self.try_berth_as(&self.kubeconfig(), words)?, "berth", words)
     }
 
     fn kubectl(&self, words: &[&str]) -> Result<Ran> {

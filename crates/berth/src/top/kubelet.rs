@@ -1,4 +1,5 @@
-//! What a node tells of its containers: Kubernetes' `/stats/summary`, with what Berth's nodes add.
+//! What a node tells of its containers: Kubernetes' `/stats/summary`, with what Berth's nodes add,
+//! or its collector where there is one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,17 +74,26 @@ async fn get(client: &Client, node: &str, path: &str) -> Result<String> {
     Ok(answer.map_err(|_| anyhow!("no answer within {} s", CALL.as_secs()))??)
 }
 
-fn read(text: &str) -> serde_json::Result<BTreeMap<Key, Sample>> {
-    let summary: Summary = serde_json::from_str(text)?;
-    let mut samples = BTreeMap::new();
-    for pod in summary.pods {
-        let PodRef { name, namespace, .. } = pod.pod_ref;
-        for container in pod.containers {
-            let key = (namespace.clone(), name.clone(), container.name.clone());
-            samples.insert(key, sample(container));
-        }
+/// Takes load and I/O from what collectors tell.
+pub fn complete(samples: &mut BTreeMap<Key, Sample>, summary: Summary) {
+    for (key, told) in of(summary) {
+        let known = samples.entry(key).or_default();
+        known.load = told.load;
+        // Kubelets count less often, and not everywhere.
+        known.bytes = told.bytes.or(known.bytes.take());
     }
-    Ok(samples)
+}
+
+fn read(text: &str) -> serde_json::Result<BTreeMap<Key, Sample>> {
+    Ok(of(serde_json::from_str(text)?).collect())
+}
+
+fn of(summary: Summary) -> impl Iterator<Item = (Key, Sample)> {
+    summary.pods.into_iter().flat_map(|pod| {
+        let PodRef { name, namespace, .. } = pod.pod_ref;
+        let key = move |container: &str| (namespace.clone(), name.clone(), container.to_owned());
+        pod.containers.into_iter().map(move |one| (key(&one.name), sample(one)))
+    })
 }
 
 fn sample(container: ContainerStats) -> Sample {
@@ -131,6 +141,22 @@ mod tests {
         assert_eq!((sample.operations.clone(), sample.cpu_cores), (None, None));
         assert_eq!(sample.cpu_nanos.as_ref().unwrap().counts, [2e9]);
         assert_eq!((sample.rss_bytes, sample.all_bytes), (Some(10), Some(50)));
+    }
+
+    #[test]
+    fn a_collector_tells_what_a_kubelet_does_not() {
+        let kubelet = r#"{"pods":[{"podRef":{"name":"web","namespace":"shop","uid":"u"},
+            "containers":[{"name":"a","memory":{"workingSetBytes":30}}]}]}"#;
+        let mut samples = read(kubelet).unwrap();
+        let collector = r#"{"pods":[{"podRef":{"name":"web","namespace":"shop","uid":"u"},
+            "containers":[{"name":"a","startTime":"2026-11-21T19:00:00Z",
+            "load":{"time":"2026-11-21T19:00:10Z","averages":[1.5,0.4,0.1],"tasks":7,"active":1},
+            "io":{"time":"2026-11-21T19:00:10Z","readBytes":1,"writtenBytes":2}}]}],
+            "silent":[{"node":"n","reason":"its collector is not ready"}]}"#;
+        complete(&mut samples, serde_json::from_str(collector).unwrap());
+        let sample = &samples[&key()];
+        assert_eq!((sample.working_set_bytes, sample.load), (Some(30), Some([1.5, 0.4, 0.1])));
+        assert_eq!(sample.bytes.as_ref().unwrap().counts, [1.0, 2.0]);
     }
 
     #[test]
