@@ -1,10 +1,12 @@
 //! Kinds with a controller of their own, by kubectl on one cluster with real containers: StatefulSets
 //! with claims, CronJobs, autoscaling, quotas, disruption budgets.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use berth_tests::{Cluster, Ran, can_run_clusters, until, within};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Figures are read every so often, and the autoscaler looks at them every so often.
@@ -27,6 +29,7 @@ fn kinds_of_daily_charts_do_what_they_say() -> Result<()> {
     a_quota_is_counted_and_given_back(&cluster, &image)?;
     a_cron_job_runs_by_itself_and_by_hand(&cluster)?;
     a_busy_deployment_grows_to_its_most(&cluster)?;
+    what_containers_do_is_told(&cluster)?;
     let dir = cluster.dir().to_owned();
     cluster.berth(&["down", "--purge"])?;
     assert!(!dir.join("volumes").exists(), "--purge removes the volumes too");
@@ -204,5 +207,30 @@ fn a_busy_deployment_grows_to_its_most(cluster: &Cluster) -> Result<()> {
     assert!(shown.contains("cpu: ") && shown.contains("/50%"), "{shown}");
     let top = cluster.kubectl(&["top", "pods", "-l", "app=busy", "--no-headers"])?.out;
     assert!(top.lines().count() >= 1, "{top}");
+    Ok(())
+}
+
+/// By who may ask nodes, and by who may look at the namespace alone.
+fn what_containers_do_is_told(cluster: &Cluster) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let ann = scratch.path().join("ann").display().to_string();
+    std::fs::copy(cluster.dir().join("kubeconfig"), &ann)?;
+    let admin = cluster.kubectl(&["config", "view", "-o", "jsonpath={.users[0].name}"])?.out;
+    let act_as = format!("users.{admin}.as");
+    let words = ["--kubeconfig", &ann, "config", "set", &act_as, "ann"];
+    anyhow::ensure!(Command::new("kubectl").args(words).output()?.status.success(), "{act_as}");
+    let view = ["create", "rolebinding", "ann", "--clusterrole=berth:viewer", "--user=ann"];
+    cluster.kubectl(&view)?;
+    let busy = |words: &[&str]| -> Result<Value> {
+        let ran = cluster.berth(&[words, &["top", "-o", "json"]].concat())?;
+        let rows: Vec<Value> = serde_json::from_str(&ran.out)?;
+        let is_busy = |row: &Value| row["pod"].as_str().is_some_and(|pod| pod.starts_with("busy-"));
+        Ok(rows.into_iter().find(is_busy).unwrap_or_default())
+    };
+    let row = busy(&[])?;
+    assert!(row["cpu"].is_f64() && row["load"].is_array() && row["rssBytes"].is_u64(), "{row}");
+    let row = busy(&["--kubeconfig", &ann])?;
+    assert!(row["cpu"].is_f64() && row["workingSetBytes"].is_u64(), "{row}");
+    assert!(row["load"].is_null(), "no collector stands beside a node of Berth's own: {row}");
     Ok(())
 }

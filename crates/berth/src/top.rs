@@ -17,7 +17,7 @@ mod row;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use berth_api::summary::Silent;
 use berth_console::collected::Stats;
 use console::Term;
@@ -105,30 +105,25 @@ impl Looking {
         let pods = wanted(&self.client, options).await?;
         let nodes = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone());
         let nodes: BTreeSet<String> = nodes.collect();
-        let answers: Vec<(String, Result<BTreeMap<Key, Sample>>)> = stream::iter(&nodes)
-            .map(async |node| (node.clone(), kubelet::samples(&self.client, node).await))
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        let mut samples = BTreeMap::new();
-        let mut silent = Vec::new();
-        for (node, answer) in answers {
-            match answer {
-                Ok(found) => samples.extend(found),
-                Err(error) => silent.push((node, error)),
-            }
-        }
+        let (mut samples, silent) = self.ask(&nodes).await;
         if !silent.is_empty() {
             let spaces: BTreeSet<String> = pods.iter().filter_map(ResourceExt::namespace).collect();
-            samples.extend(metered::samples(&self.client, &spaces).await);
+            for (key, sample) in metered::samples(&self.client, &spaces).await {
+                samples.entry(key).or_insert(sample);
+            }
         }
         self.complete(&mut samples, &pods).await;
         let is_known = silent.len() < nodes.len() || {
             let known = pods_of(&samples, |_| true);
             pods.iter().any(|pod| known.contains(&key(pod)))
         };
-        for (node, error) in silent {
-            self.tell_once(format!("node {node} does not tell: {}", chain(&error)));
+        if let Some((node, error)) = silent.first() {
+            // Who may not ask one may ask none.
+            let more = match silent.len() {
+                1 => String::new(),
+                all => format!(" (and {} more nodes)", all - 1),
+            };
+            self.tell_once(format!("node {node} does not tell: {}{more}", chain(error)));
         }
         if !is_known && !nodes.is_empty() {
             let hint = "it takes `get` on `nodes/proxy`, or a metrics API (`kubectl top`)";
@@ -138,6 +133,25 @@ impl Looking {
         self.rates.retain(|key, _| samples.contains_key(key));
         options.sort.order(&mut rows);
         Ok(rows)
+    }
+
+    /// What nodes tell, and those that do not, by name.
+    async fn ask(&self, nodes: &BTreeSet<String>) -> (BTreeMap<Key, Sample>, Vec<(String, Error)>) {
+        let mut answers: Vec<(String, Result<BTreeMap<Key, Sample>>)> = stream::iter(nodes)
+            .map(async |node| (node.clone(), kubelet::samples(&self.client, node).await))
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        answers.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let mut samples = BTreeMap::new();
+        let mut silent = Vec::new();
+        for (node, answer) in answers {
+            match answer {
+                Ok(found) => samples.extend(found),
+                Err(error) => silent.push((node, error)),
+            }
+        }
+        (samples, silent)
     }
 
     /// Asks collectors for what is not in `samples` of `pods`.
@@ -165,7 +179,9 @@ impl Looking {
                     kubelet::complete(samples, summary);
                 }
                 Ok(None) => {}
-                Err(error) => self.tell_once(format!("collectors do not tell: {}", chain(&error.into()))),
+                Err(error) => {
+                    self.tell_once(format!("collectors do not tell: {}", chain(&error.into())))
+                }
             }
         }
     }

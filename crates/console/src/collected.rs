@@ -84,7 +84,9 @@ impl Stats {
             match get(client, &stats_path(namespace, nodes), &token, &|_| {}).await? {
                 Collected::Answer(answer) if answer.status().is_success() => {
                     let bytes = answer.into_body().collect_bytes().await?;
-                    serde_json::from_slice::<Summary>(&bytes).map(Some).map_err(kube::Error::SerdeError)
+                    serde_json::from_slice::<Summary>(&bytes)
+                        .map(Some)
+                        .map_err(kube::Error::SerdeError)
                 }
                 Collected::Answer(answer) => {
                     tracing::debug!(namespace, status = %answer.status(), "no stats of containers");
@@ -104,7 +106,8 @@ impl Stats {
     }
 
     async fn token(&self, client: &Client, namespace: &str) -> kube::Result<Option<HeaderValue>> {
-        if let Some((_, token)) = self.lock().get(namespace).filter(|(at, _)| at.elapsed() < SHOWN) {
+        if let Some((_, token)) = self.lock().get(namespace).filter(|(at, _)| at.elapsed() < SHOWN)
+        {
             return Ok(Some(token.clone()));
         }
         let Ok(token) = token(client, namespace, &|_| {}).await? else { return Ok(None) };

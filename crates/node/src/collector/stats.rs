@@ -144,7 +144,8 @@ async fn there(
         }
         let read = Limited::new(answer.into_body(), LONGEST).collect().await;
         let bytes = read.map_err(|error| error.to_string())?.to_bytes();
-        let mut answer: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        let mut answer: Value =
+            serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         Ok(answer["pods"].as_array_mut().map(std::mem::take).unwrap_or_default())
     });
     asked.await.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?
