@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid, gettid};
 
 const SERVER: &str = "192.0.2.53";
@@ -66,8 +67,20 @@ impl Server {
         Self(process)
     }
 
+    /// None of its threads runs after this.
+    fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let pid = self.pid();
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("it is ours");
+        assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+    }
+
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id() as i32), signal).expect("it is there");
+        kill(self.pid(), signal).expect("it is there");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id() as i32)
     }
 }
 
@@ -204,7 +217,7 @@ fn names_are_answered_in_the_kernel(mode: &'static str) {
 
     // While the server stands still, the kernel answers on, and what it does not know waits.
     let hot = question("one", 1, 9);
-    kernel.signal(Signal::SIGSTOP);
+    kernel.stop();
     let (known, cold) = (hot.clone(), question("y.wild", 1, 9));
     client.run(move || {
         for address in [SERVER, SERVER_6] {
@@ -224,7 +237,7 @@ fn names_are_answered_in_the_kernel(mode: &'static str) {
             told.last() == Some(&77)
         });
     });
-    kernel.signal(Signal::SIGSTOP);
+    kernel.stop();
     let packet = hot.clone();
     let told = client.run(move || ask(SERVER, 53, &packet, patience));
     assert_eq!(told.expect("the kernel answers").last(), Some(&77));
