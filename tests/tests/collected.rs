@@ -1,4 +1,4 @@
-//! Log directories of Apps on a real Kubernetes with a node: collected without a sidecar, there
+//! Log directories of Apps on a real Kubernetes with two nodes: collected without a sidecar, there
 //! after their pod, and read by whom the namespace lets; and what containers do there.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy.toml lets only test functions, not what they call
@@ -22,6 +22,7 @@ kind: App
 metadata: {name: shop, namespace: default}
 spec:
   image: test.local/named:1
+  replicas: 1
   command: [/bin/busybox, sh, -c]
   args:
   - |
@@ -67,10 +68,11 @@ impl Ground {
 
 #[test]
 fn what_apps_write_into_their_directories_is_kept_and_read_by_who_may() {
-    let Some(real) = Real::start().unwrap() else {
+    let Some(mut real) = Real::start().unwrap() else {
         eprintln!("skipped: a real Kubernetes with a node (KUBEBUILDER_ASSETS)");
         return;
     };
+    real.join().unwrap();
     let image = Image {
         name: NAMED,
         files: &[(Path::new("/bin/busybox"), "bin/busybox")],
@@ -83,6 +85,7 @@ fn what_apps_write_into_their_directories_is_kept_and_read_by_who_may() {
     it_is_installed(&ground, &kept);
     what_containers_do_is_counted(&ground);
     the_console_knows_too(&ground);
+    both_nodes_are_told_of_as_one(&ground);
     lines_are_there_after_their_pod(&ground);
     who_may_not_is_refused(&ground);
     ground.done(&["uninstall", "--yes"]);
@@ -100,6 +103,7 @@ fn it_is_installed(ground: &Ground, kept: &str) {
         words.extend(["--without", part]);
     }
     ground.done(&words);
+    ground.kubectl(&["cordon", "node1"]);
     let app = ground.file("app.yaml", APP);
     ground.done(&["app", "apply", "-f", &app]);
 }
@@ -127,22 +131,67 @@ fn lines_are_there_after_their_pod(ground: &Ground) {
     assert!(time.starts_with("20") && time.ends_with('Z'), "{last}");
 }
 
-/// The first of the App's containers, as `berth top` tells it to the user of `kubeconfig`.
-fn top(ground: &Ground, kubeconfig: &Path) -> Value {
+/// The App's containers, as `berth top` tells of them to the user of `kubeconfig`.
+fn top(ground: &Ground, kubeconfig: &Path) -> Vec<Value> {
     let ran = ground.berth_as(kubeconfig, &["top", "shop", "-o", "json"]);
-    let rows: Value = serde_json::from_str(&ran.out).unwrap_or_default();
-    rows[0].clone()
+    serde_json::from_str(&ran.out).unwrap_or_default()
 }
 
 fn what_containers_do_is_counted(ground: &Ground) {
     const BLOB: u64 = 8 << 20;
     until("load and I/O are told", PATIENCE, || {
-        let row = top(ground, &ground.real.kubeconfig());
-        let has_load = row["load"][0].as_f64().is_some_and(|load| load > 0.0);
-        let has_written = row["writtenBytes"].as_u64().is_some_and(|bytes| bytes >= BLOB);
-        has_load && has_written && row["workingSetBytes"].is_u64()
+        let rows = top(ground, &ground.real.kubeconfig());
+        rows.iter().any(|row| {
+            let has_load = row["load"][0].as_f64().is_some_and(|load| load > 0.0);
+            let has_written = row["writtenBytes"].as_u64().is_some_and(|bytes| bytes >= BLOB);
+            has_load && has_written && row["workingSetBytes"].is_u64()
+        })
     })
     .unwrap();
+}
+
+/// Whichever collector is asked: each hands on what the other has.
+fn both_nodes_are_told_of_as_one(ground: &Ground) {
+    ground.kubectl(&["cordon", "node0"]);
+    ground.kubectl(&["uncordon", "node1"]);
+    let app = ground.file("app.yaml", &APP.replace("replicas: 1", "replicas: 2"));
+    ground.done(&["app", "apply", "-f", &app]);
+    let mut rows = Vec::new();
+    until("a container of each node is told of", PATIENCE, || {
+        rows = top(ground, &ground.real.kubeconfig());
+        rows.len() == 2 && rows.iter().all(|row| row["load"].is_array())
+    })
+    .unwrap();
+    assert_ne!(rows[0]["node"], rows[1]["node"]);
+    let pods: Vec<&str> = rows.iter().filter_map(|row| row["pod"].as_str()).collect();
+    until("lines of each node are read", PATIENCE, || {
+        let lines = ground.lines();
+        pods.iter().all(|pod| lines.contains(&format!("{pod} /var/log/shop/a.log of the volume\n")))
+    })
+    .unwrap();
+    for _ in 0..6 {
+        let rows = top(ground, &ground.real.kubeconfig());
+        assert!(rows.len() == 2 && rows.iter().all(|row| row["load"].is_array()), "{rows:?}");
+        let lines = ground.lines();
+        assert!(pods.iter().all(|pod| lines.contains(pod)), "{lines}");
+    }
+    ground.kubectl(&["uncordon", "node0"]);
+    collectors_are_on(ground, r#"{"kubernetes.io/hostname": "node0"}"#);
+    until("a node without a collector is named, and the other's are told", PATIENCE, || {
+        let ran = ground.berth_as(&ground.real.kubeconfig(), &["top", "shop", "-o", "json"]);
+        let rows: Vec<Value> = serde_json::from_str(&ran.out).unwrap_or_default();
+        let told = rows.iter().filter(|row| row["load"].is_array()).count();
+        ran.err.contains("node node1 tells no load: it has no collector") && told == 1
+    })
+    .unwrap();
+    collectors_are_on(ground, "null");
+}
+
+fn collectors_are_on(ground: &Ground, nodes: &str) {
+    let patch = format!(r#"{{"spec": {{"template": {{"spec": {{"nodeSelector": {nodes}}}}}}}}}"#);
+    let collectors = ["-n", "berth-system", "daemonset/berth-collector"];
+    ground.kubectl(&[&["patch", "--type=merge", "-p", &patch], &collectors[..]].concat());
+    ground.kubectl(&[&["rollout", "status", "--timeout=120s"], &collectors[..]].concat());
 }
 
 /// The same, as the console's page of the App asks for it.
@@ -202,8 +251,8 @@ fn who_may_not_is_refused(ground: &Ground) {
     bind("default");
     until("who may look at the namespace reads its logs", PATIENCE, || ask().code == 0).unwrap();
     until("and what its containers do, though no node answers", PATIENCE, || {
-        let row = top(ground, Path::new(&ann));
-        row["load"].is_array() && row["workingSetBytes"].is_null()
+        let rows = top(ground, Path::new(&ann));
+        rows.iter().any(|row| row["load"].is_array() && row["workingSetBytes"].is_null())
     })
     .unwrap();
 
