@@ -55,19 +55,22 @@ export async function visit(browser, given = {}) {
  */
 export async function go(page, path) {
   const CHANGED = "ERR_NETWORK_CHANGED";
-  for (let turn = 1; ; turn++) {
+  const end = performance.now() + PATIENCE;
+  for (;;) {
     let cut = false;
     const failed = (request) => (cut ||= Boolean(request.failure()?.errorText.includes(CHANGED)));
     page.on("requestfailed", failed);
     try {
-      const answer = await page.goto(url + path);
+      await page.goto(url + path);
       // A page without its script shows nothing, for ever.
-      if (!cut || turn > 5) return answer;
+      if (!cut || performance.now() > end) return;
     } catch (error) {
       // The page that says so may come only now, and push aside what was asked for next; so may
-      // one that loads itself again because a part of it was let go of.
+      // one that loads itself again because a part of it was let go of, and again.
       const pushed = error.message.includes("is interrupted by another navigation");
-      if (turn > 5 || !(pushed || error.message.includes(CHANGED))) throw error;
+      const again = pushed || error.message.includes(CHANGED);
+      if (!again || performance.now() > end) throw error;
+      await page.waitForLoadState();
     } finally {
       page.off("requestfailed", failed);
     }
@@ -93,7 +96,7 @@ export async function logIn(page, name, password, language = "en") {
   await page.getByLabel(new RegExp(`^${said.password}`)).fill(password);
   const inside = page.getByRole("button", { name: said.logOut });
   const broken = page.getByText("Failed to fetch");
-  for (let turn = 1; turn <= 5; turn++) {
+  for (const end = performance.now() + PATIENCE; performance.now() < end;) {
     const clicked = page.getByRole("button", { name: said.logIn }).click({ timeout: PATIENCE / 2 });
     // What was said of the turn before may stand there a moment longer than this turn takes.
     await clicked.catch(async (error) => {
@@ -145,11 +148,12 @@ export async function picture(page, name) {
 
 /** What a script in the page fetches: as in `go`. */
 export async function again(work) {
+  const end = performance.now() + PATIENCE;
   for (let turn = 1; ; turn++) {
     try {
       return await work(turn);
     } catch (error) {
-      if (turn > 5 || !error.message.includes("Failed to fetch")) throw error;
+      if (performance.now() > end || !error.message.includes("Failed to fetch")) throw error;
     }
   }
 }
